@@ -1,0 +1,1 @@
+"""Pure functions of arrays: the part of ani_jax that other JAX code imports."""

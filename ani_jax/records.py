@@ -1,0 +1,220 @@
+"""Plain frozen records of what was measured; JSON both ways; no jax.
+
+Reports read nothing else, so whatever a report shows must be in here. A value that could not be measured is ``None`` with its
+reason, never NaN: JSON has no NaN, and a reader must learn why.
+"""
+
+import base64
+import dataclasses
+import json
+import types
+import typing
+from typing import Any, Self, TypeVar
+
+import numpy as np
+
+R = TypeVar("R")
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A measured value with its 95% interval.
+
+    Attributes:
+        value: point estimate, or None where it could not be measured.
+        low: lower end of the 95% interval, None where no interval was computed.
+        high: upper end.
+        note: why the value is missing, or what limits it ("" if nothing does).
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One member of an attack's family (one architecture, seed or learning rate).
+
+    Attributes:
+        name: what distinguishes the member, e.g. "residual".
+        validation: its selection score on ``validation`` (higher is a stronger attack).
+        test: its score on ``test``; serves the envelope only, never the headline.
+        steps: optimisation steps it was given, 0 for a closed form.
+        status: "ok", or "failed: <reason>"; a failed attack is never counted as privacy.
+    """
+
+    name: str
+    validation: float | None
+    test: float | None
+    steps: int = 0
+    status: str = "ok"
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A small stack of images for the report: uint8 pixels, base64 in JSON.
+
+    Attributes:
+        shape: (n, h, w, c) with c 1 or 3.
+        pixels: base64 of the uint8 bytes in C order.
+    """
+
+    shape: tuple[int, ...]
+    pixels: str
+
+    @classmethod
+    def of(cls, images: Any) -> Self:
+        """Rounds an (n, h, w, c) array of floats in [0, 1] to 8 bits.
+
+        Example:
+            >>> Picture.of(np.ones((1, 2, 2, 1))).array()[0, 0, 0, 0]
+            np.uint8(255)
+        """
+        pixels = np.round(np.clip(np.asarray(images, np.float64), 0.0, 1.0) * 255).astype(np.uint8)
+        return cls(tuple(pixels.shape), base64.b64encode(pixels.tobytes()).decode("ascii"))
+
+    def array(self) -> np.ndarray:
+        """The pixels as a uint8 array of ``shape``."""
+        return np.frombuffer(base64.b64decode(self.pixels), np.uint8).reshape(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackResult:
+    """What one attack found.
+
+    Attributes:
+        attack: family, "attribute" or "decoder" (later also "whitebox", "shadow", "prior").
+        target: "image", or the attribute's name.
+        queries: k, how many releases of the same image the attacker saw.
+        chosen: name of the member chosen on ``validation``; its test scores are the headline.
+        scores: metric name -> score on ``test``. Attribute: balanced_accuracy, accuracy, auc. Image: mse, psnr, ssim,
+            r2_mean, r2_class_mean, retrieval, mse_worst (mean over the 5% most leaked images).
+        references: what each score is read against, metric-like names -> value. Attribute: chance, majority, label_mediated,
+            raw_input, random_encoder. Image: mse_mean_image, mse_class_mean.
+        members: every member that was tried.
+        leakage: normalised leakage (METHODS 5.1), None with a note where it is not defined.
+        per_example: per test image, 1.0/0.0 correct for attributes, MSE for images.
+        gallery: reconstructions of the evidence's gallery images, image attacks only.
+        status: "ok", or "failed: <reason>".
+    """
+
+    attack: str
+    target: str
+    queries: int
+    chosen: str
+    scores: dict[str, Estimate]
+    references: dict[str, float | None]
+    members: tuple[Member, ...]
+    leakage: Estimate
+    per_example: tuple[float, ...] = ()
+    gallery: Picture | None = None
+    status: str = "ok"
+
+
+@dataclasses.dataclass(frozen=True)
+class CostCard:
+    """What a client costs the device, per image (METHODS 6). Time and memory are not here: they live in timing.json.
+
+    Attributes:
+        parameters: trainable numbers in the client.
+        macs: multiply-accumulates per image.
+        floats: numbers sent per query.
+        bytes_float32: bytes sent per query as float32.
+        bytes_quantised: bytes sent after 8-bit quantisation.
+        bytes_raw: bytes of the raw uint8 image that would be sent instead.
+    """
+
+    parameters: int
+    macs: int
+    floats: int
+    bytes_float32: int
+    bytes_quantised: int
+    bytes_raw: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """Everything an audit established about one release; identical for identical runs.
+
+    Attributes:
+        subject: what was audited, e.g. "funnel".
+        dataset: catalogue name.
+        seed: integer that the audit's key was made from.
+        budget: name of the compute budget, e.g. "quick".
+        steps: attack member -> optimisation steps, recorded before the audit started.
+        sizes: split -> number of images ("auxiliary_originals" counts originals).
+        utility: metric -> score of the provider's answer on ``test`` (accuracy), empty without ``predict``.
+        attacks: one result per attack and target.
+        gallery: the test images that every reconstruction gallery shows, in order.
+        cost: the client's cost card, None for an opaque release.
+        notes: caveats a reader must see.
+    """
+
+    subject: str
+    dataset: str
+    seed: int
+    budget: str
+    steps: dict[str, int]
+    sizes: dict[str, int]
+    utility: dict[str, Estimate]
+    attacks: tuple[AttackResult, ...]
+    gallery: Picture | None = None
+    cost: CostCard | None = None
+    notes: tuple[str, ...] = ()
+
+    def attack(self, attack: str, target: str, queries: int = 1) -> AttackResult:
+        """The result of one attack on one target.
+
+        Raises:
+            KeyError: no such attack was run.
+        """
+        for result in self.attacks:
+            if (result.attack, result.target, result.queries) == (attack, target, queries):
+                return result
+        raise KeyError(f"no {attack!r} attack on {target!r} with {queries} queries in the evidence of {self.subject!r}")
+
+
+def to_json(record: Any) -> str:
+    """Serialises a record deterministically (fields in order, floats in full, no NaN).
+
+    Raises:
+        ValueError: a float is NaN or infinite; the message is json's own.
+
+    Example:
+        >>> to_json(Estimate(0.5))
+        '{"value": 0.5, "low": null, "high": null, "note": ""}'
+    """
+    return json.dumps(dataclasses.asdict(record), allow_nan=False)
+
+
+def from_json(kind: type[R], text: str) -> R:
+    """Reads a record back: ``from_json(Evidence, to_json(e)) == e``.
+
+    Raises:
+        ValueError: the text is not JSON, or lacks a field of ``kind``.
+
+    Example:
+        >>> from_json(Estimate, '{"value": 0.5}')
+        Estimate(value=0.5, low=None, high=None, note='')
+    """
+    return _decode(kind, json.loads(text))
+
+
+def _decode(kind: Any, value: Any) -> Any:
+    """Rebuilds a value of the annotated type ``kind`` from parsed JSON."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:
+        return None if value is None else _decode(next(a for a in arguments if a is not type(None)), value)
+    if origin is tuple:
+        return tuple(_decode(arguments[0], item) for item in value)
+    if origin is dict:
+        return {key: _decode(arguments[1], item) for key, item in value.items()}
+    if not dataclasses.is_dataclass(kind):
+        return value
+    hints = typing.get_type_hints(kind)
+    try:
+        return kind(**{name: _decode(hints[name], item) for name, item in value.items()})  # type: ignore[operator]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a {kind.__name__}: {error}") from None  # type: ignore[union-attr]

@@ -1,0 +1,179 @@
+"""The vocabulary that every floor shares: batches, splits, releases and what an attacker is granted.
+
+Images are NHWC floats in [0, 1], labels are integers counted from 0, and ``z`` (the *features*, called "smashed data" in
+the split-learning literature) is whatever leaves the device. Everything here is plain data or a pytree of it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+Images = Float[Array, "b h w c"]
+"""Images in [0, 1]: batch, height, width, channels."""
+Labels = Int[Array, " b"]
+"""Class indices counted from 0."""
+Logits = Float[Array, "b k"]
+"""Unnormalised log-probabilities over k classes."""
+Features = Float[Array, "b ..."]
+"""What leaves the device, usually written z."""
+PRNGKey = Key[Array, ""]
+"""One typed key, as made by ``jax.random.key``."""
+
+
+class Batch(NamedTuple):
+    """Examples with the answer that the task needs and the attributes that it does not.
+
+    Attributes:
+        image: pixels in [0, 1].
+        label: the primary task's class of each image.
+        sensitive: attribute name -> class of each image.
+        group: which original (a scan, an identity) each image shows; intervals are clustered by it. ``None`` means that
+            every image is its own original.
+    """
+
+    image: Images
+    label: Labels
+    sensitive: Mapping[str, Labels]
+    group: Labels | None = None
+
+
+class Sent(NamedTuple):
+    """What a client module returns: the features, and quantities that only the training losses may see.
+
+    Attributes:
+        z: the features that leave the device.
+        aux: named arrays for the losses (a noise scale, say); never sent.
+    """
+
+    z: Features
+    aux: Mapping[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A classification task: its name and the names of its classes, in order.
+
+    Example:
+        >>> Task("ink", ("red", "green")).classes
+        2
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K; chance is 1/K."""
+        return len(self.class_names)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A split that is drawn anew at every use: stored originals and the pure function that renders them.
+
+    A pytree (``render`` is static), so it passes through ``jit`` and jitted code compiles once for every split of equal shape.
+
+    Attributes:
+        stored: a pytree of arrays with one leading axis of originals.
+        render: ``(key, rows) -> Batch``, where ``rows`` is ``stored`` gathered at some index. Hashable, deterministic in the key.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> images = Batch(jnp.zeros((6, 2, 2, 1)), jnp.arange(6), {})
+        >>> source = Source(images, fixed)
+        >>> source.draw(jax.random.key(0), 4).label.shape
+        (4,)
+    """
+
+    stored: Any
+    render: Callable[[PRNGKey, Any], Batch] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def size(self) -> int:
+        """How many originals the split holds."""
+        return jax.tree.leaves(self.stored)[0].shape[0]
+
+    def batch(self, key: PRNGKey, index: Int[Array, " b"]) -> Batch:
+        """Renders the originals at ``index`` with fresh randomness from ``key``."""
+        return self.render(key, jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0), self.stored))
+
+    def draw(self, key: PRNGKey, count: int) -> Batch:
+        """Renders ``count`` originals chosen uniformly with replacement; both choices come from ``key``."""
+        index_key, render_key = jax.random.split(key)
+        return self.batch(render_key, jax.random.randint(index_key, (count,), 0, self.size))
+
+
+def fixed(key: PRNGKey, rows: Batch) -> Batch:
+    """The ``render`` of a split whose images are what they are: returns ``rows`` and ignores the key."""
+    del key
+    return rows
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """One data set, split by original: who may see what (see ``data/splits.py`` for the fractions).
+
+    Attributes:
+        defend: trains client, server and co-trained adversaries.
+        budget: the tenth of ``defend`` that is held out for the utility budget.
+        auxiliary: what an attacker owns.
+        validation: selects attackers and checkpoints.
+        test: reports, touched once.
+        name: catalogue name (static).
+        primary: the task that the user wants solved (static).
+        sensitive: the attributes in ``Batch.sensitive`` (static).
+    """
+
+    defend: Source
+    budget: Batch
+    auxiliary: Source
+    validation: Batch
+    test: Batch
+    name: str = dataclasses.field(metadata={"static": True})
+    primary: Task = dataclasses.field(metadata={"static": True})
+    sensitive: tuple[Task, ...] = dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """What leaves the device, as a pure function: ``release(x, key) -> z``.
+
+    A pytree whose only leaves are ``variables``: attacks compiled for one release serve every other release of the same
+    architecture. The callables are static, so they must be hashable and equal for equal architectures.
+
+    Attributes:
+        variables: weights and statistics, traced.
+        apply: ``(variables, x, key) -> z``.
+        stochastic: whether two calls with different keys may differ.
+        mean: ``(variables, x) -> z``, the expectation over the noise, where the release declares it.
+        log_prob: ``(variables, z, x) -> (b,)``, log density of z given x in nats, where the release declares it.
+    """
+
+    variables: Any
+    apply: Callable[..., Features] = dataclasses.field(metadata={"static": True})
+    stochastic: bool = dataclasses.field(default=False, metadata={"static": True})
+    mean: Callable[..., Features] | None = dataclasses.field(default=None, metadata={"static": True})
+    log_prob: Callable[..., Array] | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def __call__(self, x: Images, key: PRNGKey) -> Features:
+        """Sends a batch of images through the client; one key, per-example noise."""
+        return self.apply(self.variables, x, key)
+
+
+class Knowledge(NamedTuple):
+    """What the threat model grants an attacker (METHODS 5); ``None`` is not granted.
+
+    Attributes:
+        release: the client, to query and, where it is a JAX function, to differentiate.
+        predict: the provider's own network, ``predict(z) -> logits``; a pytree callable.
+    """
+
+    release: Release | None = None
+    predict: Callable[[Features], Logits] | None = None

@@ -1,0 +1,1 @@
+"""Commands: absl flags -> a frozen config -> a library call."""

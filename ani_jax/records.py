@@ -199,7 +199,11 @@ def from_json(kind: type[R], text: str) -> R:
         >>> from_json(Estimate, '{"value": 0.5}')
         Estimate(value=0.5, low=None, high=None, note='')
     """
-    return _decode(kind, json.loads(text))
+    return _decode(kind, json.loads(text, parse_constant=_refuse))
+
+
+def _refuse(token: str) -> float:
+    raise ValueError(f"{token}: not a number that JSON has")
 
 
 def _decode(kind: Any, value: Any) -> Any:

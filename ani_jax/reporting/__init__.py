@@ -1,1 +1,1 @@
-""""""
+"""Reports: terminal table, figures and one self-contained page, made from records and plain dicts alone (never jax)."""

@@ -1,0 +1,103 @@
+"""``funnel``: SiftFunnel (Liu 2025, arXiv 2501.00824), a narrow edge that is trained to be uncorrelated with its input.
+
+    L = alpha * KL(q_smooth || softmax(logits)) + beta * D(x, z) + l1 * mean|z| + gamma * P(z)
+
+[published] in the abstract: correlation constraints, label smoothing, attention, a funnel-shaped edge and cloud-side
+upsampling. [code] the formulas, from the authors' MIT-licensed release of March 2025. [reconstruction] the cloud after its
+channel expansion, and this project's default weights on the embedded data.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ani_jax.defenses.base import Defense, Forward, Optimizer, Phase, Terms, require, weight
+from ani_jax.losses.dependence import channel_pearson, distance_correlation, live_channels
+from ani_jax.losses.task import smoothed_kl
+from ani_jax.modules.cloud import CnnCloud
+from ani_jax.modules.funnel import CnnFunnel
+from ani_jax.types import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Funnel(Defense):
+    """SiftFunnel with the `cnn` edge.
+
+    Attributes:
+        channels: released channels c; z is (H/4, W/4, c).
+        expansion: channels that the cloud expands z to.
+        smoothing: s, the probability taken from the true class, in [0, 1).
+        faithful: reproduce the released formulas to the letter (diagonal kept in P, mixed normalisation, 1e-10 inside D's root).
+        finishing_steps: further steps on the cloud alone with the edge frozen.
+        alpha: weight of the task.
+        beta: weight of the non-linear dependence D, a squared distance correlation.
+        gamma: weight of the linear dependence P, the squared Pearson correlation between channels.
+        l1: weight of mean|z|, a surrogate of entropy.
+    """
+
+    channels: int = 12
+    expansion: int = 128
+    smoothing: float = 0.25
+    faithful: bool = False
+    finishing_steps: int = 0
+    alpha: float = weight(5.0)
+    beta: float = weight(2.0)
+    gamma: float = weight(2.0)
+    l1: float = weight(0.03)
+
+    name: ClassVar[str] = "funnel"
+    provenance: ClassVar[str] = (
+        "SiftFunnel (Liu 2025, arXiv 2501.00824). The idea is published; the formulas were read in the authors' released code; "
+        "the cloud after its channel expansion and the default weights are this project's reconstruction."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.alpha > 0, "alpha", self.alpha, "a finite number above 0")
+        require(0 <= self.smoothing < 1, "smoothing", self.smoothing, "in [0, 1)")
+        require(self.channels >= 1, "channels", self.channels, "at least 1")
+        require(self.expansion >= 1, "expansion", self.expansion, "at least 1")
+        require(self.finishing_steps >= 0, "finishing_steps", self.finishing_steps, "0 or more")
+
+    @property
+    def client(self) -> nn.Module:
+        """The funnel-shaped edge with its attention blocks."""
+        return CnnFunnel(self.width, self.channels, axis_name=self.axis_name)
+
+    @property
+    def server(self) -> nn.Module:
+        """Channel expansion, then the same backbone as the undefended split's."""
+        return CnnCloud(self.classes, self.width, self.expansion, axis_name=self.axis_name)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """[code] Adam(0.5, 0.999) with amsgrad and weight decay 1e-3; the cosine decay is ours."""
+        return Optimizer(self.learning_rate, b1=0.5, weight_decay=1e-3, amsgrad=True, decay_steps=self.steps)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The whole objective on both parties; then, optionally, the cloud alone."""
+        return (
+            Phase("train", self.steps, ("client", "server"), self.active_terms()),
+            Phase("finish", self.finishing_steps, ("server",), ("alpha",)),
+        )
+
+    def active_terms(self) -> tuple[str, ...]:
+        """The terms whose weight is not 0."""
+        return tuple(name for name, value in self.weights().items() if value)
+
+    def client_loss(self, forward: Forward, batch: Batch) -> Terms:
+        """The four terms of L, named after their weights."""
+        return {
+            "alpha": smoothed_kl(forward.logits, batch.label, self.smoothing).mean(),
+            "beta": distance_correlation(batch.image, forward.z, squared=True, axis_name=self.axis_name),
+            "gamma": channel_pearson(forward.z, faithful=self.faithful).mean(),
+            "l1": jnp.abs(forward.z).mean(),
+        }
+
+    def measurements(self, forward: Forward, batch: Batch) -> Terms:
+        """Live channels: P alone rewards killing channels, so the log shows whether that is what happened."""
+        del batch
+        return {"live_channels": live_channels(forward.z)}

@@ -1,0 +1,53 @@
+"""Names to defences. Adding one: a new file and a line here."""
+
+import dataclasses
+from typing import Any
+
+from ani_jax.defenses.base import Defense
+from ani_jax.defenses.funnel import Funnel
+from ani_jax.defenses.none import Undefended
+
+DEFENSES: dict[str, type[Defense]] = {kind.name: kind for kind in (Undefended, Funnel)}
+"""Every defence by the name that ``--defense`` takes."""
+
+GIVEN = ("classes", "image_shape", "axis_name")
+"""Fields that follow from the data and the machine, not from the user."""
+
+
+def options(name: str) -> dict[str, Any]:
+    """What a user may set of a defence: option -> default.
+
+    Raises:
+        ValueError: no such defence.
+
+    Example:
+        >>> options("none")["width"]
+        64
+    """
+    if name not in DEFENSES:
+        raise ValueError(f"defense={name}: must be one of {', '.join(DEFENSES)}")
+    return {f.name: f.default for f in dataclasses.fields(DEFENSES[name]) if f.name not in GIVEN}
+
+
+def build(name: str, classes: int, image_shape: tuple[int, int, int], *, axis_name: str | None = None, **chosen: Any) -> Defense:
+    """A defence for one task.
+
+    Args:
+        name: a key of ``DEFENSES``.
+        classes: of the primary task.
+        image_shape: (height, width, channels).
+        axis_name: device axis of batch statistics.
+        **chosen: options of the defence; the others keep their defaults.
+
+    Raises:
+        ValueError: unknown defence or option, or a value out of range; the message names it and what is allowed.
+
+    Example:
+        >>> build("funnel", 10, (32, 32, 3), beta=0.4).weights()["beta"]
+        0.4
+    """
+    allowed = options(name)
+    for option in chosen:
+        if option not in allowed:
+            raise ValueError(f"{option}: not an option of {name}, which has {', '.join(allowed)}")
+    return DEFENSES[name](classes=classes, image_shape=image_shape, axis_name=axis_name, **chosen)

@@ -1,0 +1,86 @@
+"""The provider's networks: what turns the received features into logits."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from ani_jax.modules.attention import TripletAttention, batch_norm
+from ani_jax.modules.conv import Conv
+from ani_jax.modules.edge import CNN_BLOCKS, CnnBlock
+from ani_jax.types import Logits
+
+
+class CnnCloud(nn.Module):
+    """The cnn after the split: optional channel expansion, the remaining blocks, a linear classifier on the flattened features.
+
+    The expansion is METHODS 2.3's cloud "upsampling" [code], at constant resolution: conv3x3 c->C, conv3x3 C->C, BN, ReLU, triplet
+    attention. The backbone behind it is ours, not the paper's, and the same for the plain and the funnel client, so that a
+    comparison is of clients: the blocks of `CNN_BLOCKS` that the edge left (conv3x3, BN, maxpool, ReLU). A block pools only where both
+    sides are even, so 7x7 features work.
+
+    Args:
+        classes: K.
+        width: the edge's width; blocks have once or twice as many channels.
+        depth: how many blocks have run on the device, 0 (the features are the image) to 3.
+        expansion: channels to expand to, 128 for the funnel; ``None`` for no expansion.
+        axis_name: the mapped axis that batch statistics are averaged over, or ``None``.
+
+    Returns:
+        Logits ``(b, K)``.
+
+    Raises:
+        ValueError: another depth, or features that are not ``(b, h, w, c)``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> cloud, z = CnnCloud(10, width=8), jnp.ones((2, 4, 4, 16))
+        >>> cloud.apply(cloud.init(jax.random.key(0), z, train=False), z, train=False).shape
+        (2, 10)
+    """
+
+    classes: int
+    width: int = 64
+    depth: int = 2
+    expansion: int | None = None
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "b h w c"], *, train: bool) -> Logits:
+        """Classifies features."""
+        if z.ndim != 4:
+            raise ValueError(f"z: shape {z.shape} is not (batch, height, width, channels)")
+        if not 0 <= self.depth <= len(CNN_BLOCKS):
+            raise ValueError(f"depth: {self.depth} blocks on the device; allowed: 0 to {len(CNN_BLOCKS)}")
+        if self.expansion is not None:
+            z = Expansion(self.expansion, self.axis_name, name="expansion")(z, train=train)
+        for index, multiple in list(enumerate(CNN_BLOCKS))[self.depth :]:
+            pool = z.shape[1] % 2 == 0 and z.shape[2] % 2 == 0
+            z = CnnBlock(multiple * self.width, self.axis_name, pool, name=f"block_{index}")(z, train=train)
+        return nn.Dense(self.classes, name="classifier")(z.reshape(z.shape[0], -1))
+
+
+class Expansion(nn.Module):
+    """Channel expansion at constant resolution: conv3x3 c->C, conv3x3 C->C, BN, ReLU, triplet attention (METHODS 2.3 [code]).
+
+    Args:
+        channels: C.
+        axis_name: the mapped axis that batch statistics are averaged over, or ``None``.
+
+    Returns:
+        ``(b, h, w, C)``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> module, z = Expansion(8), jnp.ones((1, 4, 4, 2))
+        >>> module.apply(module.init(jax.random.key(0), z, train=False), z, train=False).shape
+        (1, 4, 4, 8)
+    """
+
+    channels: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w f"]:
+        """Expands the channels; ``train`` selects the batch's statistics."""
+        z = Conv(self.channels, name="first")(z)
+        z = nn.relu(batch_norm(train, self.axis_name, name="norm")(Conv(self.channels, name="second")(z)))
+        return TripletAttention(axis_name=self.axis_name, name="triplet")(z, train=train)

@@ -1,0 +1,280 @@
+"""Figures as SVG or PNG bytes, equal for equal inputs: training curves, utility against leakage, galleries.
+
+matplotlib's object API only: no pyplot, no current figure. The SVGs carry a rule for dark pages; colours are Okabe and
+Ito's, told apart by colour-blind readers, and every subject has a marker of its own.
+"""
+
+import io
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+
+from ani_jax.records import Evidence, Picture
+from ani_jax.reporting.findings import score, strongest, targets
+
+INK, MUTED, PAPER = "#1f2933", "#68727d", "#ffffff"
+DARK = {INK: "#e4e7eb", MUTED: "#9aa5b1", PAPER: "#16191d"}
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+MARKERS = ("o", "D", "s", "^", "v", "P", "X", "*")
+STYLE = {
+    "svg.hashsalt": "ani_jax",
+    "svg.fonttype": "path",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": MUTED,
+    "axes.facecolor": PAPER,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.formatter.useoffset": False,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "legend.frameon": False,
+}
+PANEL = (3.1, 2.3)
+POINTS = 600
+
+
+def scalars(metrics: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Every logged number as (steps, values), nested mappings joined by "/"; "step" and "phase" are axes, not curves.
+
+    Values that are not finite become gaps (NaN). Where no "step" was logged, the position in the log serves.
+
+    Example:
+        >>> list(scalars([{"step": 0, "loss": 2.0, "terms": {"ce": 1.0}}]))
+        ['loss', 'terms/ce']
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
+    for position, event in enumerate(metrics):
+        for name, value in _flat(event):
+            if name not in ("step", "phase"):
+                found.setdefault(name, []).append((_step(event, position), value if math.isfinite(value) else math.nan))
+    return {name: (np.array(p)[:, 0], np.array(p)[:, 1]) for name, p in found.items()}
+
+
+def curves(metrics: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None, columns: int = 3) -> bytes:
+    """Training curves: one small panel for every logged scalar, with a dotted line where a phase ends.
+
+    Args:
+        metrics: log events, each a mapping with "step", optionally "phase", and numbers or mappings of numbers.
+        names: which scalars to draw, in this order (see :func:`scalars`); all of them by default.
+        columns: panels in a row.
+
+    Returns:
+        An SVG document.
+
+    Raises:
+        ValueError: nothing to draw, or a name that was not logged.
+
+    Example:
+        >>> curves([{"step": 0, "loss": 2.0}, {"step": 10, "loss": 1.0}])[:5]
+        b'<?xml'
+    """
+    found = scalars(metrics)
+    names = tuple(found) if names is None else tuple(names)
+    if not names or any(name not in found for name in names):
+        raise ValueError(f"names is {names}: expected some of the logged scalars {tuple(found)}")
+    ends = _phase_ends(metrics)
+    with _style():
+        figure, axes = _grid(len(names), columns)
+        for axis, name, number in zip(axes, names, range(len(names)), strict=True):
+            steps, values = found[name]
+            stride = max(1, len(steps) // POINTS)
+            mark = "." if len(steps) < 3 else ""
+            axis.plot(steps[::stride], values[::stride], color=COLOURS[number % 4], linewidth=1.4, marker=mark)
+            for end in ends:
+                axis.axvline(end, color=MUTED, linewidth=0.8, linestyle=":")
+            axis.set_title(_drawable(name.replace("_", " ").replace("/", " / ")))
+            axis.set_xlabel("step")
+        return _svg(figure)
+
+
+def scatter(evidences: Sequence[Evidence], measures: Sequence[str] | None = None, columns: int = 3) -> bytes:
+    """Utility against leakage: one panel for every target, one point for every subject, bars are 95% intervals.
+
+    Leakage is the strongest attack's: balanced accuracy for an attribute, R² over class mean for images. A dashed line
+    marks chance, or 0 for R²; lower and further right is better. A subject without both values is left out.
+
+    Args:
+        evidences: audits to compare.
+        measures: which targets to draw (see :func:`measured`), all by default.
+        columns: panels in a row.
+
+    Returns:
+        An SVG document.
+
+    Raises:
+        ValueError: nothing to draw, or a target without any point.
+    """
+    available = measured(evidences)
+    measures = available if measures is None else tuple(measures)
+    if not measures or any(measure not in available for measure in measures):
+        raise ValueError(f"measures is {tuple(measures)}: expected some of the measured targets {available}")
+    with _style():
+        figure, axes = _grid(len(measures), columns)
+        for axis, target in zip(axes, measures, strict=True):
+            _scatter_panel(axis, evidences, target)
+        handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8.5)
+        return _svg(figure)
+
+
+def measured(evidences: Sequence[Evidence]) -> tuple[str, ...]:
+    """The targets for which at least one subject has both accuracy and leakage."""
+    return tuple(target for target in targets(evidences) if any(_point(evidence, target) for evidence in evidences))
+
+
+def gallery(originals: Picture, rows: Mapping[str, Picture], width: int = 900) -> bytes:
+    r"""A grid of originals above reconstructions, each row labelled, pixels enlarged to whole squares (never smoothed).
+
+    Args:
+        originals: (n, h, w, c) images.
+        rows: label -> reconstructions of the same images in the same order.
+        width: pixels that the grid should not exceed; images are shown at least at their own size.
+
+    Returns:
+        A PNG file.
+
+    Raises:
+        ValueError: a row's shape differs from the originals'.
+
+    Example:
+        >>> gallery(Picture.of(np.ones((2, 4, 4, 1))), {})[:4]
+        b'\x89PNG'
+    """
+    for label, picture in rows.items():
+        if picture.shape != originals.shape:
+            raise ValueError(f"rows[{label!r}] has shape {picture.shape}: expected the originals' {originals.shape}")
+    count, _, w, _ = originals.shape
+    gap, line = 6, 34
+    scale = max(1, (width - gap * (count + 1)) // (count * w))
+    strips = [_strip(picture, scale, gap) for picture in (originals, *rows.values())]
+    pitch = strips[0].shape[0] + line
+    size = (max(strips[0].shape[1] + gap, 320), pitch * len(strips) + gap)
+    with _style():
+        figure = Figure(figsize=(size[0] / 100, size[1] / 100), dpi=100)
+        FigureCanvasAgg(figure)
+        for number, (label, strip) in enumerate(zip(("original", *rows), strips, strict=True)):
+            top = size[1] - pitch * number
+            figure.text(gap / size[0], (top - line / 2) / size[1], _drawable(label), fontsize=12, va="center")
+            figure.figimage(strip, gap, top - pitch, origin="upper")
+        out = io.BytesIO()
+        figure.savefig(out, format="png", dpi=100, metadata={"Software": None})
+    return out.getvalue()
+
+
+def _scatter_panel(axis: Any, evidences: Sequence[Evidence], target: str) -> None:
+    floor = 0.0 if target == "image" else None
+    for number, evidence in enumerate(evidences):
+        point = _point(evidence, target)
+        if point is None:
+            continue
+        (x, x_bars), (y, y_bars), chance = point
+        axis.errorbar(
+            x,
+            y,
+            xerr=x_bars,
+            yerr=y_bars,
+            fmt=MARKERS[number % len(MARKERS)],
+            color=COLOURS[number % len(COLOURS)],
+            elinewidth=1.2,
+            markersize=7,
+            label=_drawable(evidence.subject),
+        )
+        floor = chance if floor is None else floor
+    if floor is not None:
+        axis.axhline(floor, color=MUTED, linewidth=0.9, linestyle="--")
+    axis.margins(0.2)
+    unit = "R² over class mean" if target == "image" else "balanced accuracy, %"
+    axis.set_title(_drawable(f"{'image' if target == 'image' else target}: {unit}"))
+    axis.set_xlabel("accuracy on the task, %")
+
+
+def _point(evidence: Evidence, target: str) -> Any:
+    """((accuracy, bars), (leakage, bars), chance), percentages but for R²; None where either is missing."""
+    metric = "r2_class_mean" if target == "image" else "balanced_accuracy"
+    result, accuracy = strongest(evidence, target), evidence.utility.get("accuracy")
+    if result is None or accuracy is None or accuracy.value is None or score(result, metric) is None:
+        return None
+    factor = 1.0 if target == "image" else 100.0
+    chance = result.references.get("chance")
+    return _bars(accuracy, 100.0), _bars(result.scores[metric], factor), None if chance is None else factor * chance
+
+
+def _bars(value: Any, factor: float) -> tuple[float, list[list[float]] | None]:
+    """A value and matplotlib's asymmetric error bars for it."""
+    if value.low is None or value.high is None:
+        return factor * value.value, None
+    below, above = max(0.0, value.value - value.low), max(0.0, value.high - value.value)
+    return factor * value.value, [[factor * below], [factor * above]]
+
+
+def _strip(picture: Picture, scale: int, gap: int) -> np.ndarray:
+    """One row of enlarged images as an RGB array, separated by white gaps."""
+    pixels = picture.array().repeat(scale, axis=1).repeat(scale, axis=2)
+    pixels = np.broadcast_to(pixels, (*pixels.shape[:3], 3))
+    padded = np.pad(pixels, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
+    return np.concatenate(list(padded), axis=1)
+
+
+def _flat(event: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in event.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float | np.number) and not isinstance(value, bool):
+            yield f"{prefix}{name}", float(value)
+
+
+def _step(event: Mapping[str, Any], position: int) -> float:
+    return float(event.get("step", position))
+
+
+def _phase_ends(metrics: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Steps at which the logged phase changes."""
+    phases = [(event["phase"], _step(event, position)) for position, event in enumerate(metrics) if "phase" in event]
+    return [step for (old, _), (new, step) in itertools.pairwise(phases) if old != new]
+
+
+def _grid(panels: int, columns: int) -> tuple[Figure, list[Any]]:
+    columns = max(1, min(columns, panels))
+    rows = math.ceil(panels / columns)
+    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, [figure.add_subplot(rows, columns, number + 1) for number in range(panels)]
+
+
+def _svg(figure: Figure) -> bytes:
+    """Serialises without a date, and repaints ink and paper where the reader prefers dark pages."""
+    out = io.BytesIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    rules = "".join(
+        f'[style*="fill: {light}"]{{fill:{dark}!important}}[style*="stroke: {light}"]{{stroke:{dark}!important}}'
+        for light, dark in DARK.items()
+    )
+    head, mark, body = out.getvalue().partition(b"<defs>")
+    return head + f"<style>@media (prefers-color-scheme:dark){{{rules}}}</style>".encode() + mark + body
+
+
+def _drawable(label: str) -> str:
+    """The label with every character that the font lacks shown as "?"."""
+    known = get_font(findfont("DejaVu Sans")).get_charmap()
+    return "".join(c if c.isprintable() and ord(c) in known else "?" for c in label)
+
+
+def _style() -> Any:
+    """The defaults of matplotlib with our style on top, whatever the reader's matplotlibrc says; undone on leaving."""
+    settings: Any = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith("backend")} | STYLE
+    return matplotlib.rc_context(settings)

@@ -1,0 +1,126 @@
+"""Everything that determines the future of a training run, in one pytree."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Int
+
+from ani_jax.defenses.base import Defense
+from ani_jax.types import PRNGKey
+
+
+@struct.dataclass
+class State:
+    """The state of a run; its layout depends on the defence alone, never on the phase or on how work is spread.
+
+    Attributes:
+        params: {"client", "server", "adversaries": {name: ...}}.
+        statistics: batch statistics of "client" and "server".
+        optimizers: parameter group -> optimiser state.
+        weights: loss weights by name, traced.
+        phase: index of the phase that was entered.
+        step: optimiser steps taken over all phases.
+        key: root of all randomness; never advanced, step ``t`` uses ``fold_in(key, t)``.
+        extra: arrays that a defence's ``prepare`` made.
+    """
+
+    params: dict[str, Any]
+    statistics: dict[str, Any]
+    optimizers: dict[str, Any]
+    weights: dict[str, Array]
+    phase: Int[Array, ""]
+    step: Int[Array, ""]
+    key: PRNGKey
+    extra: dict[str, Array] = struct.field(default_factory=dict)
+
+
+def init(defense: Defense, key: PRNGKey) -> State:
+    """Initial state: parameters from ``key``, optimiser moments at zero, weights from the defence.
+
+    Args:
+        defense: whose modules to initialise.
+        key: root key of the run.
+
+    Returns:
+        A state whose leaves are distinct buffers, so that it may be donated.
+    """
+    client_key, server_key, adversary_key, run_key = jax.random.split(key, 4)
+    image = jnp.zeros((2, *defense.image_shape), jnp.float32)
+    client = jax.jit(lambda k: defense.client.init(k, image, k, train=False))(client_key)
+    sent = jax.eval_shape(lambda v: defense.client.apply(v, image, client_key, train=False), client)
+    z = jnp.zeros(sent.z.shape, sent.z.dtype)
+    server = jax.jit(lambda k: defense.server.init(k, z, train=False))(server_key)
+    adversaries = {
+        name: jax.jit(lambda k, module=module: module.init(k, z, train=False))(jax.random.fold_in(adversary_key, index))
+        for index, (name, module) in enumerate(sorted(defense.adversaries.items()))
+    }
+    params = {
+        "client": client["params"],
+        "server": server["params"],
+        "adversaries": {name: variables["params"] for name, variables in adversaries.items()},
+    }
+    defender = defense.optimizer.build()
+    adversary = defense.adversary_optimizer.build()
+    optimizers = {group: defender.init(at(params, group)) for group in groups(defense)}
+    optimizers |= {f"adversaries/{name}": adversary.init(tree) for name, tree in params["adversaries"].items()}
+    return State(
+        params=params,
+        statistics={"client": client.get("batch_stats", {}), "server": server.get("batch_stats", {})},
+        optimizers=optimizers,
+        weights=defense.init_weights(),
+        phase=jnp.int32(-1),
+        step=jnp.int32(0),
+        key=run_key,
+    )
+
+
+def groups(defense: Defense) -> tuple[str, ...]:
+    """The defender's parameter groups over all phases; each has its own optimiser state, so every phase has one layout.
+
+    Raises:
+        ValueError: one group lies inside another, which would give a parameter two optimiser states.
+    """
+    names = sorted({group for phase in defense.phases for group in phase.trainable})
+    for outer in names:
+        for inner in names:
+            if inner.startswith(outer + "/"):
+                raise ValueError(f"trainable={inner}: overlaps the group {outer} of another phase of {defense.name}")
+    return tuple(names)
+
+
+def at(tree: Mapping[str, Any], path: str) -> Any:
+    """The subtree at a path such as "client/noise".
+
+    Raises:
+        KeyError: no such path.
+
+    Example:
+        >>> at({"client": {"noise": 1}}, "client/noise")
+        1
+    """
+    node: Any = tree
+    for part in path.split("/"):
+        node = node[part]
+    return node
+
+
+def select(tree: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    """The subtrees at several paths, by path."""
+    return {path: at(tree, path) for path in paths}
+
+
+def replace(tree: Mapping[str, Any], subtrees: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``tree`` with the subtrees put at their paths; ``tree`` is left alone.
+
+    Example:
+        >>> replace({"client": {"noise": 1, "net": 2}}, {"client/noise": 3})
+        {'client': {'noise': 3, 'net': 2}}
+    """
+    result = dict(tree)
+    for path, value in subtrees.items():
+        head, _, rest = path.partition("/")
+        result[head] = replace(result[head], {rest: value}) if rest else value
+    return result

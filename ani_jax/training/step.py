@@ -1,0 +1,124 @@
+"""The one min-max step: k adversary updates on what the client sent, then one update of the defender.
+
+The client runs forward once. Its pullback is kept while the adversaries train on the stopped features, and the defender's
+gradient with respect to the features is sent back through it at the end; so one forward pass serves both sides and no gradient
+of an adversary's own loss can reach the client.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from ani_jax.defenses.base import Defense, Forward, Phase
+from ani_jax.losses.task import accuracy
+from ani_jax.training.state import State, replace, select
+from ani_jax.types import Batch, Features, Sent
+
+Metrics = dict[str, Float[Array, ""]]
+"""Scalars of one step, on the device."""
+
+
+def make_step(defense: Defense, phase: Phase) -> Callable[[State, Batch], tuple[State, Metrics]]:
+    """Builds the pure training step of one phase.
+
+    Args:
+        defense: modules and losses; ``defense.axis_name`` names the device axis that gradients are averaged over.
+        phase: what is trained, on which terms, with how many adversary updates.
+
+    Returns:
+        ``(state, batch) -> (state, metrics)``, without side effects, to be jitted or pmapped by the caller. Metrics hold
+        "loss", "accuracy", one entry "term/NAME" per active term, "adversary/NAME" per adversary, "gradient_norm", and the
+        defence's own measurements.
+    """
+    client_groups = tuple(group for group in phase.trainable if group.split("/")[0] == "client")
+    server_groups = tuple(group for group in phase.trainable if group.split("/")[0] == "server")
+    defender = defense.optimizer.build()
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        if defense.axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(defense.axis_name))
+
+        def send(trainable: Mapping[str, Any]) -> tuple[Sent, Any]:
+            params = replace(state.params, trainable)["client"]
+            return _apply(defense.client, params, state.statistics["client"], batch.image, key, train=bool(client_groups))
+
+        sent, pull, client_statistics = jax.vjp(send, select(state.params, client_groups), has_aux=True)
+        state, adversary_metrics = _train_adversaries(defense, phase, state, jax.lax.stop_gradient(sent.z), batch)
+
+        def objective(trainable: Mapping[str, Any], sent: Sent) -> tuple[Array, tuple[Metrics, Any]]:
+            params = replace(state.params, trainable)["server"]
+            logits, statistics = _apply(defense.server, params, state.statistics["server"], sent.z, train=bool(server_groups))
+            answers = {
+                name: module.apply({"params": state.params["adversaries"][name]}, sent.z, train=False)
+                for name, module in defense.adversaries.items()
+            }
+            forward = Forward(sent.z, sent.aux, logits, answers)
+            losses = defense.client_loss(forward, batch)
+            factors = defense.coefficients(state.weights)
+            losses = {name: losses[name] for name in phase.objective}
+            total = jnp.asarray(sum(factors.get(name, 1.0) * loss for name, loss in losses.items()))
+            metrics = {
+                "loss": total,
+                "accuracy": accuracy(logits, batch.label).mean(),
+                **{f"term/{name}": loss for name, loss in losses.items()},
+                **defense.measurements(forward, batch),
+            }
+            return total, (metrics, statistics)
+
+        (server_gradients, sent_gradients), (metrics, server_statistics) = jax.grad(objective, (0, 1), has_aux=True)(
+            select(state.params, server_groups), sent
+        )
+        (client_gradients,) = pull(sent_gradients)
+        gradients = _mean(defense, {**client_gradients, **server_gradients})
+        state = _update(defender, state, gradients)
+        statistics = _mean(defense, {"client": client_statistics, "server": server_statistics})
+        metrics |= adversary_metrics | {"gradient_norm": optax.global_norm(gradients)}
+        return state.replace(statistics=statistics, step=state.step + 1), _mean(defense, metrics)  # type: ignore[attr-defined]
+
+    return step
+
+
+def _train_adversaries(defense: Defense, phase: Phase, state: State, z: Features, batch: Batch) -> tuple[State, Metrics]:
+    """k updates of every adversary on its own plain loss; the metrics are those of the last update, before it was applied."""
+    optimizer = defense.adversary_optimizer.build()
+    metrics: Metrics = {}
+    for _ in range(phase.adversary_updates):
+        gradients = {}
+        for name, module in defense.adversaries.items():
+
+            def loss(params: Any, name: str = name, module: Any = module) -> Array:
+                return defense.adversary_loss(name, module.apply({"params": params}, z, train=True), batch)
+
+            metrics[f"adversary/{name}"], gradients[f"adversaries/{name}"] = jax.value_and_grad(loss)(
+                state.params["adversaries"][name]
+            )
+        state = _update(optimizer, state, _mean(defense, gradients))
+    return state, metrics
+
+
+def _update(optimizer: optax.GradientTransformation, state: State, gradients: Mapping[str, Any]) -> State:
+    """One optimiser step on the groups that have a gradient; all other parameters and moments stay as they are."""
+    trainable, optimizers = select(state.params, gradients), dict(state.optimizers)
+    for group, gradient in gradients.items():
+        updates, optimizers[group] = optimizer.update(gradient, optimizers[group], trainable[group])
+        trainable[group] = optax.apply_updates(trainable[group], updates)
+    return state.replace(params=replace(state.params, trainable), optimizers=optimizers)  # type: ignore[attr-defined]
+
+
+def _apply(module: Any, params: Any, statistics: Any, *inputs: Any, train: bool) -> tuple[Any, Any]:
+    """Applies a module; in training mode its batch statistics come back updated, otherwise as they were."""
+    variables = {"params": params, "batch_stats": statistics}
+    if not train:
+        return module.apply(variables, *inputs, train=False), statistics
+    output, updated = module.apply(variables, *inputs, train=True, mutable=["batch_stats"])
+    return output, updated.get("batch_stats", statistics)
+
+
+def _mean(defense: Defense, tree: Any) -> Any:
+    """Averages over devices where there are several."""
+    return tree if defense.axis_name is None else jax.lax.pmean(tree, defense.axis_name)

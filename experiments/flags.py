@@ -1,0 +1,171 @@
+"""Flags at the edge: absl flags in, one validated frozen config out, one line for every mistake (exit code 2)."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from absl import app, flags
+
+from ani_jax.data import catalog
+from ani_jax.defenses import registry
+from ani_jax.evaluation.audit import BUDGETS
+from ani_jax.training.loop import TrainConfig
+
+FLAGS = flags.FLAGS
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What determines the result of a run; its hash names the run's folder.
+
+    Attributes:
+        defense: a name in the registry.
+        dataset: a name in the catalogue.
+        image_size: side of the square images in pixels.
+        audit: name of the audit's compute budget.
+        options: options of the defence; the ones that are not named keep their defaults.
+        train: how the defence is trained, its seed included, which also seeds split and audit.
+    """
+
+    defense: str = "funnel"
+    dataset: str = "digits"
+    image_size: int = 32
+    audit: str = "quick"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    train: TrainConfig = TrainConfig()
+
+    def __post_init__(self):
+        choices = {"defense": registry.DEFENSES, "dataset": catalog.names(), "audit": BUDGETS}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)}: must be one of {', '.join(allowed)}")
+        if self.image_size < 16 or self.image_size % 8:
+            raise ValueError(f"image_size={self.image_size}: must be a multiple of 8, at least 16")
+        chosen = registry.options(self.defense) | dict(self.options)
+        registry.build(self.defense, 2, (self.image_size, self.image_size, 3), **chosen)
+        object.__setattr__(self, "options", chosen)
+
+    def json(self) -> str:
+        """The config as it is written to config.json."""
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def read(cls, text: str) -> "RunConfig":
+        """The config from the text of a config.json.
+
+        Raises:
+            ValueError: it is not one; the message says why.
+        """
+        try:
+            values = json.loads(text)
+            return cls(**{**values, "train": TrainConfig(**values.get("train", {}))})
+        except (TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"not a run's config: {error}") from None
+
+    @property
+    def digest(self) -> str:
+        """Ten hexadecimal digits that differ for different configs."""
+        return hashlib.sha256(self.json().encode()).hexdigest()[:10]
+
+    def reference(self) -> "RunConfig":
+        """The undefended run that this one is measured against: same data, seed, width and training."""
+        shared = {name: self.options[name] for name in ("width",)}
+        return dataclasses.replace(self, defense="none", options=shared, train=dataclasses.replace(TrainConfig(), seed=self.train.seed))
+
+
+def define() -> None:
+    """Defines the flags of a training run; every option of every defence becomes a flag of its own."""
+    flags.DEFINE_enum("defense", None, list(registry.DEFENSES), "How the client is protected (default funnel).")
+    flags.DEFINE_enum("dataset", None, list(catalog.names()), "What to train and attack on (default digits).")
+    flags.DEFINE_integer("image_size", None, "Side of the images in pixels (default 32).")
+    flags.DEFINE_enum("audit", None, list(BUDGETS), "How much the attackers may compute (default quick).")
+    flags.DEFINE_string("config", None, "A config.json to start from; flags given beside it override it.")
+    flags.DEFINE_string("workdir", None, "Run folder (default runs/DATASET-DEFENSE-HASH).")
+    flags.DEFINE_string("cache_dir", "~/.cache/ani_jax", "Where undefended references and compiled programs are kept.")
+    for field in dataclasses.fields(TrainConfig):
+        flags.DEFINE_integer(field.name, None, f"Training (default {field.default}).")
+    for option, owners in _options().items():
+        kind = type(next(iter(owners.values())))
+        text = "; ".join(f"{name}: default {value}" for name, value in owners.items())
+        _DEFINE[kind](option, None, f"Option of a defence ({text}).")
+
+
+def from_flags() -> RunConfig:
+    """The config that the command line asks for.
+
+    Raises:
+        ValueError: a value out of range, or an option that the chosen defence does not have.
+    """
+    base = RunConfig()
+    if FLAGS.config is not None:
+        try:
+            base = RunConfig.read(pathlib.Path(FLAGS.config).read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"config={FLAGS.config}: {error}") from None
+    given = {name: FLAGS[name].value for name in FLAGS if FLAGS[name].value is not None}
+    train = dataclasses.replace(base.train, **{f.name: given[f.name] for f in dataclasses.fields(TrainConfig) if f.name in given})
+    own = {name: given[name] for name in ("defense", "dataset", "image_size", "audit") if name in given}
+    chosen = {name: given[name] for name in _options() if name in given}
+    same = own.get("defense", base.defense) == base.defense
+    return dataclasses.replace(base, train=train, **own, options={**(base.options if same else {}), **chosen})
+
+
+def command(config: RunConfig, workdir: pathlib.Path) -> str:
+    """The command line that reproduces a run, without what is a default anyway."""
+    default = RunConfig(defense=config.defense)
+    parts = [f"--{name}={getattr(config, name)}" for name in ("dataset", "image_size", "audit") if getattr(config, name) != getattr(default, name)]
+    parts += [f"--{name}={value}" for name, value in config.options.items() if value != default.options[name]]
+    parts += [
+        f"--{f.name}={getattr(config.train, f.name)}"
+        for f in dataclasses.fields(TrainConfig)
+        if getattr(config.train, f.name) != getattr(default.train, f.name)
+    ]
+    return " ".join(["python -m experiments.main", f"--defense={config.defense}", *parts, f"--workdir={workdir}"])
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the process with one line on standard error and exit code 2."""
+    print(f"ani_jax: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Parses the flags and runs a command; a mistake in the flags costs one line, not a page of usage."""
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return FLAGS(argv)
+        except flags.Error as error:
+            fail(_explain(str(error)))
+
+    app.run(main, flags_parser=parse)
+
+
+_DEFINE = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
+
+
+def _options() -> dict[str, dict[str, Any]]:
+    """Option -> {defence: default} over all defences."""
+    table: dict[str, dict[str, Any]] = {}
+    for name in registry.DEFENSES:
+        for option, default in registry.options(name).items():
+            table.setdefault(option, {})[name] = default
+    return table
+
+
+def _explain(message: str) -> str:
+    """absl's message, with what is allowed where absl leaves that out."""
+    found = re.match(r"flag --(\w+)=(.*?): ", message)
+    if found and found[1] in FLAGS and "should be one of" not in message:
+        return f"flag --{found[1]}={found[2]}: must be {FLAGS[found[1]].parser.syntactic_help}"
+    return message

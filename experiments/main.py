@@ -1,0 +1,44 @@
+"""Trains a defence, attacks it with fresh attackers, and reports.
+
+    python -m experiments.main --defense=funnel
+
+trains on the embedded digits beside an undefended reference, audits both, prints the table and writes report.html into the run
+folder; about two minutes on two cores. The same command again resumes, or shows the finished run.
+"""
+
+import pathlib
+
+import jax
+
+from ani_jax.reporting.table import summary
+from ani_jax.training.checkpoint import CheckpointError
+from ani_jax.training.loop import TrainingError
+from experiments import flags, runs
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command that the flags describe."""
+    if len(argv) > 1:
+        flags.fail(f"argument {argv[1]}: not understood; options are written --name=value")
+    try:
+        config = flags.from_flags()
+    except ValueError as error:
+        flags.fail(f"flag --{error}")
+    cache = pathlib.Path(flags.FLAGS.cache_dir).expanduser()
+    folder = pathlib.Path(flags.FLAGS.workdir or f"runs/{config.dataset}-{config.defense}-{config.digest}")
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    try:
+        run = runs.execute(config, folder, cache)
+        reference = [] if config.defense == "none" else [runs.undefended(config, cache)]
+    except (runs.WorkdirError, CheckpointError, TrainingError) as error:
+        flags.fail(f"flag --{error}" if isinstance(error, ValueError) else str(error))
+    print(summary([*(r.evidence for r in reference), run.evidence]))
+    print(f"\nreport:    {folder / 'report.html'}\nreproduce: {flags.command(config, folder)}")
+
+
+if __name__ == "__main__":
+    flags.define()
+    flags.run(main)

@@ -1,0 +1,187 @@
+"""A run and its folder: train, freeze, audit, report; each part is skipped where its result is already there."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import resource
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from ani_jax.data import catalog
+from ani_jax.defenses import registry
+from ani_jax.defenses.base import freeze
+from ani_jax.evaluation.audit import audit
+from ani_jax.evaluation.cost import cost_card
+from ani_jax.records import Evidence, from_json, to_json
+from ani_jax.reporting import page
+from ani_jax.training.checkpoint import Checkpoints
+from ani_jax.training.loop import train
+from experiments.flags import RunConfig, command
+from experiments.progress import Progress
+
+
+class WorkdirError(ValueError):
+    """The run folder cannot be used; the message names it and the way out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run, read back from its folder."""
+
+    folder: pathlib.Path
+    config: RunConfig
+    evidence: Evidence
+    metrics: list[dict[str, Any]]
+
+
+def execute(config: RunConfig, folder: pathlib.Path, cache: pathlib.Path) -> Run:
+    """Brings a run to its end, from wherever it stands, the undefended reference first.
+
+    Args:
+        config: what to run.
+        folder: its run folder; created, or resumed if it belongs to the same config.
+        cache: where the undefended reference is kept.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        WorkdirError: the folder is a file, cannot be written, is in use, or belongs to another config.
+        CheckpointError, TrainingError: see ``training``.
+    """
+    reference = None if config.defense == "none" else undefended(config, cache)
+    with claim(folder, config, wait=False):
+        _finish(config, folder, reference)
+    run = load(folder)
+    write(folder / "report.html", report([reference, run] if reference else [run]))
+    return run
+
+
+def undefended(config: RunConfig, cache: pathlib.Path) -> Run:
+    """The undefended reference of a run, trained once and then read from the cache."""
+    config = config.reference()
+    folder = cache / "references" / f"{config.dataset}-{config.digest}"
+    with claim(folder, config, wait=True):
+        _finish(config, folder, None)
+    return load(folder)
+
+
+def load(folder: pathlib.Path) -> Run:
+    """Reads a finished run.
+
+    Raises:
+        WorkdirError: the folder holds no finished run.
+    """
+    try:
+        config = RunConfig.read((folder / "config.json").read_text())
+        evidence = from_json(Evidence, (folder / "evidence.json").read_text())
+    except (OSError, ValueError) as error:
+        raise WorkdirError(f"workdir={folder}: holds no finished run ({error})") from None
+    log = folder / "metrics.jsonl"
+    return Run(folder, config, evidence, [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else [])
+
+
+def report(runs: list[Run]) -> str:
+    """The HTML report of finished runs, the last one being the subject."""
+    subject = runs[-1]
+    return page.render(
+        [run.evidence for run in runs],
+        {run.evidence.subject: run.metrics for run in runs},
+        command=command(subject.config, subject.folder),
+        config=json.loads(subject.config.json()),
+        provenance=registry.DEFENSES[subject.config.defense].provenance,
+    )
+
+
+@contextlib.contextmanager
+def claim(folder: pathlib.Path, config: RunConfig, *, wait: bool) -> Iterator[None]:
+    """Holds a run folder for one process and makes sure that it belongs to this config; nothing in it is overwritten.
+
+    Raises:
+        WorkdirError: see :func:`execute`.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise WorkdirError(f"workdir={folder}: is a file; name a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise WorkdirError(f"workdir={folder}: cannot be written ({error.strerror}); name a folder that can") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise WorkdirError(f"workdir={folder}: another process is using it; wait, or name another folder") from None
+        _belongs(folder, config)
+        yield
+
+
+def _belongs(folder: pathlib.Path, config: RunConfig) -> None:
+    """Marks a fresh folder with its config, or compares with the mark that is there."""
+    mark = folder / "config.json"
+    if not mark.exists():
+        if any(path.name != ".lock" for path in folder.iterdir()):
+            raise WorkdirError(f"workdir={folder}: holds files but no run; name an empty or a new folder")
+        write(mark, config.json())
+        return
+    try:
+        found = RunConfig.read(mark.read_text())
+    except ValueError as error:
+        raise WorkdirError(f"workdir={folder}: its config.json cannot be read ({error}); name another folder") from None
+    if found != config:
+        differing = _differences(dataclasses.asdict(found), dataclasses.asdict(config))
+        raise WorkdirError(f"workdir={folder}: belongs to a run with another config ({differing}); name another folder")
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The settings that differ, as "name: old there, new asked"."""
+    flat = [{**c, **c["options"], **c["train"], "options": 0, "train": 0} for c in (old, new)]
+    names = [name for name in sorted({*flat[0], *flat[1]}) if flat[0].get(name) != flat[1].get(name)]
+    return "; ".join(f"{name}: {flat[0].get(name)} there, {flat[1].get(name)} asked" for name in names[:3])
+
+
+def _finish(config: RunConfig, folder: pathlib.Path, reference: Run | None) -> None:
+    """Trains and audits in a claimed folder, unless its evidence is there."""
+    if (folder / "evidence.json").exists():
+        return
+    started = time.monotonic()
+    data = catalog.load(config.dataset, seed=config.train.seed, image_size=config.image_size)
+    defense = registry.build(config.defense, data.primary.classes, (config.image_size, config.image_size, 3), **config.options)
+    with Progress(folder, config.defense) as progress:
+        state = train(defense, data, config.train, Checkpoints(folder / "checkpoints", config.train.keep), progress)
+        trained = time.monotonic()
+        release, predict = freeze(defense, state.params, state.statistics)
+        evidence = audit(
+            release,
+            data,
+            predict,
+            budget=config.audit,
+            seed=config.train.seed,
+            reference=reference.evidence if reference else None,
+            subject=config.defense,
+            on_event=progress,
+        )
+    timing = {
+        "train_s": trained - started,
+        "audit_s": time.monotonic() - trained,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "devices": str(jax.devices()),
+    }
+    write(folder / "timing.json", json.dumps(timing, indent=1))
+    write(folder / "evidence.json", to_json(evidence))
+
+
+def write(path: pathlib.Path, text: str) -> None:
+    """Writes a file so that it is either there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,84 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+
+from ani_jax.defenses import registry
+from ani_jax.defenses.base import Optimizer, freeze, require
+from ani_jax.training.state import init
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_optimizer_equals_torch_adam_with_l2(amsgrad):
+    start = np.array([1.0, -2.0, 0.5], np.float32)
+    spec = Optimizer(0.01, b1=0.5, weight_decay=1e-3, amsgrad=amsgrad)
+    transform, params = spec.build(), jnp.asarray(start)
+    moments = transform.init(params)
+    weights = torch.tensor(start, requires_grad=True)
+    theirs = torch.optim.Adam([weights], lr=0.01, betas=(0.5, 0.999), weight_decay=1e-3, amsgrad=amsgrad)
+    for scale in (1.0, 30.0, 0.1, 0.1):
+        update, moments = transform.update(scale * 2 * params, moments, params)
+        params = optax.apply_updates(params, update)
+        theirs.zero_grad()
+        (scale * weights**2).sum().backward()
+        theirs.step()
+    np.testing.assert_allclose(params, weights.detach(), rtol=2e-5)
+
+
+def test_cosine_decay_ends_at_zero():
+    transform = Optimizer(0.1, decay_steps=3).build()
+    moments = transform.init(jnp.ones(1))
+    sizes = []
+    for _ in range(4):
+        update, moments = transform.update(jnp.ones(1), moments, jnp.ones(1))
+        sizes.append(float(jnp.abs(update[0])))
+    assert sizes[0] == pytest.approx(0.1, rel=1e-4)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == 0.0
+
+
+@pytest.fixture(scope="module", params=["none", "funnel"])
+def frozen(request):
+    defense = registry.build(request.param, 5, (16, 16, 3), width=8)
+    state = init(defense, jax.random.key(0))
+    return defense, freeze(defense, state.params, state.statistics)
+
+
+def test_release_depends_on_each_image_alone(frozen):
+    _, (release, _) = frozen
+    images = jax.random.uniform(jax.random.key(1), (4, 16, 16, 3))
+    together = release(images, jax.random.key(0))
+    alone = release(images[2:3], jax.random.key(0))
+    np.testing.assert_allclose(together[2:3], alone, atol=1e-5)
+
+
+def test_releases_of_one_architecture_share_one_program(frozen):
+    defense, (release, predict) = frozen
+    other, _ = freeze(defense, init(defense, jax.random.key(9)).params, init(defense, jax.random.key(9)).statistics)
+    traced = []
+
+    @jax.jit
+    def attack(release, predict, image):
+        traced.append(1)
+        return predict(release(image, jax.random.key(0)))
+
+    images = jnp.zeros((2, 16, 16, 3))
+    assert attack(release, predict, images).shape == (2, 5)
+    attack(other, predict, images)
+    assert len(traced) == 1
+
+
+def test_release_is_differentiable_in_the_image(frozen):
+    _, (release, _) = frozen
+    images = jax.random.uniform(jax.random.key(1), (2, 16, 16, 3))
+    gradient = jax.grad(lambda x: (release(x, jax.random.key(0)) ** 2).sum())(images)
+    assert jnp.isfinite(gradient).all()
+    assert jnp.abs(gradient).max() > 0
+
+
+def test_require_is_one_line():
+    require(True, "beta", 1, "anything")
+    with pytest.raises(ValueError, match="^beta=-1: must be 0 or more$"):
+        require(False, "beta", -1, "0 or more")

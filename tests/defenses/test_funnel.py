@@ -1,0 +1,75 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ani_jax.defenses import registry
+from ani_jax.defenses.base import Forward
+from ani_jax.training.state import init
+from ani_jax.training.step import make_step
+from ani_jax.types import Batch
+
+
+@pytest.fixture(scope="module")
+def batch():
+    image = jax.random.uniform(jax.random.key(0), (8, 16, 16, 3))
+    return Batch(image, jnp.arange(8) % 5, {})
+
+
+def small(**options):
+    return registry.build("funnel", 5, (16, 16, 3), width=8, expansion=16, **options)
+
+
+def test_client_has_the_published_size_at_64_pixels():
+    params = init(registry.build("funnel", 10, (64, 64, 3)), jax.random.key(0)).params["client"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 10_354
+
+
+def test_terms_are_named_after_their_weights():
+    assert small().active_terms() == tuple(small().weights()) == ("alpha", "beta", "gamma", "l1")
+    assert small(beta=0.0, l1=0.0).active_terms() == ("alpha", "gamma")
+
+
+def test_identical_features_are_fully_dependent_and_constant_ones_not_at_all(batch):
+    logits = jnp.zeros((8, 5))
+    copied = small().client_loss(Forward(batch.image, {}, logits, {}), batch)
+    constant = small().client_loss(Forward(jnp.ones((8, 4, 4, 3)), {}, logits, {}), batch)
+    assert float(copied["beta"]) == pytest.approx(1.0, abs=1e-3)
+    assert float(constant["beta"]) == pytest.approx(0.0, abs=1e-3)
+    assert float(constant["l1"]) == pytest.approx(1.0)
+    assert float(constant["gamma"]) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_total_is_the_weighted_sum(batch):
+    defense = small(beta=0.7, gamma=0.3, l1=0.1)
+    state = init(defense, jax.random.key(0))
+    _, metrics = jax.jit(make_step(defense, defense.phases[0]))(state, batch)
+    total = sum(weight * float(metrics[f"term/{name}"]) for name, weight in defense.weights().items())
+    assert float(metrics["loss"]) == pytest.approx(total, rel=1e-5)
+    assert 0 <= float(metrics["live_channels"]) <= 12
+
+
+def test_finishing_phase_freezes_the_edge(batch):
+    defense = small(finishing_steps=2)
+    phase = defense.phases[1]
+    assert phase.steps == 2
+    state = init(defense, jax.random.key(0))
+    after, _ = jax.jit(make_step(defense, phase))(state, batch)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), state.params["client"], after.params["client"]))
+    assert not jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), state.params["server"], after.params["server"]))
+
+
+def test_without_privacy_terms_and_smoothing_it_is_plain_cross_entropy_training(batch):
+    """METHODS 7: weights 0, smoothing 0, alpha 1 give the step of the same modules under cross-entropy."""
+    defense = small(alpha=1.0, beta=0.0, gamma=0.0, l1=0.0, smoothing=0.0)
+    state = init(defense, jax.random.key(0))
+    after, _ = jax.jit(make_step(defense, defense.phases[0]))(state, batch)
+
+    class Plain(type(defense)):
+        def client_loss(self, forward, batch):
+            picked = jnp.take_along_axis(jax.nn.log_softmax(forward.logits), batch.label[:, None], axis=1)
+            return {"alpha": -picked.mean()}
+
+    plain = Plain(**{name: getattr(defense, name) for name in defense.__dataclass_fields__})
+    expected, _ = jax.jit(make_step(plain, plain.phases[0]))(state, batch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.params, expected.params)

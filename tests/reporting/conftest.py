@@ -1,0 +1,75 @@
+"""A small pair of audits with all that a report must cope with: intervals, gaps, failures and several queries."""
+
+import numpy as np
+import pytest
+
+from ani_jax.records import AttackResult, CostCard, Estimate, Evidence, Member, Picture
+
+
+def around(value, width=0.01):
+    return Estimate(value, value - width, value + width)
+
+
+def attribute(accuracy, leakage):
+    references = {"chance": 0.25, "majority": 0.262, "label_mediated": None, "raw_input": 1.0}
+    members = (
+        Member("probe", 0.5, 0.4, 0),
+        Member("conv", 0.9, accuracy, 800),
+        Member("wide", None, None, 12, "failed: loss not finite"),
+    )
+    scores = {"balanced_accuracy": around(accuracy), "auc": Estimate(0.9)}
+    return AttackResult("attribute", "ink", 1, "conv", scores, references, members, leakage)
+
+
+def decoder(mse, r2, queries=1, status="ok"):
+    scores = {"mse": around(mse, mse / 10), "psnr": around(20.0), "r2_class_mean": around(r2)} if status == "ok" else {}
+    references = {"mse_mean_image": 0.071, "mse_class_mean": 0.0431}
+    picture = Picture.of(np.full((3, 4, 4, 3), mse)) if status == "ok" else None
+    members = (Member("residual", -mse, -mse, 1500, status),)
+    nothing = Estimate(None, note="attributes only")
+    return AttackResult(
+        "decoder", "image", queries, "residual", scores, references, members, nothing, (), picture, status
+    )
+
+
+def audit(subject, accuracy, attacks, notes=()):
+    originals = Picture.of(np.linspace(0, 1, 3 * 4 * 4 * 3).reshape(3, 4, 4, 3))
+    cost = CostCard(18816, 2654208, 2048, 8192, 2048, 3072)
+    steps, sizes = {"conv": 800}, {"validation": 720, "test": 1440}
+    utility = {"accuracy": around(accuracy)}
+    return Evidence(subject, "digits", 0, "quick", steps, sizes, utility, attacks, originals, cost, notes)
+
+
+@pytest.fixture(name="audit", scope="session")
+def _audit():
+    return audit
+
+
+@pytest.fixture(name="decoder", scope="session")
+def _decoder():
+    return decoder
+
+
+@pytest.fixture(scope="session")
+def none():
+    return audit("none", 0.976, (attribute(0.99, around(1.0)), decoder(0.01, 0.8)))
+
+
+@pytest.fixture(scope="session")
+def funnel():
+    missing = Estimate(None, note="denominator under two standard errors")
+    attacks = (
+        attribute(0.3, missing),
+        decoder(0.031, 0.2),
+        decoder(0.02, 0.4, 16),
+        decoder(0.0, 0.0, 64, "failed: masked"),
+    )
+    return audit("funnel", 0.944, attacks, ("one defence seed",))
+
+
+@pytest.fixture(scope="session")
+def log():
+    return [
+        {"step": 10 * i, "phase": i // 5, "loss": 2.0 / (i + 1), "terms": {"ce": 1.0 / (i + 1)}, "ok": True}
+        for i in range(10)
+    ]

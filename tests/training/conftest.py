@@ -1,0 +1,111 @@
+"""A defence small enough to check by hand: dense client and server, one dense adversary that reads the ink."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+
+from ani_jax.defenses.base import Defense, Phase, weight
+from ani_jax.losses.task import cross_entropy
+from ani_jax.types import Batch, Data, Sent, Source, Task, fixed
+
+
+class ToyClient(nn.Module):
+    """Batch norm and noise, so that statistics and keys matter."""
+
+    stddev: float
+
+    @nn.compact
+    def __call__(self, x, key, *, train):
+        z = nn.Dense(6, name="dense")(x.reshape(len(x), -1))
+        z = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(z)
+        return Sent(z + self.stddev * jax.random.normal(key, z.shape), {})
+
+
+class ToyHead(nn.Module):
+    classes: int
+
+    @nn.compact
+    def __call__(self, z, *, train=False):
+        return nn.Dense(self.classes)(z)
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy(Defense):
+    """Minimise CE - attribute * CE of the adversary."""
+
+    attribute: float = weight(0.5)
+    stddev: float = 0.1
+    updates: int = 1
+    pretraining: int = 0
+
+    name: ClassVar[str] = "toy"
+    provenance: ClassVar[str] = "a toy"
+
+    @property
+    def client(self):
+        return ToyClient(self.stddev)
+
+    @property
+    def server(self):
+        return ToyHead(self.classes)
+
+    @property
+    def adversaries(self):
+        return {"ink": ToyHead(2)}
+
+    @property
+    def phases(self):
+        return (
+            Phase("pretrain", self.pretraining, ("client", "server"), ("task",)),
+            Phase("train", self.steps, ("client", "server"), self.active_terms(), self.updates),
+            Phase("server", 2 if self.pretraining else 0, ("server",), ("task",), prepare=reset_extra),
+        )
+
+    def client_loss(self, forward, batch):
+        leaked = cross_entropy(forward.adversaries["ink"], batch.sensitive["ink"]).mean()
+        return {"task": cross_entropy(forward.logits, batch.label).mean(), "attribute": leaked}
+
+    def coefficients(self, weights):
+        return {"attribute": -weights["attribute"]}
+
+    def adversary_loss(self, name, output, batch):
+        return cross_entropy(output, batch.sensitive[name]).mean()
+
+
+def reset_extra(state, data):
+    """A visible ``prepare``: counts how often it ran."""
+    return state.replace(extra={"prepared": state.extra.get("prepared", jnp.int32(0)) + 1})
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """Builds the toy defence with options."""
+
+    def build(**options):
+        return Toy(**{"classes": 3, "image_shape": (4, 4, 1), "steps": 6, **options})
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def toy_batch():
+    """Thirty-two images in which label and ink can be read."""
+    key = jax.random.key(7)
+    label = jnp.arange(32) % 3
+    ink = (jnp.arange(32) // 3) % 2
+    image = 0.1 * jax.random.uniform(key, (32, 4, 4, 1))
+    image = image.at[:, 0, 0, 0].add(0.4 * label).at[:, 1, 1, 0].add(0.5 * ink)
+    return Batch(image, label, {"ink": ink}, jnp.arange(32))
+
+
+@pytest.fixture(scope="session")
+def toy_data(toy_batch):
+    """The toy batch in the role of every split."""
+    source = Source(toy_batch, fixed)
+    return Data(
+        source, toy_batch, source, toy_batch, toy_batch, "toy", Task("label", ("a", "b", "c")), (Task("ink", ("red", "blue")),)
+    )

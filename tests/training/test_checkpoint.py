@@ -1,0 +1,80 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ani_jax.training.checkpoint import CheckpointError, Checkpoints
+
+
+def state(value):
+    return {"params": {"w": jnp.full((64, 8), value, jnp.float32)}, "key": jax.random.key(3), "step": jnp.int32(value), "empty": {}}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    for step in (1, 2, 3):
+        checkpoints.save(step, state(step))
+    return checkpoints
+
+
+def arrays(checkpoints, step):
+    """The files of a step, the largest (the array itself) first."""
+    files = [path for path in (checkpoints.directory / str(step)).rglob("*") if path.is_file()]
+    return sorted(files, key=lambda path: -path.stat().st_size)
+
+
+def test_round_trip_keeps_values_types_and_keys(saved):
+    step, restored = saved.restore(state(0))
+    assert step == 3
+    assert restored["params"]["w"].dtype == jnp.float32
+    assert (restored["params"]["w"] == 3).all()
+    assert (jax.random.bits(restored["key"]) == jax.random.bits(jax.random.key(3))).all()
+
+
+def test_nothing_saved_is_none(tmp_path):
+    assert Checkpoints(tmp_path / "absent").restore(state(0)) is None
+
+
+def test_only_the_newest_are_kept(saved):
+    assert saved.steps() == [2, 3]
+    assert not (saved.directory / "1").exists()
+
+
+def test_one_flipped_bit_is_noticed_and_the_step_before_is_used(saved):
+    file = arrays(saved, 3)[0]
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert saved.restore(state(0))[0] == 2
+
+
+@pytest.mark.parametrize("damage", ["lost file", "extra file", "no manifest", "garbled manifest"])
+def test_other_damage_is_noticed(saved, damage):
+    manifest = saved.directory / "3.json"
+    {
+        "lost file": lambda: arrays(saved, 3)[-1].unlink(),
+        "extra file": lambda: (saved.directory / "3" / "extra").write_text("x"),
+        "no manifest": manifest.unlink,
+        "garbled manifest": lambda: manifest.write_text("{"),
+    }[damage]()
+    assert saved.restore(state(0))[0] == 2
+
+
+def test_all_damaged_is_an_error_that_names_the_folder(saved):
+    for step in (2, 3):
+        (saved.directory / f"{step}.json").write_text(json.dumps({}))
+    with pytest.raises(CheckpointError, match=r"workdir=.*every checkpoint in it is damaged \(steps \[2, 3\]\)"):
+        saved.restore(state(0))
+
+
+def test_another_structure_is_one_line(saved):
+    with pytest.raises(CheckpointError, match="does not fit") as caught:
+        saved.restore({"other": jnp.zeros(3)})
+    assert "\n" not in str(caught.value)
+
+
+def test_saving_a_step_again_replaces_it(saved):
+    saved.save(3, state(30))
+    assert (saved.restore(state(0))[1]["params"]["w"] == 30).all()

@@ -1,0 +1,95 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ani_jax.training.checkpoint import Checkpoints
+from ani_jax.training.loop import TrainConfig, TrainingError, evaluate, train
+
+CONFIG = TrainConfig(batch_size=8, log_every=2, checkpoint_every=2)
+
+
+def leaves(state):
+    return [jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in jax.tree.leaves(state)]
+
+
+def identical(a, b):
+    return all((x == y).all() for x, y in zip(leaves(a), leaves(b), strict=True))
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_events_tell_the_story(toy, toy_data):
+    events = []
+    train(toy(), toy_data, CONFIG, on_event=events.append)
+    assert events[0] == {"kind": "start", "step": 0, "total": 6}
+    assert [e["step"] for e in events if e["kind"] == "metrics"] == [2, 4, 6]
+    assert events[-1] == {"kind": "end", "step": 6, "total": 6}
+    metrics = events[1]["metrics"]
+    assert {"loss", "accuracy", "term/task", "term/attribute", "adversary/ink", "gradient_norm"} <= set(metrics)
+    assert all(isinstance(value, float) for value in metrics.values())
+
+
+@pytest.mark.parametrize("kill_after", [2, 4, 6, 8])
+def test_a_killed_run_resumes_to_identical_parameters_across_phases(toy, toy_data, tmp_path, kill_after):
+    defense = toy(steps=4, pretraining=2)
+    whole = train(defense, toy_data, CONFIG)
+
+    def kill(event):
+        if event["kind"] == "checkpoint" and event["step"] == kill_after:
+            raise Killed
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    with pytest.raises(Killed):
+        train(defense, toy_data, CONFIG, checkpoints, kill)
+    resumed = train(defense, toy_data, CONFIG, checkpoints)
+    assert identical(whole, resumed)
+    assert int(resumed.extra["prepared"]) == 1
+
+
+def test_steps_per_dispatch_changes_no_batch_and_no_key(toy, toy_data):
+    one = train(toy(), toy_data, CONFIG)
+    many = train(toy(), toy_data, TrainConfig(batch_size=8, log_every=3, checkpoint_every=3, steps_per_dispatch=3))
+    for a, b in zip(leaves(one), leaves(many), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_seeds_differ_and_repeat(toy, toy_data):
+    first, again, other = (train(toy(), toy_data, TrainConfig(seed=seed, batch_size=8)) for seed in (0, 0, 1))
+    assert identical(first, again)
+    assert not identical(first, other)
+
+
+def test_training_learns(toy, toy_data):
+    defense = toy(steps=300, learning_rate=0.03, attribute=0.0)
+    state = train(defense, toy_data, TrainConfig(batch_size=16))
+    assert evaluate(defense, state, toy_data.test, jax.random.key(0), chunk=32) > 0.95
+
+
+@pytest.mark.parametrize("per_dispatch", [1, 3])
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_term(toy, toy_data, tmp_path, per_dispatch):
+    class Explodes(type(toy())):
+        def client_loss(self, forward, batch):
+            losses = super().client_loss(forward, batch)
+            return losses | {"attribute": losses["attribute"] / 0.0}
+
+    defense = Explodes(classes=3, image_shape=(4, 4, 1), steps=6)
+    checkpoints = Checkpoints(tmp_path)
+    config = TrainConfig(batch_size=8, log_every=3, checkpoint_every=3, steps_per_dispatch=per_dispatch)
+    with pytest.raises(TrainingError, match=r"step 3: .*term/attribute.* not finite"):
+        train(defense, toy_data, config, checkpoints)
+    assert checkpoints.steps() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0: must be at least 1"),
+        ({"steps_per_dispatch": 3}, "log_every=10: must be a multiple of steps_per_dispatch=3"),
+    ],
+)
+def test_config_is_validated(options, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**options)

@@ -48,7 +48,7 @@ _DIGITS = Entry(
     sensitive=("ink", "paper"),
     size=1797,
     licence="CC BY 4.0 (Alpaydin and Kaynak 1998, UCI)",
-    description="handwritten digits, ink and paper independent of the digit: full utility at chance leakage is attainable",
+    description="handwritten digits, ink and paper independent of them: full utility at chance leakage is attainable",
     obtain="ships inside scikit-learn",
 )
 

@@ -30,9 +30,9 @@ def split(seed: int, labels: np.ndarray, groups: np.ndarray | None = None) -> di
     """Deals every original to one of the splits of ``FRACTIONS``.
 
     The groups of one label are shuffled and laid end to end; split k owns the stretch of the line between the cumulated
-    fractions, and a group goes where its middle lies. So without groups each label's count in each split is its fair share
-    rounded up or down, and with groups it is off by at most the largest group plus one. Without groups the sizes depend on
-    the labels only, not on the seed, so that jitted code compiles once for all seeds. (METHODS 1.)
+    fractions, and a group goes where its middle lies. So without groups each label's count in each split is its fair
+    share rounded up or down, and with groups it is off by at most the largest group plus one. Without groups the sizes
+    depend on the labels only, not on the seed, so that jitted code compiles once for all seeds. (METHODS 1.)
 
     Args:
         seed: 0 or more; another seed gives another split.

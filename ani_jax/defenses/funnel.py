@@ -69,7 +69,7 @@ class Funnel(Defense):
     @property
     def server(self) -> nn.Module:
         """Channel expansion, then the same backbone as the undefended split's."""
-        return CnnCloud(self.classes, self.width, self.expansion, axis_name=self.axis_name)
+        return CnnCloud(self.classes, self.width, expansion=self.expansion, axis_name=self.axis_name)
 
     @property
     def optimizer(self) -> Optimizer:

@@ -1,7 +1,7 @@
 """How far a reconstruction is from its original, per image. Images are NHWC in [0, 1], so every peak is 1.
 
-PSNR and SSIM are dm-pix's (imported where they are used, because it pulls in more than the other losses need): Wang's window
-of 11 pixels with standard deviation 1.5, K1 0.01, K2 0.03, ``max_val`` 1.
+PSNR and SSIM are dm-pix's (imported where they are used, because it pulls in more than the other losses need): Wang's
+window of 11 pixels with standard deviation 1.5, K1 0.01, K2 0.03, ``max_val`` 1.
 """
 
 import jax
@@ -111,7 +111,7 @@ def psnr(prediction: Images, target: Images) -> Float[Array, " b"]:
     """
     import dm_pix
 
-    return dm_pix.psnr(*_images(prediction, target))
+    return jnp.asarray(dm_pix.psnr(*_images(prediction, target)))
 
 
 def ssim(prediction: Images, target: Images) -> Float[Array, " b"]:
@@ -135,7 +135,7 @@ def ssim(prediction: Images, target: Images) -> Float[Array, " b"]:
     import dm_pix
 
     prediction, target = _windowed(prediction, target)
-    return dm_pix.ssim(prediction, target)
+    return jnp.asarray(dm_pix.ssim(prediction, target))
 
 
 def ssim_loss(prediction: Images, target: Images) -> Float[Array, " b"]:
@@ -180,12 +180,12 @@ def ms_ssim_scales(height: int, width: int) -> int:
 
 
 def ms_ssim(prediction: Images, target: Images) -> Float[Array, " b"]:
-    """Multi-scale SSIM (Wang, Simoncelli & Bovik 2003) over the scales that fit, their weights renormalised (METHODS 6).
+    """Multi-scale SSIM (Wang, Simoncelli & Bovik 2003) over the scales that fit, weights renormalised (METHODS 6).
 
         prod_(j < M) cs_j^(w_j) * ssim_M^(w_M), per channel, then averaged over channels
 
-    cs is SSIM without its luminance factor; scales are 2 x 2 averages. With fewer than five scales (below 176 pixels) this is
-    not the published number: label it with :func:`ms_ssim_scales`.
+    cs is SSIM without its luminance factor; scales are 2 x 2 averages. With fewer than five scales (below 176 pixels)
+    this is not the published number: label it with :func:`ms_ssim_scales`.
 
     Args:
         prediction: (b, h, w, c) in [0, 1], h and w of 11 or more.
@@ -213,7 +213,7 @@ def ms_ssim(prediction: Images, target: Images) -> Float[Array, " b"]:
     for scale, weight in enumerate(weights):
         last = scale == scales - 1
         # A huge K1 makes the luminance factor exactly 1, which leaves cs.
-        similarity = dm_pix.ssim(*pair) if last else dm_pix.ssim(*pair, k1=1e6)
+        similarity = jnp.asarray(dm_pix.ssim(*pair) if last else dm_pix.ssim(*pair, k1=1e6))
         product = product * _positive_power(similarity, weight)
         pair = pair if last else [_halve(image) for image in pair]
     return product.reshape(batch, channels).mean(1)

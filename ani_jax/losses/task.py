@@ -26,7 +26,7 @@ def cross_entropy(logits: Logits, labels: Labels) -> Float[Array, " b"]:
         ValueError: the shapes are not (b, k) and (b,).
 
     Example:
-        >>> cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3])).round(4).tolist()
+        >>> [round(value, 4) for value in cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3])).tolist()]
         [1.3863, 1.3863]
     """
     return -_true_class(jax.nn.log_softmax(_checked(logits, labels)), labels)

@@ -1,0 +1,193 @@
+"""Attribute inference: which ink was it? A logistic probe, perceptrons and convolutional networks (METHODS 5.1)."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from ani_jax.attacks.base import Fitted, Observed, OnEvent, View, Whitener, fit_network, flat, in_chunks
+from ani_jax.modules.adversaries import ConvClassifier, MLPClassifier
+from ani_jax.optimize.fit import lbfgs
+from ani_jax.types import Batch, Features, PRNGKey
+
+L2_GRID = (1.0, 1e-1, 1e-2, 1e-3)
+"""Weights of the probe's penalty, from the strongest on; each fit starts from the one before."""
+
+Examples = tuple[Float[Array, "n d"], Int[Array, " n"]]
+"""Flat features and classes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Multinomial logistic regression on standardised, flattened features; finds any linear direction, whatever its sign.
+
+        min over W, b of  mean CE(z W + b, s) + l2 / 2 * |W|^2,   l2 chosen on ``validation``
+
+    Attributes:
+        target: the attribute.
+        classes: K.
+        iterations: of L-BFGS, per penalty.
+        name: of the member.
+    """
+
+    target: str
+    classes: int
+    iterations: int = 30
+    name: str = "probe"
+
+    @property
+    def steps(self) -> int:
+        """0: a convex problem, solved."""
+        return 0
+
+    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None) -> Fitted:
+        """Fits one probe a penalty and keeps the one with the lowest cross-entropy on ``validation``."""
+        del key, on_event
+        z, held = flat(view.whitener(view.sample_z)), flat(view.whitener(view.held_z))
+        data = (z, view.sample.sensitive[self.target])
+        found = logistic_path(data, (held, view.validation.sensitive[self.target]), self.classes, self.iterations)
+        if found is None:
+            return Fitted(None, "no penalty gave finite weights")
+        return Fitted(Linear(*found, view.whitener))
+
+
+def logistic_path(
+    data: Examples, held: Examples, classes: int, iterations: int = 30, grid: tuple[float, ...] = L2_GRID
+) -> tuple[Float[Array, "d k"], Float[Array, " k"]] | None:
+    """Logistic regressions along a grid of penalties; weights and bias of the one with the lowest cross-entropy on ``held``.
+
+    Deterministic. None where no penalty gave a finite cross-entropy.
+
+    Args:
+        data: (n, d) features and (n,) classes to fit.
+        held: the same, to choose the penalty by.
+        classes: K.
+        iterations: of L-BFGS, per penalty.
+        grid: penalties, decreasing.
+
+    Example:
+        >>> x, y = jnp.array([[-1.0], [-2.0], [1.0], [2.0]]), jnp.array([0, 0, 1, 1])
+        >>> weights, bias = logistic_path((x, y), (x, y), 2)
+        >>> (x @ weights + bias[None]).argmax(1).tolist()
+        [0, 0, 1, 1]
+    """
+    lift = _span(data[0]) if data[0].shape[1] > data[0].shape[0] else None
+    if lift is not None:
+        data, held = (data[0] @ lift, data[1]), (held[0] @ lift, held[1])
+    params = (jnp.zeros((data[0].shape[1], classes), data[0].dtype), jnp.zeros(classes, data[0].dtype))
+    best, least = None, float("inf")
+    for l2 in grid:
+        params = lbfgs(params, logistic_objective, (*data, l2), steps=iterations, tolerance=1e-5)
+        value = float(_objective(params, (*held, 0.0)))
+        if value < least:
+            best, least = params, value
+    return best if best is None or lift is None else (lift @ best[0], best[1])
+
+
+def logistic_objective(
+    params: tuple[Array, Array], data: tuple[Float[Array, "n d"], Int[Array, " n"], float | Array]
+) -> Float[Array, ""]:
+    """Mean cross-entropy of a linear classifier plus ``l2 / 2`` times the weights' squared norm."""
+    (weights, bias), (x, labels, l2) = params, data
+    logits = x @ weights + bias[None]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean() + l2 / 2 * jnp.square(weights).sum()
+
+
+_objective = jax.jit(logistic_objective)
+
+
+@jax.jit
+def _span(x: Float[Array, "n d"]) -> Float[Array, "d n"]:
+    """Orthonormal directions that span the rows of x, fewer than its columns; no penalised linear fit leaves that span.
+
+    With x x^T = L L^T they are x^T L^-T. The jitter that float32 needs drops directions of under 1e-4 of the mean variance.
+    """
+    gram = x @ x.T
+    size = gram.shape[0]
+    jitter = 1e-4 * jnp.maximum(jnp.trace(gram) / size, 1e-20)
+    factor = jnp.linalg.cholesky(gram + jitter * jnp.eye(size, dtype=x.dtype))
+    return jax.scipy.linalg.solve_triangular(factor, x, lower=True).T
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """A fitted probe."""
+
+    weights: Float[Array, "d k"]
+    bias: Float[Array, " k"]
+    whitener: Whitener
+
+    def __call__(self, key: PRNGKey, z: Observed) -> Array:
+        """Class scores (n, K)."""
+        del key
+        return in_chunks(self, z)
+
+    def on(self, z: Features) -> Array:
+        """Class scores of summarised features."""
+        return flat(self.whitener(z)) @ self.weights + self.bias[None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    """A network trained with cross-entropy on what the client sends for fresh auxiliary images.
+
+    Convolutions for feature maps (b, h, w, c), a perceptron of four times the width for vectors (b, d).
+
+    Attributes:
+        target: the attribute.
+        classes: K.
+        steps: optimiser steps.
+        width: of the network.
+        batch_size: images a step.
+        learning_rate: Adam's peak rate.
+        seed: another seed is another attacker of the same architecture.
+    """
+
+    target: str
+    classes: int
+    steps: int
+    width: int = 64
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """ "network-SEED"."""
+        return f"network-{self.seed}"
+
+    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None) -> Fitted:
+        """Trains the network."""
+        return fit_network(
+            jax.random.fold_in(key, self.seed),
+            network(view.held_z.ndim, self.classes, self.width),
+            view,
+            loss=CrossEntropy(self.target),
+            selection=CrossEntropy(self.target),
+            steps=self.steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            on_event=on_event,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossEntropy:
+    """Cross-entropy with one attribute of a batch."""
+
+    target: str
+
+    def __call__(self, logits: Array, batch: Batch) -> Float[Array, " b"]:
+        """One value an example."""
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.sensitive[self.target])
+
+
+@functools.lru_cache(maxsize=64)
+def network(rank: int, classes: int, width: int) -> nn.Module:
+    """The classifier for features of this rank; the same object for the same arguments."""
+    return ConvClassifier(classes, width) if rank == 4 else MLPClassifier(classes, 4 * width)

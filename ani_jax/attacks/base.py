@@ -1,0 +1,430 @@
+"""What every attack is made of: how it asks a client, how it sees the answers, and the contract between it and the audit.
+
+An *attack* is a family that competes for one target (the ink, the image); its *members* are single attackers (one architecture,
+one learning rate). The audit fits every member on ``auxiliary``, chooses one on ``validation`` and scores it once on ``test``.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from ani_jax.optimize.fit import adam, fit
+from ani_jax.types import Batch, Features, Images, Knowledge, PRNGKey, Release, Source
+
+CHUNK = 256
+"""Images that go through a client or an attacker at once: one compiled shape, bounded memory."""
+SAMPLE = 2048
+"""Auxiliary images that closed forms and the standardisation are fitted on."""
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+Observed = Float[Array, "k n ..."]
+"""k releases of each of n images."""
+
+
+class Attacker(Protocol):
+    """A fitted attacker: a pytree callable, pure."""
+
+    def __call__(self, key: PRNGKey, z: Observed) -> Array:
+        """Guesses from k releases of n images: class scores (n, K), or images (n, h, w, c) in [0, 1]."""
+        ...
+
+
+class Fitted(NamedTuple):
+    """What fitting a member gave.
+
+    Attributes:
+        attacker: the attacker; after a failure the last one that was finite, None if there never was one.
+        failed: why fitting ended early, None if it did not.
+    """
+
+    attacker: Attacker | None
+    failed: str | None = None
+
+
+class Member(Protocol):
+    """One attacker before it is fitted: static, hashable."""
+
+    @property
+    def name(self) -> str:
+        """What distinguishes it within its attack."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Optimisation steps that it is given, 0 for a closed form."""
+        ...
+
+    def fit(self, key: PRNGKey, view: "View", on_event: OnEvent | None = None) -> Fitted:
+        """Learns from what the threat model grants; sees no other split."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """A family of members that compete for one target.
+
+    Attributes:
+        name: family, e.g. "attribute".
+        target: "image", or the attribute's name.
+        members: who competes, in order; the first of equals is chosen.
+        queries: k, releases of the same image that every member sees.
+    """
+
+    name: str
+    target: str
+    members: tuple[Member, ...]
+    queries: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """``apply`` of a wrapped callable: equal for equal functions, so attacks on them compile once."""
+
+    function: Callable[..., Features]
+    keyed: bool
+
+    def __call__(self, variables: Any, x: Images, key: PRNGKey) -> Features:
+        args, keywords = variables
+        return self.function(*args, x, key, **keywords) if self.keyed else self.function(*args, x, **keywords)
+
+
+def as_release(function: Callable[..., Features] | Release) -> Release:
+    """Wraps ``f(x)`` or ``f(x, key)`` as a :class:`ani_jax.types.Release`.
+
+    The arguments bound in a ``jax.tree_util.Partial`` become the release's traced variables, so that the attackers of two
+    sets of weights share their compiled code; a closure's weights are constants of its own compilation.
+
+    Args:
+        function: a JAX function of images, or of images and a key; a release is returned as it is.
+
+    Returns:
+        The release; stochastic if the function takes a key.
+
+    Raises:
+        ValueError: the function takes another number of arguments.
+
+    Example:
+        >>> release = as_release(lambda x: 2 * x)
+        >>> release(jnp.ones((1, 1, 1, 1)), jax.random.key(0)).item(), release.stochastic
+        (2.0, False)
+    """
+    if isinstance(function, Release):
+        return function
+    if not callable(function):
+        raise ValueError(f"release={function!r}: must be callable, f(x) or f(x, key)")
+    keyed = _takes_key(function)
+    if isinstance(function, jax.tree_util.Partial):
+        return Release((function.args, dict(function.keywords)), _Call(function.func, keyed), stochastic=keyed)
+    return Release(((), {}), _Call(function, keyed), stochastic=keyed)
+
+
+def _takes_key(function: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    if len(required) in (1, 2) and len(positional) >= 1:
+        return len(required) == 2 or (len(positional) > 1 and positional[1].name == "key")
+    raise ValueError(f"release={function!r}: takes {len(required)} arguments; must take images, or images and a key")
+
+
+def query(release: Release, images: Images, key: PRNGKey, queries: int = 1) -> Observed:
+    """Asks a client ``queries`` times about each image, ``CHUNK`` images at a time.
+
+    Args:
+        release: the client.
+        images: (n, h, w, c).
+        key: every call to the client gets a key of its own.
+        queries: k.
+
+    Returns:
+        (k, n, ...) features.
+
+    Raises:
+        ValueError: features whose first axis is not the images', or that are not floating point.
+
+    Example:
+        >>> query(as_release(lambda x: x), jnp.ones((3, 2, 2, 1)), jax.random.key(0), 2).shape
+        (2, 3, 2, 2, 1)
+    """
+    parts = []
+    for index, start in enumerate(range(0, images.shape[0], CHUNK)):
+        part, size = _padded(images[start : start + CHUNK], 0)
+        parts.append(_ask_jitted(release, part, jax.random.fold_in(key, index), queries)[:, :size])
+    return jnp.concatenate(parts, axis=1)
+
+
+def ask(release: Release, images: Images, key: PRNGKey, queries: int = 1) -> Observed:
+    """:func:`query` without chunks, to be called inside compiled code."""
+    z = release(images, key)[None] if queries == 1 else _ask_often(release, images, key, queries)
+    if z.ndim < 3 or z.shape[1] != images.shape[0] or not jnp.issubdtype(z.dtype, jnp.floating):
+        raise ValueError(
+            f"release: gave {z.shape[1:]} of {z.dtype} for {images.shape[0]} images; must be floating point (images, features ...)"
+        )
+    return z
+
+
+def _ask_often(release: Release, images: Images, key: PRNGKey, queries: int) -> Observed:
+    if not release.stochastic:
+        z = release(images, key)
+        return jnp.broadcast_to(z[None], (queries, *z.shape))
+    return jax.lax.map(lambda one: release(images, one), jax.random.split(key, queries))
+
+
+_ask_jitted = jax.jit(ask, static_argnums=3)
+
+
+def summarise(z: Observed) -> Features:
+    """What an attacker with a fixed input sees of k releases: the release itself, or mean and stddev beside each other.
+
+    Example:
+        >>> summarise(jnp.array([[[1.0]], [[3.0]]])).tolist()
+        [[2.0, 1.0]]
+    """
+    return z[0] if z.shape[0] == 1 else jnp.concatenate([z.mean(0), z.std(0)], axis=-1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Whitener:
+    """Standardises features with fixed statistics, so that shifting or rescaling what is sent buys nothing.
+
+    Attributes:
+        mean: of each feature.
+        rate: 1 / stddev of each feature, 0 for a feature that never changes.
+    """
+
+    mean: Array
+    rate: Array
+
+    @classmethod
+    def of(cls, z: Features) -> "Whitener":
+        """Statistics of (n, ...) features.
+
+        Example:
+            >>> Whitener.of(jnp.array([[1.0, 7.0], [3.0, 7.0]]))(jnp.array([[3.0, 7.0]])).tolist()
+            [[1.0, 0.0]]
+        """
+        mean, stddev = z.mean(0), z.std(0)
+        # A constant is not exactly constant after rounding: below a millionth of its size nothing is left of a signal.
+        alive = stddev > 1e-6 * jnp.abs(mean)
+        return cls(mean, jnp.where(alive, 1 / jnp.where(alive, stddev, 1), 0))
+
+    def __call__(self, z: Features) -> Features:
+        """Standardised features."""
+        return (z - self.mean[None]) * self.rate[None]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class View:
+    """All that an attacker has: what the threat model grants, its own images, and what the client answered for some of them.
+
+    Members of every attack share one view of a client, so the client is asked once for what does not change.
+
+    Attributes:
+        knowledge: the client (and the provider's network, where granted).
+        auxiliary: images to learn from, drawn anew at will.
+        validation: images to select by.
+        sample: fixed auxiliary images, for closed forms.
+        sample_z: summarised features of ``sample``, not standardised.
+        held_z: summarised features of ``validation``, not standardised.
+        whitener: standardisation learnt on ``sample_z``.
+        queries: k (static).
+    """
+
+    knowledge: Knowledge
+    auxiliary: Source
+    validation: Batch
+    sample: Batch
+    sample_z: Features
+    held_z: Features
+    whitener: Whitener
+    queries: int = dataclasses.field(metadata={"static": True})
+
+    @property
+    def release(self) -> Release:
+        """The client.
+
+        Raises:
+            ValueError: the threat model does not grant it.
+        """
+        return _granted(self.knowledge)
+
+
+def prepare(
+    key: PRNGKey, knowledge: Knowledge, auxiliary: Source, validation: Batch, *, count: int = SAMPLE, queries: int = 1
+) -> View:
+    """Asks the client about ``count`` auxiliary images and the validation images.
+
+    Args:
+        key: of the drawing and of the client's noise.
+        knowledge: must grant the release.
+        auxiliary: the attacker's images.
+        validation: held-out images.
+        count: size of the fixed sample.
+        queries: k.
+
+    Raises:
+        ValueError: the threat model does not grant the release.
+
+    Example:
+        >>> from ani_jax.types import fixed
+        >>> batch = Batch(jnp.ones((3, 2, 2, 1)), jnp.arange(3), {})
+        >>> prepare(jax.random.key(0), Knowledge(as_release(lambda x: x)), Source(batch, fixed), batch, count=5).sample_z.shape
+        (5, 2, 2, 1)
+    """
+    draw_key, sample_key, held_key = jax.random.split(key, 3)
+    release = _granted(knowledge)
+    sample = _draw(auxiliary, draw_key, count)
+    sample_z = summarise(query(release, sample.image, sample_key, queries))
+    held_z = summarise(query(release, validation.image, held_key, queries))
+    return View(knowledge, auxiliary, validation, sample, sample_z, held_z, Whitener.of(sample_z), queries)
+
+
+def _granted(knowledge: Knowledge) -> Release:
+    if knowledge.release is None:
+        raise ValueError("knowledge.release is None: this attack needs to query the client")
+    return knowledge.release
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _draw(source: Source, key: PRNGKey, count: int) -> Batch:
+    return source.draw(key, count)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A fitted attacker that is a network on standardised features.
+
+    Attributes:
+        params: of the network.
+        whitener: of its input.
+        module: the network (static).
+    """
+
+    params: Any
+    whitener: Whitener
+    module: nn.Module = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, key: PRNGKey, z: Observed) -> Array:
+        """Runs the network ``CHUNK`` images at a time."""
+        del key
+        return in_chunks(self, z)
+
+    def on(self, z: Features) -> Array:
+        """Runs the network on summarised features."""
+        return self.module.apply({"params": self.params}, self.whitener(z), train=False)  # type: ignore[return-value]
+
+
+def in_chunks(attacker: Any, z: Observed) -> Array:
+    """Applies ``attacker.on(summarised z)`` to ``CHUNK`` images at a time, in one compiled shape."""
+    parts = []
+    for start in range(0, z.shape[1], CHUNK):
+        part, size = _padded(z[:, start : start + CHUNK], 1)
+        parts.append(_on(attacker, part)[:size])
+    return jnp.concatenate(parts)
+
+
+@jax.jit
+def _on(attacker: Any, z: Observed) -> Array:
+    return attacker.on(summarise(z))
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Loss of a network attacker: draws images and the client's noise anew at each step.
+
+    Attributes:
+        module: the network.
+        loss: ``(output, batch) -> (b,)``; static.
+        batch_size: images a step.
+    """
+
+    module: nn.Module
+    loss: Callable[[Array, Batch], Float[Array, " b"]]
+    batch_size: int
+
+    def __call__(self, params: Any, view: View, key: PRNGKey) -> Float[Array, ""]:
+        """Mean loss of one fresh batch."""
+        draw_key, noise_key = jax.random.split(key)
+        batch = view.auxiliary.draw(draw_key, self.batch_size)
+        z = jax.lax.stop_gradient(summarise(ask(view.release, batch.image, noise_key, view.queries)))
+        return self.loss(self.module.apply({"params": params}, view.whitener(z), train=True), batch).mean()  # type: ignore[arg-type]
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Loss of a network attacker on ``validation``, to keep its best parameters by."""
+
+    module: nn.Module
+    loss: Callable[[Array, Batch], Float[Array, " b"]]
+
+    def __call__(self, params: Any, view: View) -> Float[Array, ""]:
+        """Mean loss."""
+        output = self.module.apply({"params": params}, view.whitener(view.held_z), train=False)
+        return self.loss(output, view.validation).mean()  # type: ignore[arg-type]
+
+
+def fit_network(
+    key: PRNGKey,
+    module: nn.Module,
+    view: View,
+    *,
+    loss: Callable[[Array, Batch], Float[Array, " b"]],
+    selection: Callable[[Array, Batch], Float[Array, " b"]],
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    on_event: OnEvent | None = None,
+) -> Fitted:
+    """Trains one network on what the client sends for fresh auxiliary images; keeps the parameters best on ``validation``.
+
+    Args:
+        key: of everything random.
+        module: ``(z, train) -> output``, without batch statistics.
+        view: of the client.
+        loss: static, ``(output, batch) -> (b,)``.
+        selection: likewise, for ``validation``.
+        steps: optimiser steps (Adam, warm-up and cosine decay, gradients clipped to norm 1).
+        batch_size: images a step.
+        learning_rate: peak.
+        on_event: see ``optimize.fit``.
+    """
+    init_key, fit_key = jax.random.split(key)
+    found = fit(
+        fit_key,
+        _init(module, init_key, view.held_z[:1]),
+        Objective(module, loss, batch_size),
+        view,
+        steps=steps,
+        optimizer=adam(learning_rate, steps, 1.0),
+        evaluate=Selection(module, selection),
+        every=max(1, min(50, -(-steps // 5))),
+        on_event=on_event,
+    )
+    return Fitted(Network(found.params, view.whitener, module), found.failed)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(module: nn.Module, key: PRNGKey, z: Features) -> Any:
+    return module.init(key, z, train=False)["params"]
+
+
+def _padded(x: Array, axis: int) -> tuple[Array, int]:
+    """Repeats the last entries of ``axis`` up to ``CHUNK`` of them; returns the original count too."""
+    size = x.shape[axis]
+    index = jnp.minimum(jnp.arange(CHUNK), size - 1)
+    return (x if size == CHUNK else jnp.take(x, index, axis=axis)), size
+
+
+def flat(z: Features) -> Float[Array, "n d"]:
+    """Features as vectors."""
+    return z.reshape(z.shape[0], -1)

@@ -1,0 +1,159 @@
+"""What a defender plays against its co-trained adversaries (METHODS 2.2).
+
+Sign convention: these are the L_attr and L_rec that the defender MAXIMISES,
+
+    L_defender = (1 - a_r - a_s) * CE(task) - a_r * min(L_rec, tau) - a_s * L_attr
+
+while the adversaries always minimise their own plain losses: cross-entropy, and the unhinged reconstruction loss. An
+adversary that was trained on an entropy objective would never see the attribute.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ani_jax.losses.checks import floating, require, require_rank
+from ani_jax.losses.task import cross_entropy
+from ani_jax.types import Features, Labels, Logits
+
+
+def neg_ce(logits: Logits, labels: Labels) -> Float[Array, " b"]:
+    """L_attr = CE(A(z), s), for the defender to maximise; the objective carries the minus sign.
+
+    Its optimum can be an adversary that is confidently *wrong*, which gives the attribute away: prefer
+    :func:`max_entropy`.
+
+    Args:
+        logits: (b, k), the adversary's.
+        labels: (b,), the sensitive attribute.
+
+    Returns:
+        (b,), nats, 0 or more, without upper limit.
+
+    Raises:
+        ValueError: the shapes are not (b, k) and (b,).
+
+    Example:
+        >>> round(neg_ce(jnp.zeros((1, 2)), jnp.array([1])).item(), 4)
+        0.6931
+    """
+    return cross_entropy(logits, labels)
+
+
+def max_entropy(logits: Logits) -> Float[Array, " b"]:
+    """L_attr = H(softmax A(z)), for the defender to maximise: the adversary should know nothing, not the opposite.
+
+    Args:
+        logits: (b, k), the adversary's.
+
+    Returns:
+        (b,), nats, from 0 to log k.
+
+    Raises:
+        ValueError: ``logits`` is not of rank 2.
+
+    Example:
+        >>> round(max_entropy(jnp.zeros((1, 4))).item(), 4)
+        1.3863
+    """
+    log_p = _log_softmax(logits)
+    return -_expectation(log_p, log_p)
+
+
+def kl_to_prior(logits: Logits, prior: Float[Array, " k"]) -> Float[Array, " b"]:
+    """L_attr = -KL(softmax A(z) || p(s)), for the defender to maximise: it should say what it would without z.
+
+    Equals :func:`max_entropy` minus log k for a uniform prior, and suits unequal classes better.
+
+    Args:
+        logits: (b, k), the adversary's.
+        prior: (k,), p(s) over the training data; positive, used as given.
+
+    Returns:
+        (b,), nats, 0 or less; minus infinity where the prior of a class that has probability is 0.
+
+    Raises:
+        ValueError: ``logits`` is not of rank 2 or ``prior`` is not (k,).
+
+    Example:
+        >>> abs(round(kl_to_prior(jnp.log(jnp.array([[0.9, 0.1]])), jnp.array([0.9, 0.1])).item(), 5))
+        0.0
+    """
+    log_p, prior = _log_softmax(logits), floating(prior)
+    require(prior.shape == log_p.shape[1:], "prior's shape", prior.shape, f"({log_p.shape[1]},)")
+    return -_expectation(log_p, log_p - jnp.log(prior)[None])
+
+
+def hinged(loss: Float[Array, "..."], ceiling: float | Float[Array, ""]) -> Float[Array, "..."]:
+    """min(loss, ceiling): stops pushing once an adversary is as bad as it need be.
+
+    An unbounded -L_rec diverges: a defender can always make a reconstruction worse. Only the defender's update is
+    hinged.
+
+    Args:
+        loss: per example or a scalar; which of the two is averaged first is the caller's choice, and they differ.
+        ceiling: tau, in the loss's units; by default of the defence the class-mean floor (METHODS 6).
+
+    Returns:
+        The loss's shape; gradient 0 at and above the ceiling.
+
+    Example:
+        >>> hinged(jnp.array([0.25, 0.75]), 0.5).tolist()
+        [0.25, 0.5]
+    """
+    loss = floating(loss)
+    ceiling = jnp.asarray(ceiling, loss.dtype)
+    require(ceiling.ndim == 0, "ceiling's shape", ceiling.shape, "a scalar's, ()")
+    return jnp.where(loss < ceiling, loss, ceiling)
+
+
+def reverse_gradient(x: Features, scale: float | Float[Array, ""] = 1.0) -> Features:
+    """Identity forward, gradient times -scale backward (Ganin & Lempitsky 2015).
+
+    One backward pass then trains adversary and encoder at once. At the same adversary parameters the encoder gets the
+    alternating gradient for :func:`neg_ce` and an unhinged reconstruction loss; for the entropy objectives and the
+    hinge it does not.
+
+    Args:
+        x: any shape.
+        scale: factor, 0 or more; may be traced, gets no gradient.
+
+    Returns:
+        ``x``.
+
+    Example:
+        >>> jax.grad(lambda x: reverse_gradient(x, 0.5) ** 2)(3.0).item()
+        -3.0
+    """
+    return _reverse(jnp.asarray(x), jnp.asarray(scale, jnp.result_type(float)))
+
+
+@jax.custom_vjp
+def _reverse(x: Array, scale: Array) -> Array:
+    del scale
+    return x
+
+
+def _reverse_forward(x: Array, scale: Array) -> tuple[Array, Array]:
+    return x, scale
+
+
+def _reverse_backward(scale: Array, cotangent: Array) -> tuple[Any, Any]:
+    return (-scale * cotangent).astype(cotangent.dtype), jnp.zeros_like(scale)
+
+
+_reverse.defvjp(_reverse_forward, _reverse_backward)
+
+
+def _log_softmax(logits: Logits) -> Logits:
+    logits = floating(logits)
+    require_rank(logits, "logits", 2)
+    return jax.nn.log_softmax(logits)
+
+
+def _expectation(log_p: Logits, values: Logits) -> Float[Array, " b"]:
+    p = jnp.exp(log_p)
+    # 0 * log 0 is 0: a class whose probability underflows must not bring an infinite logit with it.
+    return jnp.where(p > 0, p * jnp.where(p > 0, values, 0), 0).sum(1)

@@ -1,1 +1,1 @@
-""""""
+"""Attackers, trained after the defence on what the client sends."""

@@ -23,7 +23,7 @@ Examples = tuple[Float[Array, "n d"], Int[Array, " n"]]
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """Multinomial logistic regression on standardised, flattened features; finds any linear direction, whatever its sign.
+    """Multinomial logistic regression on standardised, flat features: any linear direction, whatever its sign.
 
         min over W, b of  mean CE(z W + b, s) + l2 / 2 * |W|^2,   l2 chosen on ``validation``
 
@@ -58,9 +58,9 @@ class Probe:
 def logistic_path(
     data: Examples, held: Examples, classes: int, iterations: int = 30, grid: tuple[float, ...] = L2_GRID
 ) -> tuple[Float[Array, "d k"], Float[Array, " k"]] | None:
-    """Logistic regressions along a grid of penalties; weights and bias of the one with the lowest cross-entropy on ``held``.
+    """Logistic regressions along a grid of penalties; the one with the lowest cross-entropy on ``held``.
 
-    Deterministic. None where no penalty gave a finite cross-entropy.
+    Deterministic. Returns weights and bias, None where no penalty gave a finite cross-entropy.
 
     Args:
         data: (n, d) features and (n,) classes to fit.
@@ -104,7 +104,8 @@ _objective = jax.jit(logistic_objective)
 def _span(x: Float[Array, "n d"]) -> Float[Array, "d n"]:
     """Orthonormal directions that span the rows of x, fewer than its columns; no penalised linear fit leaves that span.
 
-    With x x^T = L L^T they are x^T L^-T. The jitter that float32 needs drops directions of under 1e-4 of the mean variance.
+    With x x^T = L L^T they are x^T L^-T. The jitter that float32 needs drops directions of under 1e-4 of the mean
+    variance.
     """
     gram = x @ x.T
     size = gram.shape[0]
@@ -158,7 +159,7 @@ class Net:
 
     @property
     def name(self) -> str:
-        """ "network-SEED"."""
+        """Architecture and seed."""
         return f"network-{self.seed}"
 
     def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None) -> Fitted:

@@ -1,7 +1,8 @@
-"""What every attack is made of: how it asks a client, how it sees the answers, and the contract between it and the audit.
+"""What every attack is made of: asking a client, standardising its answers, the contract with the audit.
 
-An *attack* is a family that competes for one target (the ink, the image); its *members* are single attackers (one architecture,
-one learning rate). The audit fits every member on ``auxiliary``, chooses one on ``validation`` and scores it once on ``test``.
+An *attack* is a family that competes for one target (the ink, the image); its *members* are single attackers (one
+architecture, one learning rate). The audit fits every member on ``auxiliary``, chooses one on ``validation`` and
+scores it once on ``test``.
 """
 
 import dataclasses
@@ -98,8 +99,8 @@ class _Call:
 def as_release(function: Callable[..., Features] | Release) -> Release:
     """Wraps ``f(x)`` or ``f(x, key)`` as a :class:`ani_jax.types.Release`.
 
-    The arguments bound in a ``jax.tree_util.Partial`` become the release's traced variables, so that the attackers of two
-    sets of weights share their compiled code; a closure's weights are constants of its own compilation.
+    The arguments bound in a ``jax.tree_util.Partial`` become the release's traced variables, so that the attackers of
+    two sets of weights share their compiled code; a closure's weights are constants of its own compilation.
 
     Args:
         function: a JAX function of images, or of images and a key; a release is returned as it is.
@@ -165,7 +166,7 @@ def ask(release: Release, images: Images, key: PRNGKey, queries: int = 1) -> Obs
     z = release(images, key)[None] if queries == 1 else _ask_often(release, images, key, queries)
     if z.ndim < 3 or z.shape[1] != images.shape[0] or not jnp.issubdtype(z.dtype, jnp.floating):
         raise ValueError(
-            f"release: gave {z.shape[1:]} of {z.dtype} for {images.shape[0]} images; must be floating point (images, features ...)"
+            f"release: gave {z.shape[1:]} of {z.dtype} for {images.shape[0]} images; must be floating point, a row an image"
         )
     return z
 
@@ -224,7 +225,7 @@ class Whitener:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class View:
-    """All that an attacker has: what the threat model grants, its own images, and what the client answered for some of them.
+    """All that an attacker has: its grant, its own images, and what the client answered for some of them.
 
     Members of every attack share one view of a client, so the client is asked once for what does not change.
 
@@ -234,7 +235,7 @@ class View:
         validation: images to select by.
         sample: fixed auxiliary images, for closed forms.
         sample_z: summarised features of ``sample``, not standardised.
-        held_z: summarised features of ``validation``, not standardised.
+        held: k releases of the validation images.
         whitener: standardisation learnt on ``sample_z``.
         queries: k (static).
     """
@@ -244,9 +245,14 @@ class View:
     validation: Batch
     sample: Batch
     sample_z: Features
-    held_z: Features
+    held: Observed
     whitener: Whitener
     queries: int = dataclasses.field(metadata={"static": True})
+
+    @property
+    def held_z(self) -> Features:
+        """Summarised features of ``validation``, not standardised."""
+        return summarise(self.held)
 
     @property
     def release(self) -> Release:
@@ -277,15 +283,16 @@ def prepare(
     Example:
         >>> from ani_jax.types import fixed
         >>> batch = Batch(jnp.ones((3, 2, 2, 1)), jnp.arange(3), {})
-        >>> prepare(jax.random.key(0), Knowledge(as_release(lambda x: x)), Source(batch, fixed), batch, count=5).sample_z.shape
+        >>> knowledge = Knowledge(as_release(lambda x: x))
+        >>> prepare(jax.random.key(0), knowledge, Source(batch, fixed), batch, count=5).sample_z.shape
         (5, 2, 2, 1)
     """
     draw_key, sample_key, held_key = jax.random.split(key, 3)
     release = _granted(knowledge)
     sample = _draw(auxiliary, draw_key, count)
     sample_z = summarise(query(release, sample.image, sample_key, queries))
-    held_z = summarise(query(release, validation.image, held_key, queries))
-    return View(knowledge, auxiliary, validation, sample, sample_z, held_z, Whitener.of(sample_z), queries)
+    held = query(release, validation.image, held_key, queries)
+    return View(knowledge, auxiliary, validation, sample, sample_z, held, Whitener.of(sample_z), queries)
 
 
 def _granted(knowledge: Knowledge) -> Release:
@@ -302,16 +309,18 @@ def _draw(source: Source, key: PRNGKey, count: int) -> Batch:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A fitted attacker that is a network on standardised features.
+    """A fitted attacker that is a network on standardised features, alone or on top of a fitted base.
 
     Attributes:
         params: of the network.
         whitener: of its input.
-        module: the network (static).
+        base: a simpler attacker whose guess in [0, 1] the network corrects by up to 1 either way; None for none.
+        module: the network (static), with outputs in (0, 1) where there is a base.
     """
 
     params: Any
     whitener: Whitener
+    base: Any
     module: nn.Module = dataclasses.field(metadata={"static": True})
 
     def __call__(self, key: PRNGKey, z: Observed) -> Array:
@@ -319,9 +328,14 @@ class Network:
         del key
         return in_chunks(self, z)
 
-    def on(self, z: Features) -> Array:
+    def on(self, z: Features, *, train: bool = False) -> Array:
         """Runs the network on summarised features."""
-        return self.module.apply({"params": self.params}, self.whitener(z), train=False)  # type: ignore[return-value]
+        output = self.module.apply({"params": self.params}, readable(self.whitener(z)), train=train)
+        if self.base is None:
+            return output  # type: ignore[return-value]
+        corrected = self.base.on(z) + 2 * output - 1
+        # A clip would stop the gradient where the correction overshoots, so it is left to the finished attacker.
+        return corrected if train else corrected.clip(0, 1)
 
 
 def in_chunks(attacker: Any, z: Observed) -> Array:
@@ -352,12 +366,13 @@ class Objective:
     loss: Callable[[Array, Batch], Float[Array, " b"]]
     batch_size: int
 
-    def __call__(self, params: Any, view: View, key: PRNGKey) -> Float[Array, ""]:
-        """Mean loss of one fresh batch."""
+    def __call__(self, params: Any, data: tuple[View, Any], key: PRNGKey) -> Float[Array, ""]:
+        """Mean loss of one fresh batch; ``data`` is the view and the base."""
+        view, base = data
         draw_key, noise_key = jax.random.split(key)
         batch = view.auxiliary.draw(draw_key, self.batch_size)
         z = jax.lax.stop_gradient(summarise(ask(view.release, batch.image, noise_key, view.queries)))
-        return self.loss(self.module.apply({"params": params}, view.whitener(z), train=True), batch).mean()  # type: ignore[arg-type]
+        return self.loss(Network(params, view.whitener, base, self.module).on(z, train=True), batch).mean()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -367,10 +382,10 @@ class Selection:
     module: nn.Module
     loss: Callable[[Array, Batch], Float[Array, " b"]]
 
-    def __call__(self, params: Any, view: View) -> Float[Array, ""]:
+    def __call__(self, params: Any, data: tuple[View, Any]) -> Float[Array, ""]:
         """Mean loss."""
-        output = self.module.apply({"params": params}, view.whitener(view.held_z), train=False)
-        return self.loss(output, view.validation).mean()  # type: ignore[arg-type]
+        view, base = data
+        return self.loss(Network(params, view.whitener, base, self.module).on(view.held_z), view.validation).mean()
 
 
 def fit_network(
@@ -383,9 +398,10 @@ def fit_network(
     steps: int,
     batch_size: int,
     learning_rate: float,
+    base: Any = None,
     on_event: OnEvent | None = None,
 ) -> Fitted:
-    """Trains one network on what the client sends for fresh auxiliary images; keeps the parameters best on ``validation``.
+    """Trains one network on what the client sends; keeps the parameters that are best on ``validation``.
 
     Args:
         key: of everything random.
@@ -396,21 +412,28 @@ def fit_network(
         steps: optimiser steps (Adam, warm-up and cosine decay, gradients clipped to norm 1).
         batch_size: images a step.
         learning_rate: peak.
+        base: a fitted attacker to correct, see :class:`Network`; the correction starts at 0 where the module's last layer is
+            called "pixels".
         on_event: see ``optimize.fit``.
     """
     init_key, fit_key = jax.random.split(key)
+    params = _init(module, init_key, readable(view.held_z[:1]))
     found = fit(
         fit_key,
-        _init(module, init_key, view.held_z[:1]),
+        params if base is None else jax.tree_util.tree_map_with_path(_without_pixels, params),
         Objective(module, loss, batch_size),
-        view,
+        (view, base),
         steps=steps,
         optimizer=adam(learning_rate, steps, 1.0),
         evaluate=Selection(module, selection),
         every=max(1, min(50, -(-steps // 5))),
         on_event=on_event,
     )
-    return Fitted(Network(found.params, view.whitener, module), found.failed)
+    return Fitted(Network(found.params, view.whitener, base, module), found.failed)
+
+
+def _without_pixels(path: Any, leaf: Array) -> Array:
+    return jnp.zeros_like(leaf) if "pixels" in jax.tree_util.keystr(path) else leaf
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -428,3 +451,8 @@ def _padded(x: Array, axis: int) -> tuple[Array, int]:
 def flat(z: Features) -> Float[Array, "n d"]:
     """Features as vectors."""
     return z.reshape(z.shape[0], -1)
+
+
+def readable(z: Features) -> Features:
+    """Features as networks take them: maps (n, h, w, c) as they are, anything else as vectors."""
+    return z if z.ndim == 4 else flat(z)

@@ -64,6 +64,9 @@ class Phase:
 class Optimizer:
     """Adam, or AMSGrad, with L2 regularisation in the gradient (as PyTorch's ``weight_decay``) and optional cosine decay.
 
+    optax keeps the maximum of the bias-corrected second moments, PyTorch that of the raw ones; so the two AMSGrads differ in
+    their first steps.
+
     Attributes:
         learning_rate: initial step size, > 0.
         b1: decay of the first moment.
@@ -181,6 +184,10 @@ class Defense:
     def init_weights(self) -> dict[str, Array]:
         """The loss weights as arrays, for ``state.weights``."""
         return {name: jnp.float32(value) for name, value in self.weights().items()}
+
+    def init_extra(self) -> dict[str, Array]:
+        """Arrays that a phase's ``prepare`` fills, at their initial values: a saved state has one layout in every phase."""
+        return {}
 
     def active_terms(self) -> tuple[str, ...]:
         """"task" and every term whose weight is not 0: 0 * NaN is NaN, so a term that is off must not be computed."""

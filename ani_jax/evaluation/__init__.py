@@ -1,1 +1,1 @@
-""""""
+"""Measurement: metrics, references, cost and the audit."""

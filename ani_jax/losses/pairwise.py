@@ -59,7 +59,7 @@ def prepare(
 
 
 def _shifted(x: Float[Array, "b d"], mask: Vector, rescale: bool) -> Float[Array, "b d"]:
-    first = jax.lax.stop_gradient(x[jnp.argmax(mask)])
+    first = jax.lax.stop_gradient(x[jnp.argmax(mask)])[None]
     x = jnp.where(mask[:, None] > 0, x - first, 0)
     if not rescale:
         return x
@@ -101,18 +101,20 @@ def _forward(x: Float[Array, "b d"]) -> tuple[Matrix, tuple[Array, Array]]:
     cancelled = (other & (gram < 1e4 * jnp.finfo(x.dtype).eps * sums)).any()
     distances = jax.lax.cond(
         cancelled,
-        lambda: jax.lax.map(lambda row: jnp.square(row[None] - centred).sum(1), centred),
+        lambda: jax.lax.map(lambda row: jnp.square(row[None] - x).sum(1), x),
         lambda: jnp.where(other, gram, 0),
     )
-    return distances, (centred, cancelled)
+    return distances, (x, cancelled)
 
 
 def _backward(residuals: tuple[Array, Array], cotangent: Matrix) -> tuple[Float[Array, "b d"]]:
-    centred, cancelled = residuals
-    weights = 2 * (cotangent + cotangent.T)
+    x, cancelled = residuals
+    centred = x - x.mean(0)[None]
+    # A point moves with itself; in the Gram form that cancels to rounding, times a slope that an epsilon makes huge.
+    weights = jnp.where(jnp.eye(x.shape[0], dtype=bool), 0, 2 * (cotangent + cotangent.T))
     gradient = jax.lax.cond(
         cancelled,
-        lambda: jax.lax.map(lambda at: _matmul(at[0], at[1][None] - centred), (weights, centred)),
+        lambda: jax.lax.map(lambda at: _matmul(at[0], at[1][None] - x), (weights, x)),
         lambda: weights.sum(1)[:, None] * centred - _matmul(weights, centred),
     )
     return (gradient,)

@@ -1,10 +1,10 @@
 """Networks that try to undo a client: image decoders and attribute classifiers, trained with a defence or after it.
 
-None keeps batch statistics (group and layer normalisation), so an adversary's answer about one example never depends on its companions and its
-parameters are all of its state. Each takes features ``(b, h, w, c)`` or ``(b, d)``.
+None keeps batch statistics (group and layer normalisation), so an adversary's answer about one example never depends on
+its companions and its parameters are all of its state. Each takes features ``(b, h, w, c)`` or ``(b, d)``.
 
-Upsampling is a 3x3 convolution to four times the channels followed by `depth_to_space`: exactly a transposed convolution of stride 2
-with a 6x6 kernel, without multiplying by the zeros that dilation inserts.
+Upsampling is a 3x3 convolution to four times the channels followed by `depth_to_space`: exactly a transposed convolution
+of stride 2 with a 6x6 kernel, without multiplying by the zeros that dilation inserts.
 """
 
 import math
@@ -19,7 +19,7 @@ from ani_jax.types import Features, Images, Logits
 
 
 def depth_to_space(x: Float[Array, "b h w c"], factor: int = 2) -> Float[Array, "b p q f"]:
-    """Unfolds channels into ``factor x factor`` pixels: ``(b, h, w, f * factor**2)`` to ``(b, h * factor, w * factor, f)``.
+    """Unfolds channels into pixels: ``(b, h, w, f * factor**2)`` to ``(b, h * factor, w * factor, f)``.
 
     Raises:
         ValueError: channels that ``factor ** 2`` does not divide.
@@ -75,11 +75,11 @@ def _doublings(z: Array, height: int, width: int) -> int | None:
 
 
 class Grid(nn.Module):
-    """Brings any features to a grid from which doublings reach the image, at most a quarter of its sides where they allow it.
+    """Brings any features to a grid from which doublings reach the image.
 
-    A grid finer than that is folded (`space_to_depth`, nothing lost; a convolution there costs up to 16 times less); a coarser one
-    that the image is a power of two of is kept; anything else is flattened and mapped by a dense layer to a grid of sides 4 to 7, where the image's
-    sides allow it.
+    A grid finer than a quarter of the image's sides is folded to that where its sides allow it (`space_to_depth`: nothing
+    is lost, and a convolution there costs up to 16 times less); a coarser one that the image is a power of two of is kept;
+    anything else is flattened and mapped by a dense layer to a grid of sides 4 to 7, where the image's sides allow it.
 
     Args:
         image_shape: ``(height, width, channels)`` of the image to reach.
@@ -89,7 +89,7 @@ class Grid(nn.Module):
         ``(b, height / 2**n, width / 2**n, c)``.
 
     Raises:
-        ValueError: features that are neither ``(b, h, w, c)`` nor ``(b, d)``, or an image shape that is not of three positive sizes.
+        ValueError: features that are neither ``(b, h, w, c)`` nor ``(b, d)``, or a bad image shape.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -153,7 +153,7 @@ class MirrorDecoder(nn.Module):
     Example:
         >>> import jax, jax.numpy as jnp
         >>> decoder, z = MirrorDecoder((16, 16, 3), width=8), jnp.ones((2, 4, 4, 12))
-        >>> decoder.apply(decoder.init(jax.random.key(0), z), z).shape
+        >>> jax.eval_shape(decoder.init_with_output, jax.random.key(0), z)[0].shape
         (2, 16, 16, 3)
     """
 
@@ -188,7 +188,7 @@ class ResidualDecoder(nn.Module):
     Example:
         >>> import jax, jax.numpy as jnp
         >>> decoder, z = ResidualDecoder((16, 16, 1), width=8, blocks=2), jnp.ones((2, 30))
-        >>> decoder.apply(decoder.init(jax.random.key(0), z), z).shape
+        >>> jax.eval_shape(decoder.init_with_output, jax.random.key(0), z)[0].shape
         (2, 16, 16, 1)
     """
 
@@ -210,8 +210,8 @@ class ResidualDecoder(nn.Module):
 class ConvClassifier(nn.Module):
     """Convolution blocks and a small perceptron: a class from features.
 
-    Blocks of conv3x3, group normalisation, ReLU of ``width`` and then ``2 * width`` channels, pooled by 2 where both sides are even and
-    above 2: two of them, up to four while a side is above 4. Flat features go straight to the perceptron.
+    Blocks of conv3x3, group normalisation, ReLU of ``width`` and then ``2 * width`` channels, pooled by 2 where both sides
+    are even and above 2: two of them, up to four while a side is above 4. Flat features go straight to the perceptron.
 
     Args:
         classes: K.
@@ -226,7 +226,7 @@ class ConvClassifier(nn.Module):
     Example:
         >>> import jax, jax.numpy as jnp
         >>> module, z = ConvClassifier(4, width=8), jnp.ones((2, 8, 8, 12))
-        >>> module.apply(module.init(jax.random.key(0), z), z).shape
+        >>> jax.eval_shape(module.init_with_output, jax.random.key(0), z)[0].shape
         (2, 4)
     """
 
@@ -265,7 +265,7 @@ class MLPClassifier(nn.Module):
     Example:
         >>> import jax, jax.numpy as jnp
         >>> module, z = MLPClassifier(4, width=8), jnp.ones((2, 12))
-        >>> module.apply(module.init(jax.random.key(0), z), z).shape
+        >>> jax.eval_shape(module.init_with_output, jax.random.key(0), z)[0].shape
         (2, 4)
     """
 

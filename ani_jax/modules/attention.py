@@ -42,7 +42,7 @@ class SqueezeExcite(nn.Module):
     Example:
         >>> import jax, jax.numpy as jnp
         >>> x = jnp.ones((1, 4, 4, 64))
-        >>> variables = SqueezeExcite(32).init(jax.random.key(0), x)
+        >>> variables = jax.eval_shape(SqueezeExcite(32).init, jax.random.key(0), x)
         >>> sum(leaf.size for leaf in jax.tree.leaves(variables))
         256
     """
@@ -79,7 +79,7 @@ class CBAM(nn.Module):
     Example:
         >>> import jax, jax.numpy as jnp
         >>> x = jnp.ones((1, 4, 4, 12))
-        >>> variables = CBAM(6).init(jax.random.key(0), x)
+        >>> variables = jax.eval_shape(CBAM(6).init, jax.random.key(0), x)
         >>> sum(leaf.size for leaf in jax.tree.leaves(variables))
         146
     """
@@ -104,9 +104,9 @@ class CBAM(nn.Module):
 class TripletAttention(nn.Module):
     """Triplet attention (Misra et al. 2021): the mean of three gated copies, one for each pair of dimensions.
 
-    For each axis a of (height, width, channels): ``gate_a = sigmoid(BN(conv(concat(max_a(x), mean_a(x)))))`` over the other two,
-    and ``y = mean_a(x * gate_a)``. The paper permutes the tensor so that a 2-D convolution sees the pair; pooling over the axis itself gives
-    the same without the permutation.
+    For each axis a of (height, width, channels): ``gate_a = sigmoid(BN(conv(concat(max_a(x), mean_a(x)))))`` over the other
+    two, and ``y = mean_a(x * gate_a)``. The paper permutes the tensor so that a 2-D convolution sees the pair; pooling over
+    the axis itself gives the same without the permutation.
 
     Args:
         kernel_size: side of the convolutions, odd.
@@ -119,9 +119,10 @@ class TripletAttention(nn.Module):
         ValueError: an even kernel or an input that is not four-dimensional.
 
     Example:
-        >>> import jax, jax.numpy as jnp
+        >>> import functools, jax, jax.numpy as jnp
         >>> x = jnp.ones((1, 4, 4, 5))
-        >>> variables = TripletAttention().init(jax.random.key(0), x, train=False)
+        >>> init = functools.partial(TripletAttention().init, train=False)
+        >>> variables = jax.eval_shape(init, jax.random.key(0), x)
         >>> sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
         300
     """
@@ -146,7 +147,7 @@ class TripletAttention(nn.Module):
 def batch_norm(train: bool, axis_name: str | None = None, name: str | None = None) -> nn.BatchNorm:
     """The house's batch normalisation: batch statistics when ``train``, else running ones with momentum 0.9.
 
-    ``axis_name`` must be known at construction: given to the training step alone, linen's gradients across devices are wrong.
+    ``axis_name`` must be known at construction: given to the training step alone, gradients across devices are wrong.
 
     Example:
         >>> batch_norm(True).use_running_average

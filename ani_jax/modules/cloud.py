@@ -10,12 +10,12 @@ from ani_jax.types import Logits
 
 
 class CnnCloud(nn.Module):
-    """The cnn after the split: optional channel expansion, the remaining blocks, a linear classifier on the flattened features.
+    """The cnn after the split: optional channel expansion, the remaining blocks, a linear classifier on the flat features.
 
-    The expansion is METHODS 2.3's cloud "upsampling" [code], at constant resolution: conv3x3 c->C, conv3x3 C->C, BN, ReLU, triplet
-    attention. The backbone behind it is ours, not the paper's, and the same for the plain and the funnel client, so that a
-    comparison is of clients: the blocks of `CNN_BLOCKS` that the edge left (conv3x3, BN, maxpool, ReLU). A block pools only where both
-    sides are even, so 7x7 features work.
+    The expansion is METHODS 2.3's cloud "upsampling" [code], at constant resolution: conv3x3 c->C, conv3x3 C->C, BN, ReLU,
+    triplet attention. The backbone behind it is ours, not the paper's, and the same for the plain and the funnel client, so
+    that a comparison is of clients: the blocks of `CNN_BLOCKS` that the edge left (conv3x3, BN, maxpool, ReLU). A block
+    pools only where both sides are even, so 7x7 features work.
 
     Args:
         classes: K.
@@ -31,9 +31,9 @@ class CnnCloud(nn.Module):
         ValueError: another depth, or features that are not ``(b, h, w, c)``.
 
     Example:
-        >>> import jax, jax.numpy as jnp
+        >>> import functools, jax, jax.numpy as jnp
         >>> cloud, z = CnnCloud(10, width=8), jnp.ones((2, 4, 4, 16))
-        >>> cloud.apply(cloud.init(jax.random.key(0), z, train=False), z, train=False).shape
+        >>> jax.eval_shape(functools.partial(cloud.init_with_output, train=False), jax.random.key(0), z)[0].shape
         (2, 10)
     """
 
@@ -59,7 +59,7 @@ class CnnCloud(nn.Module):
 
 
 class Expansion(nn.Module):
-    """Channel expansion at constant resolution: conv3x3 c->C, conv3x3 C->C, BN, ReLU, triplet attention (METHODS 2.3 [code]).
+    """Channel expansion (METHODS 2.3 [code]): conv3x3 c->C, conv3x3 C->C, BN, ReLU, triplet attention.
 
     Args:
         channels: C.
@@ -69,9 +69,9 @@ class Expansion(nn.Module):
         ``(b, h, w, C)``.
 
     Example:
-        >>> import jax, jax.numpy as jnp
+        >>> import functools, jax, jax.numpy as jnp
         >>> module, z = Expansion(8), jnp.ones((1, 4, 4, 2))
-        >>> module.apply(module.init(jax.random.key(0), z, train=False), z, train=False).shape
+        >>> jax.eval_shape(functools.partial(module.init_with_output, train=False), jax.random.key(0), z)[0].shape
         (1, 4, 4, 8)
     """
 

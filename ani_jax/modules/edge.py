@@ -8,7 +8,7 @@ from ani_jax.modules.conv import Conv, max_pool
 from ani_jax.types import PRNGKey, Sent
 
 CNN_BLOCKS = (1, 2, 2)
-"""The cnn as a table: each block's channels in units of the width. The edge runs the first ones, the cloud the others."""
+"""The cnn as a table: each block's channels in units of the width. The edge runs the first, the cloud the others."""
 
 
 def check_images(x: Array, divisor: int) -> None:
@@ -33,9 +33,9 @@ class CnnBlock(nn.Module):
         ``(b, h/2, w/2, features)``, or ``(b, h, w, features)`` without pooling.
 
     Example:
-        >>> import jax, jax.numpy as jnp
+        >>> import functools, jax, jax.numpy as jnp
         >>> block, x = CnnBlock(8), jnp.ones((2, 4, 4, 3))
-        >>> block.apply(block.init(jax.random.key(0), x, train=False), x, train=False).shape
+        >>> jax.eval_shape(functools.partial(block.init_with_output, train=False), jax.random.key(0), x)[0].shape
         (2, 2, 2, 8)
     """
 
@@ -54,7 +54,7 @@ class CnnBlock(nn.Module):
 class CnnEdge(nn.Module):
     """The plain cnn split (METHODS 2.3): the first ``depth`` blocks of conv3x3, BN, maxpool, ReLU, of width w then 2w.
 
-    At depth 2, ``z`` is ``(h/4, w/4, 2 * width)``; 76,032 parameters and 32,768 floats sent for 64x64x3 images at width 64.
+    At depth 2, ``z`` is ``(h/4, w/4, 2 * width)``: 76,032 parameters and 32,768 floats sent for 64x64x3 images, width 64.
 
     Args:
         width: channels of the first block.
@@ -68,9 +68,9 @@ class CnnEdge(nn.Module):
         ValueError: another depth, or image sides that ``2 ** depth`` does not divide.
 
     Example:
-        >>> import jax, jax.numpy as jnp
+        >>> import functools, jax, jax.numpy as jnp
         >>> edge, x = CnnEdge(width=8), jnp.ones((2, 8, 8, 3))
-        >>> edge.apply(edge.init(jax.random.key(0), x, train=False), x, train=False).z.shape
+        >>> jax.eval_shape(functools.partial(edge.init_with_output, train=False), jax.random.key(0), x)[0].z.shape
         (2, 2, 2, 16)
     """
 

@@ -1,4 +1,4 @@
-"""Funnel-shaped edge networks (SiftFunnel; Liu 2025, arXiv 2501.00824): attention, a bottleneck and few released channels."""
+"""Funnel-shaped edge networks (SiftFunnel; Liu 2025, arXiv 2501.00824): attention, a bottleneck, few channels sent."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -13,8 +13,9 @@ class CnnFunnel(nn.Module):
     """The cnn funnel of METHODS 2.3 [code]; ``z`` is ``(h/4, w/4, channels)``.
 
     conv3x3 C->w, BN, maxpool, ReLU -> SE(r32) -> triplet attention -> 1x1 w->bottleneck, BN, ReLU, maxpool ->
-    1x1 -> channels -> 3x3 -> SiLU -> 1x1 -> 3x3 -> 5x5 -> ReLU -> SE(r4) -> CBAM(r6, k7). 10,354 parameters and 3,072 floats sent for
-    64x64x3 images at the defaults, against 76,032 and 32,768 of `CnnEdge`. (Pooling precedes the ReLU: the same function, cheaper.)
+    1x1 -> channels -> 3x3 -> SiLU -> 1x1 -> 3x3 -> 5x5 -> ReLU -> SE(r4) -> CBAM(r6, k7). 10,354 parameters and 3,072 floats
+    sent for 64x64x3 images at the defaults, against 76,032 and 32,768 of `CnnEdge`. Pooling precedes the ReLU: the same
+    function, cheaper.
 
     Args:
         width: channels of the first block.
@@ -68,7 +69,7 @@ class Sift(nn.Module):
     Example:
         >>> import jax, jax.numpy as jnp
         >>> x = jnp.ones((1, 4, 4, 16))
-        >>> sum(leaf.size for leaf in jax.tree.leaves(Sift(12).init(jax.random.key(0), x)))
+        >>> sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(Sift(12).init, jax.random.key(0), x)))
         6588
     """
 

@@ -1,1 +1,1 @@
-""""""
+"""Minimisation for attackers, estimators and priors."""

@@ -1,8 +1,8 @@
 """Plain minimisation with early stopping, for attackers, estimators and priors.
 
-The loop runs on the host over one jitted step: XLA's CPU convolutions lose their threads inside ``lax.scan`` (measured: ten Adam steps of a
-small decoder took 100 times longer scanned than dispatched one by one). Steps are dispatched without waiting; the host looks
-at the losses once in ``every`` steps.
+The loop runs on the host over one jitted step: XLA's CPU convolutions lose their threads inside ``lax.scan``
+(measured: ten Adam steps of a small decoder took 100 times longer scanned than dispatched one by one). Steps are
+dispatched without waiting; the host looks at the losses once in ``every`` steps.
 """
 
 import functools
@@ -41,7 +41,7 @@ class Fit(NamedTuple):
 
 def fit(
     key: PRNGKey,
-    params: P,
+    params: Any,
     loss: Loss,
     data: Any,
     *,
@@ -54,8 +54,8 @@ def fit(
 ) -> Fit:
     """Minimises the expectation of ``loss(params, data, key)`` over keys.
 
-    Compiles once per (loss, optimizer, shapes): hand over hashable callables that compare equal, an optimiser from a cached
-    factory such as :func:`adam`, and everything that varies in ``data``.
+    Compiles once per (loss, optimizer, shapes): hand over hashable callables that compare equal, an optimiser from a
+    cached factory such as :func:`adam`, and everything that varies in ``data``.
 
     Args:
         key: step i uses ``fold_in(key, i)``.
@@ -131,8 +131,10 @@ def adam(learning_rate: float, steps: int | None = None, clip: float | None = No
     return optax.chain(*chain)
 
 
-def lbfgs(params: P, objective: Callable[[Any, Any], Float[Array, ""]], data: Any, *, steps: int, tolerance: float = 1e-4) -> P:
-    """Minimises a smooth deterministic objective over the whole of ``data`` (L-BFGS, Liu & Nocedal 1989, zoom line search).
+def lbfgs(
+    params: P, objective: Callable[[Any, Any], Float[Array, ""]], data: Any, *, steps: int, tolerance: float = 1e-4
+) -> P:
+    """Minimises a smooth deterministic objective over the whole of ``data`` (L-BFGS, zoom line search).
 
     Args:
         params: where to start.
@@ -154,14 +156,26 @@ def lbfgs(params: P, objective: Callable[[Any, Any], Float[Array, ""]], data: An
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _step(
-    loss: Loss, optimizer: optax.GradientTransformation, params: Any, state: Any, good: Bool[Array, ""], data: Any, key: PRNGKey, index: int
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    params: Any,
+    state: Any,
+    good: Bool[Array, ""],
+    data: Any,
+    key: PRNGKey,
+    index: int,
 ) -> tuple[Any, Any, Bool[Array, ""], Float[Array, ""]]:
     """One update; once something is not finite, this and every later step changes nothing."""
     value, gradients = jax.value_and_grad(loss)(params, data, jax.random.fold_in(key, index))
     updates, new_state = optimizer.update(gradients, state, params)
     good = good & jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(updates))
     keep = functools.partial(jnp.where, good)
-    return jax.tree.map(keep, optax.apply_updates(params, updates), params), jax.tree.map(keep, new_state, state), good, value
+    return (
+        jax.tree.map(keep, optax.apply_updates(params, updates), params),
+        jax.tree.map(keep, new_state, state),
+        good,
+        value,
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -170,7 +184,9 @@ def _evaluate(evaluate: Callable[[Any, Any], Float[Array, ""]], params: Any, dat
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _lbfgs(objective: Callable[[Any, Any], Float[Array, ""]], params: Any, data: Any, steps: int, tolerance: float) -> Any:
+def _lbfgs(
+    objective: Callable[[Any, Any], Float[Array, ""]], params: Any, data: Any, steps: int, tolerance: float
+) -> Any:
     solver = optax.lbfgs(memory_size=10, linesearch=optax.scale_by_zoom_linesearch(max_linesearch_steps=15))
 
     def function(params: Any) -> Float[Array, ""]:
@@ -200,7 +216,9 @@ def _failed(history: list, params: Any, best_params: Any, best: float | None, lo
     bad = next((i for i, value in enumerate(losses) if not bool(jnp.isfinite(value))), None)
     where = f"within steps {start + 1} to {start + len(losses)}" if bad is None else f"at step {start + bad + 1}"
     what = "update" if bad is None else "loss"
-    return Fit(params if best is None else best_params, tuple(history), start, best, f"the {what} is not finite {where}")
+    return Fit(
+        params if best is None else best_params, tuple(history), start, best, f"the {what} is not finite {where}"
+    )
 
 
 def _check(steps: int, every: int, patience: int | None, evaluate: object) -> None:

@@ -24,7 +24,7 @@ class State:
         phase: index of the phase that was entered.
         step: optimiser steps taken over all phases.
         key: root of all randomness; never advanced, step ``t`` uses ``fold_in(key, t)``.
-        extra: arrays that a defence's ``prepare`` made.
+        extra: arrays that a phase's ``prepare`` fills.
     """
 
     params: dict[str, Any]
@@ -34,7 +34,7 @@ class State:
     phase: Int[Array, ""]
     step: Int[Array, ""]
     key: PRNGKey
-    extra: dict[str, Array] = struct.field(default_factory=dict)
+    extra: dict[str, Array]
 
 
 def init(defense: Defense, key: PRNGKey) -> State:
@@ -74,6 +74,7 @@ def init(defense: Defense, key: PRNGKey) -> State:
         phase=jnp.int32(-1),
         step=jnp.int32(0),
         key=run_key,
+        extra=defense.init_extra(),
     )
 
 

@@ -77,7 +77,7 @@ def make_step(defense: Defense, phase: Phase) -> Callable[[State, Batch], tuple[
         gradients = _mean(defense, {**client_gradients, **server_gradients})
         state = _update(defender, state, gradients)
         statistics = _mean(defense, {"client": client_statistics, "server": server_statistics})
-        metrics |= adversary_metrics | {"gradient_norm": optax.global_norm(gradients)}
+        metrics |= adversary_metrics | {"gradient_norm": optax.tree.norm(gradients)}
         return state.replace(statistics=statistics, step=state.step + 1), _mean(defense, metrics)  # type: ignore[attr-defined]
 
     return step

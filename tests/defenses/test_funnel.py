@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +72,6 @@ def test_without_privacy_terms_and_smoothing_it_is_plain_cross_entropy_training(
             picked = jnp.take_along_axis(jax.nn.log_softmax(forward.logits), batch.label[:, None], axis=1)
             return {"alpha": -picked.mean()}
 
-    plain = Plain(**{name: getattr(defense, name) for name in defense.__dataclass_fields__})
+    plain = Plain(**{field.name: getattr(defense, field.name) for field in dataclasses.fields(defense)})
     expected, _ = jax.jit(make_step(plain, plain.phases[0]))(state, batch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.params, expected.params)

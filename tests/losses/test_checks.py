@@ -30,5 +30,5 @@ def test_shapes():
         checks.require_same_shape(x, "x", z, "z")
     with pytest.raises(ValueError, match="x's batch is 2, it must be z's, 3"):
         checks.require_batch(x, "x", z, "z")
-    with pytest.raises(ValueError, match="z's shape is .* rank 1 or more"):
+    with pytest.raises(ValueError, match=r"z's shape is .* rank 1 or more"):
         checks.require_batch(x, "x", jnp.ones(()), "z")

@@ -32,7 +32,7 @@ KINDS = ("spread", "twins", "duplicates", "outlier", "offset", "two clusters", "
 @pytest.mark.parametrize("kind", KINDS)
 def test_distances_keep_their_digits_where_the_gram_form_loses_them(kind):
     x = clouds(kind)
-    distances = pairwise.squared_distances(x)
+    distances = jax.jit(pairwise.squared_distances)(x)
     np.testing.assert_allclose(distances, exact(x), rtol=2e-3, atol=1e-12)
     np.testing.assert_allclose(np.sqrt(distances).sum(), np.sqrt(exact(x)).sum(), rtol=2e-6)
 
@@ -40,7 +40,7 @@ def test_distances_keep_their_digits_where_the_gram_form_loses_them(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradient_of_distances(kind):
     x = clouds(kind)
-    gradient = jax.grad(lambda v: pairwise.distances(v).sum())(x)
+    gradient = jax.jit(jax.grad(lambda v: pairwise.distances(v).sum()))(x)
     difference = np.asarray(x, np.float64)[:, None] - np.asarray(x, np.float64)[None]
     norm = np.sqrt(exact(x))[..., None]
     expected = 2 * np.divide(difference, norm, out=np.zeros_like(difference), where=norm > 0).sum(1)
@@ -50,7 +50,7 @@ def test_gradient_of_distances(kind):
 def test_second_order_gradient():
     with jax.enable_x64(True):
         x = jax.random.normal(jax.random.key(0), (5, 3), "float64")
-        check_grads(lambda v: pairwise.distances(v, 1.5), (x,), order=2, modes=["rev"])
+        check_grads(jax.jit(lambda v: pairwise.distances(v, 1.5)), (x,), order=2, modes=["rev"])
 
 
 def test_prepare_never_reads_padding_and_settles_the_dtype():
@@ -81,7 +81,9 @@ def test_centrings():
 def test_median_distance():
     x = clouds("spread")
     expected = np.median(np.sqrt(exact(x))[np.triu_indices(16, 1)])
-    np.testing.assert_allclose(pairwise.median_distance(pairwise.squared_distances(x), jnp.ones(16)), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        pairwise.median_distance(pairwise.squared_distances(x), jnp.ones(16)), expected, rtol=1e-5
+    )
     mask = jnp.arange(16) < 5
     few = np.median(np.sqrt(exact(x[:5]))[np.triu_indices(5, 1)])
     np.testing.assert_allclose(pairwise.median_distance(pairwise.squared_distances(x), 1.0 * mask), few, rtol=1e-5)

@@ -20,7 +20,8 @@ class ToyClient(nn.Module):
 
     @nn.compact
     def __call__(self, x, key, *, train):
-        z = nn.Dense(6, name="dense")(x.reshape(len(x), -1))
+        # No bias: batch norm removes it, so its gradient is rounding noise, which Adam would blow up.
+        z = nn.Dense(6, use_bias=False, name="dense")(x.reshape(len(x), -1))
         z = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(z)
         return Sent(z + self.stddev * jax.random.normal(key, z.shape), {})
 
@@ -65,6 +66,9 @@ class Toy(Defense):
             Phase("server", 2 if self.pretraining else 0, ("server",), ("task",), prepare=reset_extra),
         )
 
+    def init_extra(self):
+        return {"prepared": jnp.int32(0)}
+
     def client_loss(self, forward, batch):
         leaked = cross_entropy(forward.adversaries["ink"], batch.sensitive["ink"]).mean()
         return {"task": cross_entropy(forward.logits, batch.label).mean(), "attribute": leaked}
@@ -78,7 +82,7 @@ class Toy(Defense):
 
 def reset_extra(state, data):
     """A visible ``prepare``: counts how often it ran."""
-    return state.replace(extra={"prepared": state.extra.get("prepared", jnp.int32(0)) + 1})
+    return state.replace(extra={"prepared": state.extra["prepared"] + 1})
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,64 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+from ani_jax.losses import noise
+
+REWARDS = (noise.mean_log_scale, noise.gaussian_entropy_per_element, noise.laplace_entropy_per_element)
+
+
+def log_scales(seed=0):
+    return jax.random.normal(jax.random.key(seed), (3, 4, 4, 2))
+
+
+@pytest.mark.parametrize(
+    ("reward", "family"),
+    [
+        (noise.gaussian_entropy_per_element, torch.distributions.Normal),
+        (noise.laplace_entropy_per_element, torch.distributions.Laplace),
+    ],
+)
+def test_entropies_are_pytorchs(reward, family):
+    scale = torch.tensor(np.exp(np.array(log_scales())))
+    expected = family(torch.zeros_like(scale), scale).entropy().mean((1, 2, 3))
+    np.testing.assert_allclose(reward(log_scales()), expected, rtol=1e-5)
+
+
+def test_mean_of_logs_and_not_log_of_mean():
+    one_loud = jnp.log(jnp.full((1, 8), 1e-3).at[0, 0].set(10.0))
+    even = jnp.log(jnp.full((1, 8), 0.5))
+    for reward in REWARDS:
+        assert reward(one_loud) < reward(even)
+    assert jnp.exp(one_loud).mean() > jnp.exp(even).mean()
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**31 - 1), shift=st.floats(-5, 5))
+def test_louder_noise_by_a_factor_adds_its_log(seed, shift):
+    for reward in REWARDS:
+        np.testing.assert_allclose(reward(log_scales(seed) + shift), reward(log_scales(seed)) + shift, atol=1e-5)
+
+
+def test_mask_rewards():
+    mask = jax.nn.sigmoid(log_scales())
+    np.testing.assert_allclose(noise.mask_log_reward(mask), np.log(np.array(mask)).mean((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(noise.mask_mean_reward(mask), np.array(mask).mean((1, 2, 3)), rtol=1e-6)
+    value, gradient = jax.value_and_grad(lambda m: noise.mask_log_reward(m)[0])(jnp.array([[0.0, 1.0]]))
+    assert jnp.isfinite(value)
+    assert jnp.isfinite(gradient).all()
+
+
+def test_gradients():
+    for reward in (*REWARDS, lambda x: noise.mask_log_reward(jax.nn.sigmoid(x))):
+        check_grads(reward, (log_scales(),), order=1, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("reward", [*REWARDS, noise.mask_log_reward, noise.mask_mean_reward])
+def test_a_scalar_is_refused(reward):
+    with pytest.raises(ValueError, match=r"shape is \(\), it must be of rank 1 or more"):
+        reward(jnp.ones(()))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -44,9 +45,9 @@ class Probe:
         """0: a convex problem, solved."""
         return 0
 
-    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None) -> Fitted:
+    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()) -> Fitted:
         """Fits one probe a penalty and keeps the one with the lowest cross-entropy on ``validation``."""
-        del key, on_event
+        del key, on_event, earlier
         z, held = flat(view.whitener(view.sample_z)), flat(view.whitener(view.held_z))
         data = (z, view.sample.sensitive[self.target])
         found = logistic_path(data, (held, view.validation.sensitive[self.target]), self.classes, self.iterations)
@@ -162,14 +163,16 @@ class Net:
         """Architecture and seed."""
         return f"network-{self.seed}"
 
-    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None) -> Fitted:
+    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()) -> Fitted:
         """Trains the network."""
+        del earlier
         return fit_network(
             jax.random.fold_in(key, self.seed),
             network(view.held_z.ndim, self.classes, self.width),
             view,
-            loss=CrossEntropy(self.target),
-            selection=CrossEntropy(self.target),
+            loss=cross_entropy,
+            selection=cross_entropy,
+            aim=jnp.asarray(sorted(view.validation.sensitive).index(self.target)),
             steps=self.steps,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
@@ -177,15 +180,13 @@ class Net:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class CrossEntropy:
-    """Cross-entropy with one attribute of a batch."""
+def cross_entropy(logits: Array, batch: Batch, aim: Int[Array, ""]) -> Float[Array, " b"]:
+    """Cross-entropy with the attribute whose place in alphabetical order is ``aim``.
 
-    target: str
-
-    def __call__(self, logits: Array, batch: Batch) -> Float[Array, " b"]:
-        """One value an example."""
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.sensitive[self.target])
+    The place is traced, so attackers of all attributes with equally many classes share their compiled code.
+    """
+    labels = jnp.stack([batch.sensitive[name] for name in sorted(batch.sensitive)])[aim]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 @functools.lru_cache(maxsize=64)

@@ -8,7 +8,7 @@ scores it once on ``test``.
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -25,6 +25,8 @@ SAMPLE = 2048
 """Auxiliary images that closed forms and the standardisation are fitted on."""
 
 OnEvent = Callable[[Mapping[str, Any]], None]
+Loss = Callable[[Array, Batch, Any], Float[Array, " b"]]
+"""``(output, batch, aim) -> (b,)``; static; ``aim`` is whatever traced value the attack passes through."""
 Observed = Float[Array, "k n ..."]
 """k releases of each of n images."""
 
@@ -62,8 +64,10 @@ class Member(Protocol):
         """Optimisation steps that it is given, 0 for a closed form."""
         ...
 
-    def fit(self, key: PRNGKey, view: "View", on_event: OnEvent | None = None) -> Fitted:
-        """Learns from what the threat model grants; sees no other split."""
+    def fit(
+        self, key: PRNGKey, view: "View", on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()
+    ) -> Fitted:
+        """Learns from what the threat model grants, and may build on what the members before it found."""
         ...
 
 
@@ -166,7 +170,7 @@ def ask(release: Release, images: Images, key: PRNGKey, queries: int = 1) -> Obs
     z = release(images, key)[None] if queries == 1 else _ask_often(release, images, key, queries)
     if z.ndim < 3 or z.shape[1] != images.shape[0] or not jnp.issubdtype(z.dtype, jnp.floating):
         raise ValueError(
-            f"release: gave {z.shape[1:]} of {z.dtype} for {images.shape[0]} images; must be floating point, a row an image"
+            f"release: gave {z.shape[1:]} of {z.dtype} for {images.shape[0]} images; must be floats, a row an image"
         )
     return z
 
@@ -358,21 +362,21 @@ class Objective:
 
     Attributes:
         module: the network.
-        loss: ``(output, batch) -> (b,)``; static.
+        loss: see :data:`Loss`.
         batch_size: images a step.
     """
 
     module: nn.Module
-    loss: Callable[[Array, Batch], Float[Array, " b"]]
+    loss: Loss
     batch_size: int
 
-    def __call__(self, params: Any, data: tuple[View, Any], key: PRNGKey) -> Float[Array, ""]:
-        """Mean loss of one fresh batch; ``data`` is the view and the base."""
-        view, base = data
+    def __call__(self, params: Any, data: tuple[View, Any, Any], key: PRNGKey) -> Float[Array, ""]:
+        """Mean loss of one fresh batch; ``data`` is the view, the base and the aim."""
+        view, base, aim = data
         draw_key, noise_key = jax.random.split(key)
         batch = view.auxiliary.draw(draw_key, self.batch_size)
         z = jax.lax.stop_gradient(summarise(ask(view.release, batch.image, noise_key, view.queries)))
-        return self.loss(Network(params, view.whitener, base, self.module).on(z, train=True), batch).mean()
+        return self.loss(Network(params, view.whitener, base, self.module).on(z, train=True), batch, aim).mean()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -380,12 +384,13 @@ class Selection:
     """Loss of a network attacker on ``validation``, to keep its best parameters by."""
 
     module: nn.Module
-    loss: Callable[[Array, Batch], Float[Array, " b"]]
+    loss: Loss
 
-    def __call__(self, params: Any, data: tuple[View, Any]) -> Float[Array, ""]:
+    def __call__(self, params: Any, data: tuple[View, Any, Any]) -> Float[Array, ""]:
         """Mean loss."""
-        view, base = data
-        return self.loss(Network(params, view.whitener, base, self.module).on(view.held_z), view.validation).mean()
+        view, base, aim = data
+        output = Network(params, view.whitener, base, self.module).on(view.held_z)
+        return self.loss(output, view.validation, aim).mean()
 
 
 def fit_network(
@@ -393,12 +398,13 @@ def fit_network(
     module: nn.Module,
     view: View,
     *,
-    loss: Callable[[Array, Batch], Float[Array, " b"]],
-    selection: Callable[[Array, Batch], Float[Array, " b"]],
+    loss: Loss,
+    selection: Loss,
     steps: int,
     batch_size: int,
     learning_rate: float,
     base: Any = None,
+    aim: Any = None,
     on_event: OnEvent | None = None,
 ) -> Fitted:
     """Trains one network on what the client sends; keeps the parameters that are best on ``validation``.
@@ -407,13 +413,14 @@ def fit_network(
         key: of everything random.
         module: ``(z, train) -> output``, without batch statistics.
         view: of the client.
-        loss: static, ``(output, batch) -> (b,)``.
+        loss: see :data:`Loss`.
         selection: likewise, for ``validation``.
         steps: optimiser steps (Adam, warm-up and cosine decay, gradients clipped to norm 1).
         batch_size: images a step.
         learning_rate: peak.
-        base: a fitted attacker to correct, see :class:`Network`; the correction starts at 0 where the module's last layer is
-            called "pixels".
+        base: a fitted attacker to correct, see :class:`Network`; the correction starts at 0 where the module's last
+            layer is called "pixels".
+        aim: handed to the losses, traced.
         on_event: see ``optimize.fit``.
     """
     init_key, fit_key = jax.random.split(key)
@@ -422,7 +429,7 @@ def fit_network(
         fit_key,
         params if base is None else jax.tree_util.tree_map_with_path(_without_pixels, params),
         Objective(module, loss, batch_size),
-        (view, base),
+        (view, base, aim),
         steps=steps,
         optimizer=adam(learning_rate, steps, 1.0),
         evaluate=Selection(module, selection),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,12 @@ from ani_jax.attacks.base import Fitted, Observed, OnEvent, View, Whitener, fit_
 from ani_jax.losses.reconstruction import mse, ssim_loss
 from ani_jax.types import Batch, Features, Images, PRNGKey
 
-PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Ridge penalties, as parts of the mean eigenvalue of the Gram matrix."""
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""Ridge penalties, as parts of the mean eigenvalue of the matrix that is inverted."""
+KERNEL_PENALTIES = (1e-4, 1e-3, 1e-2)
+"""Ridge penalties of the kernel decoder, likewise."""
+BANDWIDTHS = (1.0, 4.0)
+"""Squared widths of the Gaussian kernel, as parts of the mean squared distance between two features."""
 SSIM_WEIGHT = 0.1
 """Weight of 1 - SSIM beside the MSE in the networks' loss: their sizes are then alike for a middling reconstruction."""
 SSIM_WINDOW = 11
@@ -40,41 +45,87 @@ class Ridge:
         """0: a closed form."""
         return 0
 
-    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None) -> Fitted:
+    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()) -> Fitted:
         """Keeps the penalty with the lowest MSE on ``validation``."""
-        del key, on_event
-        z, held = flat(view.whitener(view.sample_z)), flat(view.whitener(view.held_z))
-        support = z if z.shape[1] > z.shape[0] else None
-        bias, *system = _system(z, flat(view.sample.image), support)
-        errors = [
-            float(_error(*system, bias, _coordinates(held, support), flat(view.validation.image), penalty))
-            for penalty in self.penalties
-        ]
-        finite = [error for error in errors if math.isfinite(error)]
-        if not finite:
-            return Fitted(None, "no penalty gave a finite decoder")
-        shape = view.validation.image.shape[1:]
-        weights = _solve(*system, self.penalties[errors.index(min(finite))])
-        return Fitted(Affine(weights, bias, support, view.whitener, shape))  # type: ignore[arg-type]
+        del key, on_event, earlier
+        return _closed_form(view, [None], self.penalties)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """Ridge regression with a Gaussian kernel: a curved decoder in closed form, for clients that bend what they send.
+
+        x_hat(z) = mean + sum_i a_i exp(-|z - z_i|^2 / width),   (K + penalty * I) a = X - mean
+
+    Width and penalty are chosen on ``validation``.
+
+    Attributes:
+        penalties: the grid.
+        bandwidths: grid of widths, in units of the mean squared distance.
+        name: of the member.
+    """
+
+    penalties: tuple[float, ...] = KERNEL_PENALTIES
+    bandwidths: tuple[float, ...] = BANDWIDTHS
+    name: str = "kernel"
+
+    @property
+    def steps(self) -> int:
+        """0: a closed form."""
+        return 0
+
+    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()) -> Fitted:
+        """Keeps the width and the penalty with the lowest MSE on ``validation``."""
+        del key, on_event, earlier
+        z = flat(view.whitener(view.sample_z))
+        # Standardised features: the mean squared distance is twice the number of those that are not constant.
+        distance = 2 * jnp.maximum(jnp.square(z).sum(1).mean(), 0.5)
+        return _closed_form(view, [width * distance for width in self.bandwidths], self.penalties)
+
+
+def _closed_form(view: View, widths: Sequence[Array | None], penalties: Sequence[float]) -> Fitted:
+    """The best kernel width (None: linear) and penalty on ``validation``."""
+    z, held = flat(view.whitener(view.sample_z)), flat(view.whitener(view.held_z))
+    images, shape = flat(view.validation.image), view.validation.image.shape[1:]
+    support = None if widths[0] is None and z.shape[1] <= z.shape[0] else z
+    bias, centred = _centre(flat(view.sample.image))
+    # The products cost most and do not depend on the width.
+    products = (None, None) if support is None else (_likeness(z, z), _likeness(held, z))
+    best, least = None, math.inf
+    for width in widths:
+        if support is None:
+            matrix, target, coordinates = _product(z.T, z), _product(z.T, centred), held
+        else:
+            matrix, coordinates = (_kernel(*likeness, width) for likeness in products)  # type: ignore[misc]
+            target = centred
+        for penalty in penalties:
+            error = float(_error(matrix, target, bias, coordinates, images, penalty))
+            if error < least:
+                best, least = (matrix, target, penalty, width), error
+    if best is None:
+        return Fitted(None, "no penalty gave a finite decoder")
+    return Fitted(ClosedForm(_solve(*best[:3]), bias, support, best[3], view.whitener, shape))  # type: ignore[arg-type]
 
 
 @jax.jit
-def _system(
-    z: Float[Array, "n d"], x: Float[Array, "n p"], support: Float[Array, "n d"] | None
-) -> tuple[Float[Array, " p"], Float[Array, "r r"], Float[Array, "r p"]]:
-    """Bias, matrix and right-hand side: d equations (primal) or, where ``support`` is given, n (dual).
-
-    z is centred already, being whitened with its own statistics.
-    """
-    bias = x.mean(0)
-    if support is None:
-        return bias, _product(z.T, z), _product(z.T, x - bias[None])
-    return bias, _product(z, z.T), x - bias[None]
+def _centre(x: Float[Array, "n p"]) -> tuple[Float[Array, " p"], Float[Array, "n p"]]:
+    return x.mean(0), x - x.mean(0)[None]
 
 
-def _coordinates(z: Float[Array, "m d"], support: Float[Array, "n d"] | None) -> Float[Array, "m r"]:
-    """What the weights multiply: the features, or their products with the sample's."""
-    return z if support is None else _product(z, support.T)
+@jax.jit
+def _likeness(z: Float[Array, "m d"], support: Float[Array, "n d"]) -> tuple[Float[Array, "m n"], Float[Array, "m n"]]:
+    """Products and squared distances between features and the sample's."""
+    products = _product(z, support.T)
+    distances = jnp.square(z).sum(1)[:, None] - 2 * products + jnp.square(support).sum(1)[None]
+    return products, jnp.maximum(distances, 0)
+
+
+@jax.jit
+def _kernel(
+    products: Float[Array, "m n"], distances: Float[Array, "m n"], width: Float[Array, ""] | None
+) -> Float[Array, "m n"]:
+    """The Gaussian kernel of that width, or the linear one."""
+    return products if width is None else jnp.exp(-distances / width)
 
 
 @jax.jit
@@ -108,13 +159,14 @@ def _product(left: Array, right: Array) -> Array:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Affine:
-    """A fitted linear decoder; its images are clipped to [0, 1].
+class ClosedForm:
+    """A fitted linear or kernel decoder; its images are clipped to [0, 1].
 
     Attributes:
         weights: (d, p), or (n, p) where ``support`` is given.
         bias: (p,), the mean image.
         support: the sample's standardised features in the dual form, else None.
+        width: of the Gaussian kernel, None for a linear decoder.
         whitener: of the input.
         image_shape: (height, width, channels), static.
     """
@@ -122,6 +174,7 @@ class Affine:
     weights: Float[Array, "r p"]
     bias: Float[Array, " p"]
     support: Float[Array, "n d"] | None
+    width: Float[Array, ""] | None
     whitener: Whitener
     image_shape: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
 
@@ -132,15 +185,18 @@ class Affine:
 
     def on(self, z: Features) -> Images:
         """Reconstructions from summarised features."""
-        pixels = _product(_coordinates(flat(self.whitener(z)), self.support), self.weights) + self.bias[None]
-        return pixels.clip(0, 1).reshape(-1, *self.image_shape)
+        coordinates = flat(self.whitener(z))
+        if self.support is not None:
+            coordinates = _kernel(*_likeness(coordinates, self.support), self.width)
+        return (_product(coordinates, self.weights) + self.bias[None]).clip(0, 1).reshape(-1, *self.image_shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class Net:
     """A decoder network trained with MSE + SSIM on what the client sends for fresh auxiliary images.
 
-    It learns what to add to the closed-form decoder's answer, so it starts where that one ends and never falls behind it.
+    Where members before it found a closed form, it learns what to add to the best of them, so it starts where that one
+    ends.
 
     Attributes:
         module: ``z -> images`` in (0, 1).
@@ -156,9 +212,10 @@ class Net:
     batch_size: int = 64
     learning_rate: float = 1e-3
 
-    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None) -> Fitted:
+    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()) -> Fitted:
         """Trains the network."""
-        base = Ridge().fit(key, view).attacker
+        bases = [fitted.attacker for fitted in earlier if isinstance(fitted.attacker, ClosedForm)]
+        errors = [float(image_mse(base.on(view.held_z), view.validation).mean()) for base in bases]
         return fit_network(
             key,
             self.module,
@@ -168,18 +225,20 @@ class Net:
             steps=self.steps,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
-            base=base,
+            base=bases[errors.index(min(errors))] if bases else None,
             on_event=on_event,
         )
 
 
-def image_loss(guess: Images, batch: Batch) -> Float[Array, " b"]:
+def image_loss(guess: Images, batch: Batch, aim: object = None) -> Float[Array, " b"]:
     """MSE per image, plus a part of 1 - SSIM where its window fits."""
+    del aim
     if min(batch.image.shape[1:3]) < SSIM_WINDOW:
         return image_mse(guess, batch)
     return image_mse(guess, batch) + SSIM_WEIGHT * ssim_loss(guess, batch.image)
 
 
-def image_mse(guess: Images, batch: Batch) -> Float[Array, " b"]:
+def image_mse(guess: Images, batch: Batch, aim: object = None) -> Float[Array, " b"]:
     """MSE per image."""
+    del aim
     return mse(guess, batch.image)

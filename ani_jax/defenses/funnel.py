@@ -12,13 +12,20 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float
 
 from ani_jax.defenses.base import Defense, Forward, Optimizer, Phase, Terms, require, weight
-from ani_jax.losses.dependence import channel_pearson, distance_correlation, live_channels
+from ani_jax.losses.dependence import (
+    RELEASE_EPSILON,
+    channel_pearson,
+    corrected_distance_correlation,
+    distance_correlation,
+    live_channels,
+)
 from ani_jax.losses.task import smoothed_kl
 from ani_jax.modules.cloud import CnnCloud
 from ani_jax.modules.funnel import CnnFunnel
-from ani_jax.types import Batch
+from ani_jax.types import Batch, Features, Images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +36,9 @@ class Funnel(Defense):
         channels: released channels c; z is (H/4, W/4, c).
         expansion: channels that the cloud expands z to.
         smoothing: s, the probability taken from the true class, in [0, 1).
-        faithful: reproduce the released formulas to the letter (diagonal kept in P, mixed normalisation, 1e-10 inside D's root).
+        faithful: reproduce the released formulas to the letter (diagonal kept in P, mixed normalisation, 1e-10 inside D's
+            root) and the released optimiser.
+        unbiased: take the bias-corrected distance correlation for D, which is 0 on average for independent features.
         finishing_steps: further steps on the cloud alone with the edge frozen.
         alpha: weight of the task.
         beta: weight of the non-linear dependence D, a squared distance correlation.
@@ -41,6 +50,7 @@ class Funnel(Defense):
     expansion: int = 128
     smoothing: float = 0.25
     faithful: bool = False
+    unbiased: bool = False
     finishing_steps: int = 0
     alpha: float = weight(5.0)
     beta: float = weight(2.0)
@@ -59,6 +69,7 @@ class Funnel(Defense):
         require(0 <= self.smoothing < 1, "smoothing", self.smoothing, "in [0, 1)")
         require(self.channels >= 1, "channels", self.channels, "at least 1")
         require(self.expansion >= 1, "expansion", self.expansion, "at least 1")
+        require(not (self.faithful and self.unbiased), "unbiased", self.unbiased, "false where faithful is true")
         require(self.finishing_steps >= 0, "finishing_steps", self.finishing_steps, "0 or more")
 
     @property
@@ -73,8 +84,10 @@ class Funnel(Defense):
 
     @property
     def optimizer(self) -> Optimizer:
-        """[code] Adam(0.5, 0.999) with amsgrad and weight decay 1e-3; the cosine decay is ours."""
-        return Optimizer(self.learning_rate, b1=0.5, weight_decay=1e-3, amsgrad=True, decay_steps=self.steps)
+        """Adam with cosine decay; ``faithful`` takes the release's [code]: Adam(0.5, 0.999), amsgrad, weight decay 1e-3."""
+        if self.faithful:
+            return Optimizer(self.learning_rate, b1=0.5, weight_decay=1e-3, amsgrad=True)
+        return Optimizer(self.learning_rate, decay_steps=self.steps)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -92,10 +105,17 @@ class Funnel(Defense):
         """The four terms of L, named after their weights."""
         return {
             "alpha": smoothed_kl(forward.logits, batch.label, self.smoothing).mean(),
-            "beta": distance_correlation(batch.image, forward.z, squared=True, axis_name=self.axis_name),
+            "beta": self._dependence(batch.image, forward.z),
             "gamma": channel_pearson(forward.z, faithful=self.faithful).mean(),
             "l1": jnp.abs(forward.z).mean(),
         }
+
+    def _dependence(self, image: Images, z: Features) -> Float[Array, ""]:
+        """D of the global batch, in the form that the options ask for."""
+        if self.unbiased:
+            return corrected_distance_correlation(image, z, axis_name=self.axis_name)
+        epsilon = RELEASE_EPSILON if self.faithful else 0.0
+        return distance_correlation(image, z, squared=True, axis_name=self.axis_name, epsilon=epsilon)
 
     def measurements(self, forward: Forward, batch: Batch) -> Terms:
         """Live channels: P alone rewards killing channels, so the log shows whether that is what happened."""

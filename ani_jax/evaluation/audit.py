@@ -7,8 +7,9 @@ once, here and nowhere else. ``defend`` and ``budget`` are never looked at.
 """
 
 import dataclasses
+import functools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -41,7 +42,7 @@ class Budget:
         mirror_width: its channels at the image's half resolution.
         residual_steps: of the residual decoder.
         residual_blocks: its depth; METHODS 5.2 asks for 8.
-        learning_rate: of the decoders: 1e-3 (METHODS 5.2) wants more steps than a quick audit has.
+        learning_rate: of the decoder networks.
         batch_size: images a step.
     """
 
@@ -58,8 +59,8 @@ class Budget:
 
 BUDGETS = MappingProxyType(
     {
-        "quick": Budget(2048, 60, 1, 80, 32, 80, 2, 3e-3),
-        "standard": Budget(4096, 600, 3, 1500, 64, 1200, 8, 1e-3),
+        "quick": Budget(2048, 60, 1, 0, 64, 40, 2, 1e-3, 32),
+        "standard": Budget(4096, 400, 3, 800, 64, 800, 8, 1e-3, 64),
     }
 )
 """Budgets by name."""
@@ -84,10 +85,11 @@ def default_attacks(budget: Budget, sensitive: Sequence[Task], image_shape: tupl
     mirror = MirrorDecoder(image_shape, budget.mirror_width)
     members = (
         decoder.Ridge(),
+        decoder.Kernel(),
         decoder.Net(residual, "residual", budget.residual_steps, **options),
         decoder.Net(mirror, "mirror", budget.mirror_steps, **options),
     )
-    members = tuple(member for member in members if isinstance(member, decoder.Ridge) or member.steps)
+    members = tuple(member for member in members if not isinstance(member, decoder.Net) or member.steps)
     return (*attacks, Attack("decoder", "image", members))
 
 
@@ -235,7 +237,7 @@ class _Trial:
 def _run(scene: _Scene, attack: Attack) -> AttackResult:
     """Fits every member, chooses one on ``validation`` and scores it on ``test``."""
     view, test_z = scene.look(attack.queries)
-    trials = [_try(scene, attack, member, view, test_z) for member in attack.members]
+    trials = _try_all(scene, attack, view, test_z)
     chosen = _choose(trials)
     if chosen is None or chosen.guess is None:
         reason = trials[0].record.status if trials else "failed: no member"
@@ -267,17 +269,33 @@ def _run(scene: _Scene, attack: Attack) -> AttackResult:
     )
 
 
-def _try(scene: _Scene, attack: Attack, member: Unfitted, view: View, test_z: Observed, prefix: str = "") -> _Trial:
-    """Fits one member and lets it guess; numbers that go wrong are written down, never taken for privacy."""
-    title = prefix + _title(attack, member)
+def _try_all(scene: _Scene, attack: Attack, view: View, test_z: Observed, prefix: str = "") -> list[_Trial]:
+    """Fits the members one after the other and lets each guess."""
     emit = scene.on_event or (lambda event: None)
-    emit({"kind": "attack_start", "name": title, "total": member.steps})
-    key = _named(scene.key, title)
-    fitted = member.fit(key, view, lambda event: emit({"kind": "attack_step", "name": title, **event}))
-    validation = _guess(fitted, key, view.held)
-    guess = _guess(fitted, key, test_z)
-    emit({"kind": "attack_end", "name": title})
-    failed = fitted.failed or (None if guess is not None and validation is not None else "the guesses are not finite")
+    found, trials = [], []
+    for member in attack.members:
+        title = prefix + _title(attack, member)
+        emit({"kind": "attack_start", "name": title, "total": member.steps})
+        key = _named(scene.key, title)
+        step = functools.partial(_step_event, emit, title)
+        found.append(member.fit(key, view, step, tuple(found)))
+        trials.append(_judged(scene, attack, member, found[-1], key, view, test_z))
+        emit({"kind": "attack_end", "name": title})
+    return trials
+
+
+def _step_event(emit: OnEvent, title: str, event: Mapping[str, Any]) -> None:
+    emit({"kind": "attack_step", "name": title, **event})
+
+
+def _judged(
+    scene: _Scene, attack: Attack, member: Unfitted, fitted: Fitted, key: PRNGKey, view: View, test_z: Observed
+) -> _Trial:
+    """Lets a fitted member guess; numbers that go wrong are written down, never taken for privacy."""
+    validation, guess = _guess(fitted, key, view.held), _guess(fitted, key, test_z)
+    failed = fitted.failed
+    if failed is None and (guess is None or validation is None):
+        failed = "the guesses are not finite"
     status = "ok" if failed is None else f"failed: {failed}"
     if guess is None or validation is None:
         return _Trial(Member(member.name, None, None, member.steps, status), None)
@@ -348,7 +366,7 @@ def _before(scene: _Scene, attack: Attack) -> AttackResult | None:
 def _raw_input(scene: _Scene, attack: Attack) -> float | None:
     """Balanced accuracy of the same family trained on the images themselves."""
     view, test_z = scene.raw()
-    chosen = _choose([_try(scene, attack, member, view, test_z, "raw input, ") for member in attack.members])
+    chosen = _choose(_try_all(scene, attack, view, test_z, "raw input, "))
     return None if chosen is None else chosen.record.test
 
 

@@ -1,6 +1,7 @@
 """What a client costs the device: parameters, multiply-accumulates and bytes (METHODS 6)."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jax.extend import core
 
 from ani_jax.records import CostCard
-from ani_jax.types import Release
+from ani_jax.types import Features, Images, PRNGKey, Release
 
 
 def cost_card(release: Release, image_shape: tuple[int, int, int]) -> CostCard:
@@ -29,16 +30,20 @@ def cost_card(release: Release, image_shape: tuple[int, int, int]) -> CostCard:
         60
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    z = jax.eval_shape(release, image, jax.random.key(0))
+    z = jax.eval_shape(_send, release, image, jax.random.key(0))
     floats = math.prod(z.shape[1:])
     return CostCard(
         parameters=parameter_count(release.variables),
-        macs=multiply_accumulates(release, image, jax.random.key(0)),
+        macs=multiply_accumulates(_send, release, image, jax.random.key(0)),
         floats=floats,
         bytes_float32=4 * floats,
         bytes_quantised=floats,
         bytes_raw=math.prod(image_shape),
     )
+
+
+def _send(release: Release, image: Images, key: PRNGKey) -> Features:
+    return release(image, key)
 
 
 def parameter_count(variables: Any) -> int:
@@ -58,8 +63,9 @@ def multiply_accumulates(function: Any, *args: Any) -> int:
     """Multiply-accumulates of the convolutions and matrix products in a JAX function, counted in its jaxpr.
 
     Counted here rather than read off XLA's cost analysis, which mixes in elementwise work and differs between a
-    convolution and the matrix product that computes it. Padding counts as if it were data; of a conditional's branches
-    the dearest counts (they are implementations for several platforms); loops of unknown length count once.
+    convolution and the matrix product that computes it. Padding counts as if
+    it were data; of the implementations for several platforms the cheapest counts, of a true conditional's branches the
+    dearest; loops of unknown length count once.
 
     Args:
         function: a JAX function or a callable pytree.
@@ -69,14 +75,16 @@ def multiply_accumulates(function: Any, *args: Any) -> int:
         >>> multiply_accumulates(lambda a, b: a @ b, jnp.ones((2, 3)), jnp.ones((3, 4)))
         24
     """
-    return _count(jax.make_jaxpr(lambda *a: function(*a))(*args).jaxpr)
+    return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def _count(jaxpr: core.Jaxpr) -> int:
-    return sum(_count_equation(equation) for equation in jaxpr.eqns)
+    # Branches chosen by platform compute the same thing: the cheapest is the arithmetic, the others are its implementations.
+    choose = min if any(equation.primitive.name == "platform_index" for equation in jaxpr.eqns) else max
+    return sum(_count_equation(equation, choose) for equation in jaxpr.eqns)
 
 
-def _count_equation(equation: core.JaxprEqn) -> int:
+def _count_equation(equation: core.JaxprEqn, choose: Callable[..., int]) -> int:
     name = equation.primitive.name
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
@@ -88,7 +96,7 @@ def _count_equation(equation: core.JaxprEqn) -> int:
         return math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // out_features  # type: ignore[union-attr]
     inner = [_count(jaxpr) for value in equation.params.values() for jaxpr in _jaxprs(value)]
     if name == "cond":
-        return max(inner, default=0)
+        return choose(inner, default=0)
     return sum(inner) * equation.params.get("length", 1) if name == "scan" else sum(inner)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from ani_jax.attacks.base import Observed, View, as_release, prepare
 from ani_jax.evaluation.metrics import Bootstrap, classification, image_errors
@@ -16,7 +16,7 @@ from ani_jax.records import AttackResult, Estimate
 from ani_jax.types import Batch, Features, Images, Knowledge, Logits, PRNGKey, Source, Task
 
 FOLD = 4
-"""Attackers get raw images with 4x4 pixels folded to a cell, where the sides allow it: nothing lost, 16 times cheaper."""
+"""Attackers get raw images with 4x4 pixels folded to a cell, where sides allow it: nothing lost, 16 times cheaper."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -3,8 +3,8 @@
 None keeps batch statistics (group and layer normalisation), so an adversary's answer about one example never depends on
 its companions and its parameters are all of its state. Each takes features ``(b, h, w, c)`` or ``(b, d)``.
 
-Upsampling is a 3x3 convolution to four times the channels followed by `depth_to_space`: exactly a transposed convolution
-of stride 2 with a 6x6 kernel, without multiplying by the zeros that dilation inserts.
+Upsampling is a 3x3 convolution to four times the channels followed by `depth_to_space`: exactly a transposed
+convolution of stride 2 with a 6x6 kernel, without multiplying by the zeros that dilation inserts.
 """
 
 import math
@@ -77,9 +77,10 @@ def _doublings(z: Array, height: int, width: int) -> int | None:
 class Grid(nn.Module):
     """Brings any features to a grid from which doublings reach the image.
 
-    A grid finer than a quarter of the image's sides is folded to that where its sides allow it (`space_to_depth`: nothing
-    is lost, and a convolution there costs up to 16 times less); a coarser one that the image is a power of two of is kept;
-    anything else is flattened and mapped by a dense layer to a grid of sides 4 to 7, where the image's sides allow it.
+    A grid finer than a quarter of the image's sides is folded to that where its sides allow it (`space_to_depth`:
+    nothing is lost, and a convolution there costs up to 16 times less); a coarser one that the image is a power of two
+    of is kept; anything else is flattened and mapped by a dense layer to a grid of sides 4 to 7, where the image's
+    sides allow it.
 
     Args:
         image_shape: ``(height, width, channels)`` of the image to reach.
@@ -210,8 +211,9 @@ class ResidualDecoder(nn.Module):
 class ConvClassifier(nn.Module):
     """Convolution blocks and a small perceptron: a class from features.
 
-    Blocks of conv3x3, group normalisation, ReLU of ``width`` and then ``2 * width`` channels, pooled by 2 where both sides
-    are even and above 2: two of them, up to four while a side is above 4. Flat features go straight to the perceptron.
+    Blocks of conv3x3, group normalisation, ReLU of ``width`` and then ``2 * width`` channels, pooled by 2 where both
+    sides are even and above 2: two of them, up to four while a side is above 4. Flat features go straight to the
+    perceptron.
 
     Args:
         classes: K.

@@ -104,9 +104,9 @@ class CBAM(nn.Module):
 class TripletAttention(nn.Module):
     """Triplet attention (Misra et al. 2021): the mean of three gated copies, one for each pair of dimensions.
 
-    For each axis a of (height, width, channels): ``gate_a = sigmoid(BN(conv(concat(max_a(x), mean_a(x)))))`` over the other
-    two, and ``y = mean_a(x * gate_a)``. The paper permutes the tensor so that a 2-D convolution sees the pair; pooling over
-    the axis itself gives the same without the permutation.
+    For each axis a of (height, width, channels): ``gate_a = sigmoid(BN(conv(concat(max_a(x), mean_a(x)))))`` over the
+    other two, and ``y = mean_a(x * gate_a)``. The paper permutes the tensor so that a 2-D convolution sees the pair;
+    pooling over the axis itself gives the same without the permutation.
 
     Args:
         kernel_size: side of the convolutions, odd.

@@ -10,12 +10,12 @@ from ani_jax.types import Logits
 
 
 class CnnCloud(nn.Module):
-    """The cnn after the split: optional channel expansion, the remaining blocks, a linear classifier on the flat features.
+    """The cnn after the split: optional channel expansion, the remaining blocks, a linear classifier.
 
-    The expansion is METHODS 2.3's cloud "upsampling" [code], at constant resolution: conv3x3 c->C, conv3x3 C->C, BN, ReLU,
-    triplet attention. The backbone behind it is ours, not the paper's, and the same for the plain and the funnel client, so
-    that a comparison is of clients: the blocks of `CNN_BLOCKS` that the edge left (conv3x3, BN, maxpool, ReLU). A block
-    pools only where both sides are even, so 7x7 features work.
+    The expansion is METHODS 2.3's cloud "upsampling" [code], at constant resolution: conv3x3 c->C, conv3x3 C->C, BN,
+    ReLU, triplet attention. The backbone behind it is ours, not the paper's, and the same for the plain and the funnel
+    client, so that a comparison is of clients: the blocks of `CNN_BLOCKS` that the edge left (conv3x3, BN, maxpool,
+    ReLU). A block pools only where both sides are even, so 7x7 features work.
 
     Args:
         classes: K.

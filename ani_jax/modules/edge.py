@@ -54,7 +54,8 @@ class CnnBlock(nn.Module):
 class CnnEdge(nn.Module):
     """The plain cnn split (METHODS 2.3): the first ``depth`` blocks of conv3x3, BN, maxpool, ReLU, of width w then 2w.
 
-    At depth 2, ``z`` is ``(h/4, w/4, 2 * width)``: 76,032 parameters and 32,768 floats sent for 64x64x3 images, width 64.
+    At depth 2, ``z`` is ``(h/4, w/4, 2 * width)``: 76,032 parameters and 32,768 floats sent for 64x64x3 images, width
+    64.
 
     Args:
         width: channels of the first block.

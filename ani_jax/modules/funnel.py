@@ -8,14 +8,17 @@ from ani_jax.modules.conv import Conv, max_pool
 from ani_jax.modules.edge import CnnBlock, check_images
 from ani_jax.types import PRNGKey, Sent
 
+ORTHOGONAL = nn.initializers.orthogonal()
+CENTRED = nn.initializers.delta_orthogonal()
+
 
 class CnnFunnel(nn.Module):
     """The cnn funnel of METHODS 2.3 [code]; ``z`` is ``(h/4, w/4, channels)``.
 
     conv3x3 C->w, BN, maxpool, ReLU -> SE(r32) -> triplet attention -> 1x1 w->bottleneck, BN, ReLU, maxpool ->
-    1x1 -> channels -> 3x3 -> SiLU -> 1x1 -> 3x3 -> 5x5 -> ReLU -> SE(r4) -> CBAM(r6, k7). 10,354 parameters and 3,072 floats
-    sent for 64x64x3 images at the defaults, against 76,032 and 32,768 of `CnnEdge`. Pooling precedes the ReLU: the same
-    function, cheaper.
+    1x1 -> channels -> 3x3 -> SiLU -> 1x1 -> 3x3 -> 5x5 -> ReLU -> SE(r4) -> CBAM(r6, k7). 10,354 parameters and 3,072
+    floats sent for 64x64x3 images at the defaults, against 76,032 and 32,768 of `CnnEdge`. Pooling precedes the ReLU:
+    the same function, cheaper.
 
     Args:
         width: channels of the first block.
@@ -60,6 +63,10 @@ class CnnFunnel(nn.Module):
 class Sift(nn.Module):
     """The funnel's neck: 1x1 to ``channels``, 3x3, SiLU, 1x1, 3x3, 5x5, ReLU, every convolution with bias.
 
+    Kernels start orthogonal and, where larger than 1x1, at their centre alone (Xiao et al. 2018): five linear maps with two
+    nonlinearities and no normalisation between them otherwise start as a random blur, and under the correlation
+    constraints the task's gradient through it takes several times as many steps to be found.
+
     Args:
         channels: channels out, and of everything between.
 
@@ -78,8 +85,8 @@ class Sift(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w f"]:
         """Narrows and mixes the channels."""
-        x = Conv(self.channels, (1, 1), name="narrow")(x)
-        x = nn.silu(Conv(self.channels, (3, 3), name="first")(x))
-        x = Conv(self.channels, (1, 1), name="mix")(x)
-        x = Conv(self.channels, (3, 3), name="second")(x)
-        return nn.relu(Conv(self.channels, (5, 5), name="third")(x))
+        x = Conv(self.channels, (1, 1), kernel_init=ORTHOGONAL, name="narrow")(x)
+        x = nn.silu(Conv(self.channels, (3, 3), kernel_init=CENTRED, name="first")(x))
+        x = Conv(self.channels, (1, 1), kernel_init=ORTHOGONAL, name="mix")(x)
+        x = Conv(self.channels, (3, 3), kernel_init=CENTRED, name="second")(x)
+        return nn.relu(Conv(self.channels, (5, 5), kernel_init=CENTRED, name="third")(x))

@@ -6,6 +6,7 @@ dispatched without waiting; the host looks at the losses once in ``every`` steps
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -64,7 +65,8 @@ def fit(
         data: traced pytree.
         steps: at most this many.
         optimizer: static.
-        evaluate: static ``(params, data) -> scalar``, lower is better; looked at every ``every`` steps and at the end.
+        evaluate: static ``(params, data) -> scalar``, lower is better; looked at at the
+            start, every ``every`` steps and at the end.
         every: steps between two looks.
         patience: stop after this many looks without improvement; needs ``evaluate``.
         on_event: called at every look with the history's newest entry.
@@ -82,7 +84,9 @@ def fit(
         ([1.0, 1.0], 200, None)
     """
     _check(steps, every, patience, evaluate)
-    best_params, best, waited = params, None, 0
+    best = None if evaluate is None else float(_evaluate(evaluate, params, data))
+    # Where even the start is not finite, any finite value beats it.
+    best_params, best, waited = params, (best if best is None or math.isfinite(best) else math.inf), 0
     state, good, history, done = optimizer.init(params), jnp.asarray(True), [], 0  # type: ignore[arg-type]
     while done < steps:
         count = min(every, steps - done)
@@ -107,7 +111,7 @@ def fit(
             on_event(entry)
         if patience is not None and waited >= patience:
             break
-    return Fit(best_params, tuple(history), done, best)
+    return Fit(best_params, tuple(history), done, _finite(best))
 
 
 @functools.lru_cache(maxsize=64)
@@ -217,8 +221,12 @@ def _failed(history: list, params: Any, best_params: Any, best: float | None, lo
     where = f"within steps {start + 1} to {start + len(losses)}" if bad is None else f"at step {start + bad + 1}"
     what = "update" if bad is None else "loss"
     return Fit(
-        params if best is None else best_params, tuple(history), start, best, f"the {what} is not finite {where}"
+        params if best is None else best_params, tuple(history), start, _finite(best), f"the {what} is not finite {where}"
     )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is None or math.isfinite(value) else None
 
 
 def _check(steps: int, every: int, patience: int | None, evaluate: object) -> None:

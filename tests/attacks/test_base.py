@@ -1,0 +1,145 @@
+import equinox
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ani_jax.attacks import base
+from ani_jax.types import Batch, Knowledge, Release, Source, fixed
+
+
+def noisy(x, key):
+    return x + jax.random.normal(key, x.shape)
+
+
+def scaled(scale, x):
+    return scale * x
+
+
+def images(count):
+    return jnp.linspace(0, 1, count * 4).reshape(count, 2, 2, 1)
+
+
+def test_wraps_functions_with_and_without_key(key):
+    plain, keyed = base.as_release(lambda x: x + 1), base.as_release(noisy)
+    np.testing.assert_array_equal(plain(images(2), key), images(2) + 1)
+    np.testing.assert_array_equal(keyed(images(2), key), noisy(images(2), key))
+    assert (plain.stochastic, keyed.stochastic) == (False, True)
+    assert base.as_release(plain) is plain
+    assert base.as_release(lambda x, key=None: x).stochastic
+    assert not base.as_release(lambda x, train=False: x).stochastic
+
+
+def test_a_partial_compiles_once_for_all_its_weights(key):
+    traces = []
+
+    def counted(scale, x):
+        traces.append(1)
+        return scale * x
+
+    for scale in (1.0, 2.0, 3.0):
+        release = base.as_release(jax.tree_util.Partial(counted, jnp.asarray(scale)))
+        np.testing.assert_allclose(base.query(release, images(3), key)[0], scale * images(3))
+    assert len(traces) == 1
+    assert not base.as_release(jax.tree_util.Partial(counted, 1.0)).stochastic
+
+
+def test_wraps_models_of_other_libraries(key):
+    model = equinox.nn.Linear(4, 3, key=key)
+    release = base.as_release(lambda x: jax.vmap(model)(x.reshape(-1, 4)))
+    assert base.query(release, images(5), key).shape == (1, 5, 3)
+
+
+@pytest.mark.parametrize("wrong", [3, lambda: 0, lambda a, b, c: a])
+def test_refuses_what_is_no_release(wrong):
+    with pytest.raises(ValueError, match="release="):
+        base.as_release(wrong)
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x[:1], lambda x: x.sum((1, 2, 3)), lambda x: x.astype(jnp.int32)])
+def test_refuses_wrong_features(wrong, key):
+    with pytest.raises(ValueError, match="release: gave"):
+        base.query(base.as_release(wrong), images(3), key)
+
+
+def test_queries_are_independent_and_chunks_do_not_repeat_noise(key):
+    release = base.as_release(noisy)
+    x = jnp.zeros((2 * base.CHUNK + 3, 2, 2, 1))
+    z = np.asarray(base.query(release, x, key, 3))
+    assert z.shape == (3, *x.shape)
+    assert len(np.unique(z)) > 0.99 * z.size  # Equal floats happen; a repeated chunk would halve it.
+    np.testing.assert_array_equal(z, base.query(release, x, key, 3))
+    same = base.query(base.as_release(lambda x: x), images(2), key, 3)
+    np.testing.assert_array_equal(same, jnp.stack([images(2)] * 3))
+
+
+def test_summary_is_the_release_or_its_moments(key):
+    z = jax.random.normal(key, (5, 4, 2, 2, 3))
+    np.testing.assert_array_equal(base.summarise(z[:1]), z[0])
+    summary = base.summarise(z)
+    np.testing.assert_allclose(summary[..., :3], z.mean(0), atol=1e-6)
+    np.testing.assert_allclose(summary[..., 3:], z.std(0), atol=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1e-3, 0.0), (1e3, 5.0), (-2.0, 1.0)])
+def test_whitening_undoes_scale_and_shift(key, scale, shift):
+    z = jax.random.uniform(key, (64, 5))
+    first, second = base.Whitener.of(z)(z), base.Whitener.of(scale * z + shift)(scale * z + shift)
+    np.testing.assert_allclose(first * np.sign(scale), second, atol=2e-3)
+
+
+@pytest.mark.parametrize("constant", [0.0, 1e-6, 0.1, 1e4])
+def test_a_constant_feature_whitens_to_zero(constant):
+    z = jnp.full((1000, 3), constant)
+    np.testing.assert_array_equal(base.Whitener.of(z)(z + 1), 0)
+
+
+def test_a_view_needs_the_release(key):
+    batch = Batch(images(3), jnp.arange(3), {})
+    with pytest.raises(ValueError, match="release"):
+        base.prepare(key, Knowledge(), Source(batch, fixed), batch)
+
+
+class Halved(nn.Module):
+    @nn.compact
+    def __call__(self, z, *, train):
+        return nn.Dense(2, name="pixels")(z.reshape(len(z), -1))
+
+
+def squares(output, batch, aim):
+    return jnp.square(output - batch.image.reshape(len(output), -1)[:, :2] - aim).mean(1)
+
+
+def test_a_network_learns_from_fresh_draws_and_keeps_the_best(key):
+    batch = Batch(jax.random.uniform(key, (8, 2, 2, 1)), jnp.arange(8), {})
+    release = Release((), lambda v, x, key: noisy(x, key), stochastic=True)
+    view = base.prepare(key, Knowledge(release), Source(batch, fixed), batch, count=64)
+    options = {"loss": squares, "selection": squares, "batch_size": 16, "learning_rate": 0.02}
+    found = base.fit_network(key, Halved(), view, steps=200, aim=jnp.asarray(1.0), **options)
+    guess = found.attacker(key, view.held)
+    assert found.failed is None
+    assert guess.shape == (8, 2)
+    np.testing.assert_allclose(guess.mean(), 1.5, atol=0.1)
+    again = base.fit_network(key, Halved(), view, steps=200, aim=jnp.asarray(1.0), **options)
+    np.testing.assert_array_equal(guess, again.attacker(key, view.held))
+
+
+class Middle(base.NamedTuple):
+    def on(self, z):
+        return jnp.full((len(z), 2), 0.25)
+
+
+def test_a_correction_starts_at_its_base(key):
+    batch = Batch(images(4), jnp.arange(4), {})
+    view = base.prepare(key, Knowledge(base.as_release(lambda x: x)), Source(batch, fixed), batch, count=8)
+    parameters = jax.tree_util.tree_map_with_path(
+        base._without_pixels, Halved().init(key, view.held_z, train=False)["params"]
+    )
+
+    class Half(Halved):
+        def __call__(self, z, *, train):
+            return jax.nn.sigmoid(super().__call__(z, train=train))
+
+    network = base.Network(parameters, view.whitener, Middle(), Half())
+    np.testing.assert_allclose(network.on(view.held_z), 0.25, atol=1e-6)

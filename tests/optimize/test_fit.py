@@ -1,0 +1,118 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ani_jax.optimize.fit import adam, fit, lbfgs
+
+TRACES = []
+
+
+def quadratic(params, data, key):
+    TRACES.append(1)
+    return jnp.sum((params - data + 0.01 * jax.random.normal(key, params.shape)) ** 2)
+
+
+def distance(params, data):
+    return jnp.sum((params - data) ** 2)
+
+
+def explodes(params, data, key):
+    return jnp.where(params[0] > 0.25, jnp.nan, -params.sum())
+
+
+def root(params, data, key):
+    # Finite loss, infinite gradient at 0.
+    return jnp.sqrt(params[0] * 0.0) + params.sum()
+
+
+def drifting(params, data, key):
+    return -params.sum()
+
+
+def test_finds_the_minimum_and_reports_every_look(key):
+    events = []
+    found = fit(
+        key,
+        jnp.zeros(3),
+        quadratic,
+        jnp.ones(3),
+        steps=120,
+        optimizer=adam(0.1),
+        evaluate=distance,
+        every=50,
+        on_event=events.append,
+    )
+    np.testing.assert_allclose(found.params, 1.0, atol=0.05)
+    assert [event["step"] for event in events] == [50, 100, 120]
+    assert events == list(found.history)
+    assert found.best == min(event["evaluation"] for event in events)
+    assert found.failed is None
+
+
+def test_compiles_once_for_equal_shapes(key):
+    fit(key, jnp.zeros(3), quadratic, jnp.ones(3), steps=1, optimizer=adam(0.1))
+    before = len(TRACES)
+    fit(jax.random.key(1), jnp.ones(3), quadratic, jnp.zeros(3), steps=5, optimizer=adam(0.1))
+    assert len(TRACES) == before
+
+
+def test_same_key_same_result(key):
+    runs = [fit(key, jnp.zeros(3), quadratic, jnp.ones(3), steps=20, optimizer=adam(0.1)) for _ in range(2)]
+    np.testing.assert_array_equal(runs[0].params, runs[1].params)
+    other = fit(jax.random.key(1), jnp.zeros(3), quadratic, jnp.ones(3), steps=20, optimizer=adam(0.1))
+    assert not np.array_equal(other.params, runs[0].params)
+
+
+def test_stops_early_and_keeps_the_best(key):
+    found = fit(
+        key, jnp.ones(2), drifting, jnp.ones(2), steps=100, optimizer=adam(0.1), evaluate=distance, every=5, patience=2
+    )
+    assert found.steps == 10
+    assert found.best == 0.0  # The start was best: every step of this loss leads away.
+    np.testing.assert_array_equal(found.params, jnp.ones(2))
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_parameters(key):
+    found = fit(key, jnp.zeros(2), explodes, None, steps=50, optimizer=adam(0.1), every=10)
+    assert found.failed == "the loss is not finite at step 4"
+    assert found.steps == 0
+    np.testing.assert_allclose(found.params, 0.3, atol=1e-5)
+    later = fit(key, jnp.zeros(2), explodes, None, steps=50, optimizer=adam(0.03), every=5)
+    assert later.failed == "the loss is not finite at step 10"
+    assert later.steps == 5
+    assert len(later.history) == 1
+
+
+def test_an_update_that_is_not_finite_changes_nothing(key):
+    found = fit(key, jnp.zeros(1), root, None, steps=3, optimizer=adam(0.1))
+    assert found.failed is not None
+    assert "update" in found.failed
+    np.testing.assert_array_equal(found.params, jnp.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"), [({"steps": -1}, "steps=-1"), ({"every": 0}, "every=0"), ({"patience": 1}, "patience=1")]
+)
+def test_refuses(key, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        fit(key, jnp.zeros(1), drifting, None, **{"steps": 1, "optimizer": adam(0.1), **wrong})
+
+
+def test_adam_is_cached_and_decays():
+    assert adam(1e-3, 10, 1.0) is adam(1e-3, 10, 1.0)
+    optimizer, params = adam(0.1, 20), jnp.zeros(1)
+    state, sizes = optimizer.init(params), []
+    for _ in range(20):
+        updates, state = optimizer.update(jnp.ones(1), state, params)
+        sizes.append(float(jnp.abs(updates[0])))
+    assert sizes[0] < sizes[2]
+    assert sizes[-1] < 0.1 * max(sizes)
+
+
+def rosenbrock(params, data):
+    return (data - params[0]) ** 2 + 100 * (params[1] - params[0] ** 2) ** 2
+
+
+def test_lbfgs_solves_rosenbrock():
+    np.testing.assert_allclose(lbfgs(jnp.array([-1.2, 1.0]), rosenbrock, 1.0, steps=100), [1.0, 1.0], atol=1e-3)

@@ -19,7 +19,7 @@ _PUBLIC = {
     "audit": "ani_jax.evaluation.audit",
 }
 
-__all__ = [*sorted(_PUBLIC), "losses"]
+__all__ = ["Batch", "Data", "Evidence", "Knowledge", "Release", "Source", "Task", "audit", "losses"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

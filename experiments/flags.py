@@ -37,7 +37,7 @@ class RunConfig:
     image_size: int = 32
     audit: str = "quick"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    train: TrainConfig = TrainConfig()
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
     def __post_init__(self):
         choices = {"defense": registry.DEFENSES, "dataset": catalog.names(), "audit": BUDGETS}
@@ -75,7 +75,9 @@ class RunConfig:
     def reference(self) -> "RunConfig":
         """The undefended run that this one is measured against: same data, seed, width and training."""
         shared = {name: self.options[name] for name in ("width",)}
-        return dataclasses.replace(self, defense="none", options=shared, train=dataclasses.replace(TrainConfig(), seed=self.train.seed))
+        return dataclasses.replace(
+            self, defense="none", options=shared, train=dataclasses.replace(TrainConfig(), seed=self.train.seed)
+        )
 
 
 def define() -> None:
@@ -108,7 +110,9 @@ def from_flags() -> RunConfig:
         except (OSError, ValueError) as error:
             raise ValueError(f"config={FLAGS.config}: {error}") from None
     given = {name: FLAGS[name].value for name in FLAGS if FLAGS[name].value is not None}
-    train = dataclasses.replace(base.train, **{f.name: given[f.name] for f in dataclasses.fields(TrainConfig) if f.name in given})
+    train = dataclasses.replace(
+        base.train, **{f.name: given[f.name] for f in dataclasses.fields(TrainConfig) if f.name in given}
+    )
     own = {name: given[name] for name in ("defense", "dataset", "image_size", "audit") if name in given}
     chosen = {name: given[name] for name in _options() if name in given}
     same = own.get("defense", base.defense) == base.defense
@@ -118,7 +122,11 @@ def from_flags() -> RunConfig:
 def command(config: RunConfig, workdir: pathlib.Path) -> str:
     """The command line that reproduces a run, without what is a default anyway."""
     default = RunConfig(defense=config.defense)
-    parts = [f"--{name}={getattr(config, name)}" for name in ("dataset", "image_size", "audit") if getattr(config, name) != getattr(default, name)]
+    parts = [
+        f"--{name}={getattr(config, name)}"
+        for name in ("dataset", "image_size", "audit")
+        if getattr(config, name) != getattr(default, name)
+    ]
     parts += [f"--{name}={value}" for name, value in config.options.items() if value != default.options[name]]
     parts += [
         f"--{f.name}={getattr(config.train, f.name)}"
@@ -164,7 +172,7 @@ def _options() -> dict[str, dict[str, Any]]:
 
 
 def _explain(message: str) -> str:
-    """absl's message, with what is allowed where absl leaves that out."""
+    """Absl's message, with what is allowed where absl leaves that out."""
     found = re.match(r"flag --(\w+)=(.*?): ", message)
     if found and found[1] in FLAGS and "should be one of" not in message:
         return f"flag --{found[1]}={found[2]}: must be {FLAGS[found[1]].parser.syntactic_help}"

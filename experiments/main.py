@@ -6,6 +6,7 @@ trains on the embedded digits beside an undefended reference, audits both, print
 folder; about two minutes on two cores. The same command again resumes, or shows the finished run.
 """
 
+import os
 import pathlib
 
 import jax
@@ -26,7 +27,7 @@ def main(argv: list[str]) -> None:
         flags.fail(f"flag --{error}")
     cache = pathlib.Path(flags.FLAGS.cache_dir).expanduser()
     folder = pathlib.Path(flags.FLAGS.workdir or f"runs/{config.dataset}-{config.defense}-{config.digest}")
-    if not jax.config.jax_compilation_cache_dir:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

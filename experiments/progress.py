@@ -50,7 +50,9 @@ class Progress:
 
     def _on_metrics(self, event: Mapping[str, Any]) -> None:
         with self.log.open("a") as file:
-            file.write(json.dumps({"step": event["step"], "phase": event["phase"], **event["metrics"]}, allow_nan=False) + "\n")
+            file.write(
+                json.dumps({"step": event["step"], "phase": event["phase"], **event["metrics"]}, allow_nan=False) + "\n"
+            )
         for name, value in event["metrics"].items():
             if self.events is not None:
                 self.events.add_scalar(f"{event['phase']}/{name}", value, event["step"])

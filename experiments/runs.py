@@ -17,7 +17,6 @@ from ani_jax.data import catalog
 from ani_jax.defenses import registry
 from ani_jax.defenses.base import freeze
 from ani_jax.evaluation.audit import audit
-from ani_jax.evaluation.cost import cost_card
 from ani_jax.records import Evidence, from_json, to_json
 from ani_jax.reporting import page
 from ani_jax.training.checkpoint import Checkpoints
@@ -84,7 +83,9 @@ def load(folder: pathlib.Path) -> Run:
     except (OSError, ValueError) as error:
         raise WorkdirError(f"workdir={folder}: holds no finished run ({error})") from None
     log = folder / "metrics.jsonl"
-    return Run(folder, config, evidence, [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else [])
+    return Run(
+        folder, config, evidence, [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    )
 
 
 def report(runs: list[Run]) -> str:
@@ -152,7 +153,9 @@ def _finish(config: RunConfig, folder: pathlib.Path, reference: Run | None) -> N
         return
     started = time.monotonic()
     data = catalog.load(config.dataset, seed=config.train.seed, image_size=config.image_size)
-    defense = registry.build(config.defense, data.primary.classes, (config.image_size, config.image_size, 3), **config.options)
+    defense = registry.build(
+        config.defense, data.primary.classes, (config.image_size, config.image_size, 3), **config.options
+    )
     with Progress(folder, config.defense) as progress:
         state = train(defense, data, config.train, Checkpoints(folder / "checkpoints", config.train.keep), progress)
         trained = time.monotonic()

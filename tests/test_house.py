@@ -48,7 +48,7 @@ def test_public_names_resolve():
 
 
 def test_import_is_light():
-    heavy = "flax, orbax, tensorflow_datasets, sklearn, matplotlib, grain".split(", ")
+    heavy = ["flax", "orbax", "tensorflow_datasets", "sklearn", "matplotlib", "grain"]
     code = f"import sys, ani_jax; print([name for name in {heavy!r} if name in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

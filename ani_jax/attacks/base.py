@@ -127,7 +127,26 @@ def as_release(function: Callable[..., Features] | Release) -> Release:
     keyed = _takes_key(function)
     if isinstance(function, jax.tree_util.Partial):
         return Release((function.args, dict(function.keywords)), _Call(function.func, keyed), stochastic=keyed)
-    return Release(((), {}), _Call(function, keyed), stochastic=keyed)
+    return Release(((), {}), _Call(_hashable(function), keyed), stochastic=keyed)
+
+
+def as_predictor(function: Callable[[Features], Array]) -> Callable[[Features], Array]:
+    """Makes ``predict(z)`` a pytree callable, so that it can be handed through compiled code.
+
+    Example:
+        >>> len(jax.tree.leaves(as_predictor(lambda z: z)))
+        0
+    """
+    return function if isinstance(function, jax.tree_util.Partial) else jax.tree_util.Partial(_hashable(function))
+
+
+def _hashable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, or a closure over it where it cannot be hashed (a model object of another library)."""
+    try:
+        hash(function)
+    except TypeError:
+        return lambda *args: function(*args)
+    return function
 
 
 def _takes_key(function: Callable[..., Any]) -> bool:

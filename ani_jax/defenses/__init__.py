@@ -1,1 +1,1 @@
-""""""
+"""What leaves the device, and how it is trained: modules and losses composed."""

@@ -85,7 +85,11 @@ class Optimizer:
 
     def build(self) -> optax.GradientTransformation:
         """The optax transformation; cheap, so it is rebuilt where it is needed instead of being carried around."""
-        rate = optax.cosine_decay_schedule(self.learning_rate, self.decay_steps) if self.decay_steps else self.learning_rate
+        rate = (
+            optax.cosine_decay_schedule(self.learning_rate, self.decay_steps)
+            if self.decay_steps
+            else self.learning_rate
+        )
         scale = optax.scale_by_amsgrad if self.amsgrad else optax.scale_by_adam
         decay = (optax.add_decayed_weights(self.weight_decay),) if self.weight_decay else ()
         return optax.chain(*decay, scale(b1=self.b1, b2=self.b2), optax.scale_by_learning_rate(rate))
@@ -114,8 +118,8 @@ class Defense:
     classes: int
     image_shape: tuple[int, int, int]
     width: int = 64
-    steps: int = 300
-    learning_rate: float = 2e-3
+    steps: int = 200
+    learning_rate: float = 1e-3
     axis_name: str | None = None
 
     name: ClassVar[str]
@@ -190,7 +194,7 @@ class Defense:
         return {}
 
     def active_terms(self) -> tuple[str, ...]:
-        """"task" and every term whose weight is not 0: 0 * NaN is NaN, so a term that is off must not be computed."""
+        """The task and every term whose weight is not 0: 0 * NaN is NaN, so a term that is off must not be computed."""
         return ("task", *(name for name, value in self.weights().items() if value and name != "task"))
 
 
@@ -216,7 +220,9 @@ class ServerApply:
         return self.server.apply(variables, z, train=False)  # type: ignore[return-value]
 
 
-def freeze(defense: Defense, params: Mapping[str, Any], statistics: Mapping[str, Any]) -> tuple[Release, Callable[[Features], Logits]]:
+def freeze(
+    defense: Defense, params: Mapping[str, Any], statistics: Mapping[str, Any]
+) -> tuple[Release, Callable[[Features], Logits]]:
     """Turns trained parameters into what an audit takes: ``release(x, key) -> z`` and ``predict(z) -> logits``.
 
     Args:

@@ -10,6 +10,7 @@ channel expansion, and this project's default weights on the embedded data.
 import dataclasses
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -27,6 +28,9 @@ from ani_jax.modules.cloud import CnnCloud
 from ani_jax.modules.funnel import CnnFunnel
 from ani_jax.types import Batch, Features, Images
 
+DEPENDENCE = ("biased", "corrected", "standardised")
+"""Forms of the non-linear term D; the released formulas know the first alone."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Funnel(Defense):
@@ -38,7 +42,9 @@ class Funnel(Defense):
         smoothing: s, the probability taken from the true class, in [0, 1).
         faithful: reproduce the released formulas to the letter (diagonal kept in P, mixed normalisation, 1e-10 inside D's
             root) and the released optimiser.
-        unbiased: take the bias-corrected distance correlation for D, which is 0 on average for independent features.
+        dependence: the form of D. "biased" is the published statistic; "corrected" is bias-corrected, so independent features
+            score 0 on average; "standardised" [ours] is the corrected one of features scaled to unit variance, as every
+            attacker scales them: otherwise a client hides its input in directions of little variance, at no cost.
         finishing_steps: further steps on the cloud alone with the edge frozen.
         alpha: weight of the task.
         beta: weight of the non-linear dependence D, a squared distance correlation.
@@ -50,12 +56,14 @@ class Funnel(Defense):
     expansion: int = 128
     smoothing: float = 0.25
     faithful: bool = False
-    unbiased: bool = False
+    dependence: str = "standardised"
     finishing_steps: int = 0
     alpha: float = weight(5.0)
-    beta: float = weight(2.0)
-    gamma: float = weight(2.0)
+    beta: float = weight(20.0)
+    gamma: float = weight(0.5)
     l1: float = weight(0.03)
+
+    steps: int = 300
 
     name: ClassVar[str] = "funnel"
     provenance: ClassVar[str] = (
@@ -69,7 +77,8 @@ class Funnel(Defense):
         require(0 <= self.smoothing < 1, "smoothing", self.smoothing, "in [0, 1)")
         require(self.channels >= 1, "channels", self.channels, "at least 1")
         require(self.expansion >= 1, "expansion", self.expansion, "at least 1")
-        require(not (self.faithful and self.unbiased), "unbiased", self.unbiased, "false where faithful is true")
+        allowed = DEPENDENCE[:1] if self.faithful else DEPENDENCE
+        require(self.dependence in allowed, "dependence", self.dependence, f"one of {', '.join(allowed)}")
         require(self.finishing_steps >= 0, "finishing_steps", self.finishing_steps, "0 or more")
 
     @property
@@ -112,12 +121,33 @@ class Funnel(Defense):
 
     def _dependence(self, image: Images, z: Features) -> Float[Array, ""]:
         """D of the global batch, in the form that the options ask for."""
-        if self.unbiased:
-            return corrected_distance_correlation(image, z, axis_name=self.axis_name)
-        epsilon = RELEASE_EPSILON if self.faithful else 0.0
-        return distance_correlation(image, z, squared=True, axis_name=self.axis_name, epsilon=epsilon)
+        if self.dependence == "biased":
+            epsilon = RELEASE_EPSILON if self.faithful else 0.0
+            return distance_correlation(image, z, squared=True, axis_name=self.axis_name, epsilon=epsilon)
+        seen = standardise(z, self.axis_name) if self.dependence == "standardised" else z
+        return corrected_distance_correlation(image, seen, axis_name=self.axis_name)
 
     def measurements(self, forward: Forward, batch: Batch) -> Terms:
         """Live channels: P alone rewards killing channels, so the log shows whether that is what happened."""
         del batch
         return {"live_channels": live_channels(forward.z)}
+
+
+def standardise(z: Features, axis_name: str | None = None) -> Features:
+    """Features at unit variance over the (global) batch, each by itself; those that hardly vary stay small.
+
+    Args:
+        z: features.
+        axis_name: device axis whose batches count as one.
+
+    Returns:
+        ``(z - mean) / sqrt(var + 1e-3 * mean(var))``; zeros for constant features.
+
+    Example:
+        >>> float(standardise(jnp.array([[1.0], [3.0]]))[1, 0].round(2))
+        1.0
+    """
+    mean = jnp.mean if axis_name is None else lambda x, axis: jax.lax.pmean(x.mean(axis), axis_name)
+    centred = z - mean(z, 0)[None]
+    variance = mean(centred**2, 0)
+    return centred * jax.lax.rsqrt(variance + 1e-3 * variance.mean() + 1e-12)[None]

@@ -29,7 +29,9 @@ def options(name: str) -> dict[str, Any]:
     return {f.name: f.default for f in dataclasses.fields(DEFENSES[name]) if f.name not in GIVEN}
 
 
-def build(name: str, classes: int, image_shape: tuple[int, int, int], *, axis_name: str | None = None, **chosen: Any) -> Defense:
+def build(
+    name: str, classes: int, image_shape: tuple[int, int, int], *, axis_name: str | None = None, **chosen: Any
+) -> Defense:
     """A defence for one task.
 
     Args:

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ani_jax.attacks import attribute, decoder
-from ani_jax.attacks.base import Attack, Fitted, Observed, OnEvent, View, as_release, prepare, query
+from ani_jax.attacks.base import Attack, Fitted, Observed, OnEvent, View, as_predictor, as_release, prepare, query
 from ani_jax.attacks.base import Member as Unfitted
 from ani_jax.evaluation import metrics, references
 from ani_jax.evaluation.cost import cost_card
@@ -59,11 +59,12 @@ class Budget:
 
 BUDGETS = MappingProxyType(
     {
+        "smoke": Budget(256, 5, 1, 0, 8, 5, 1, 1e-3, 32),
         "quick": Budget(2048, 60, 1, 0, 64, 40, 2, 1e-3, 32),
         "standard": Budget(4096, 400, 3, 800, 64, 800, 8, 1e-3, 64),
     }
 )
-"""Budgets by name."""
+"""Budgets by name; "smoke" shows that the plumbing works and proves nothing."""
 
 
 def default_attacks(budget: Budget, sensitive: Sequence[Task], image_shape: tuple[int, int, int]) -> tuple[Attack, ...]:
@@ -106,7 +107,7 @@ def audit(
     data: Data,
     predict: Callable[[Features], Logits] | None = None,
     attacks: Sequence[Attack] | None = None,
-    budget: str = "quick",
+    budget: str | Budget = "quick",
     seed: int = 0,
     reference: Evidence | None = None,
     subject: str = "release",
@@ -121,7 +122,7 @@ def audit(
         predict: the provider's network, ``predict(z) -> logits``; without it utility, the label-mediated floor and the
             class-mean floor are left out, with a note.
         attacks: who attacks; None means :func:`default_attacks` within the budget.
-        budget: a name in ``BUDGETS``.
+        budget: a name in ``BUDGETS``, or a table of steps of your own, recorded as "custom".
         seed: everything random follows from it.
         reference: the evidence of the undefended split, which leakage is normalised by.
         subject: name of what is audited.
@@ -134,19 +135,21 @@ def audit(
     Raises:
         ValueError: an unknown budget, a negative seed, or a release that does not give one floating-point row an image.
     """
-    if budget not in BUDGETS:
+    if isinstance(budget, str) and budget not in BUDGETS:
         raise ValueError(f"budget={budget!r}: must be one of {', '.join(BUDGETS)}")
     if seed < 0:
         raise ValueError(f"seed={seed}: must be 0 or more")
+    name, table = (budget, BUDGETS[budget]) if isinstance(budget, str) else ("custom", budget)
     shape = _image_shape(data.test)
-    attacks = tuple(default_attacks(BUDGETS[budget], data.sensitive, shape) if attacks is None else attacks)
-    scene = _Scene.of(as_release(release), data, predict, BUDGETS[budget], seed, reference, on_event)
+    attacks = tuple(default_attacks(table, data.sensitive, shape) if attacks is None else attacks)
+    predict = None if predict is None else as_predictor(predict)
+    scene = _Scene.of(as_release(release), data, predict, table, seed, reference, on_event)
     results = tuple(_run(scene, attack) for attack in attacks)
     return Evidence(
         subject=subject,
         dataset=data.name,
         seed=seed,
-        budget=budget,
+        budget=name,
         steps={_title(attack, member): member.steps for attack in attacks for member in attack.members},
         sizes=_sizes(scene),
         utility=_utility(scene),

@@ -221,7 +221,11 @@ def _failed(history: list, params: Any, best_params: Any, best: float | None, lo
     where = f"within steps {start + 1} to {start + len(losses)}" if bad is None else f"at step {start + bad + 1}"
     what = "update" if bad is None else "loss"
     return Fit(
-        params if best is None else best_params, tuple(history), start, _finite(best), f"the {what} is not finite {where}"
+        params if best is None else best_params,
+        tuple(history),
+        start,
+        _finite(best),
+        f"the {what} is not finite {where}",
     )
 
 

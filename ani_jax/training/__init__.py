@@ -1,1 +1,1 @@
-""""""
+"""The one min-max step, its state, and the loop around it."""

@@ -54,11 +54,17 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
         for name in ("log_every", "checkpoint_every"):
             if getattr(self, name) % self.steps_per_dispatch:
-                raise ValueError(f"{name}={getattr(self, name)}: must be a multiple of steps_per_dispatch={self.steps_per_dispatch}")
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: must be a multiple of steps_per_dispatch={self.steps_per_dispatch}"
+                )
 
 
 def train(
-    defense: Defense, data: Data, config: TrainConfig, checkpoints: Checkpoints | None = None, on_event: OnEvent = lambda event: None
+    defense: Defense,
+    data: Data,
+    config: TrainConfig,
+    checkpoints: Checkpoints | None = None,
+    on_event: OnEvent = lambda event: None,
 ) -> State:
     """Trains a defence through all its phases, from the newest intact checkpoint where there is one.
 
@@ -91,7 +97,9 @@ def train(
         state = enter(state, index, phase, data)
         while step < end:
             count = min(config.steps_per_dispatch, end - step)
-            state, metrics = _dispatch(state, data.defend, data_key, defense, _compiled_part(phase), config.batch_size, count)
+            state, metrics = _dispatch(
+                state, data.defend, data_key, defense, _compiled_part(phase), config.batch_size, count
+            )
             step += count
             # The metrics of an earlier dispatch are read while this one runs, so the device never waits for the host.
             pending = _report(pending, on_event)

@@ -1,5 +1,6 @@
 """Which phase a step belongs to, and entering one."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -36,4 +37,4 @@ def enter(state: State, index: int, phase: Phase, data: Any) -> State:
     if int(state.phase) >= index:
         return state
     prepared = phase.prepare(state, data) if phase.prepare else state
-    return prepared.replace(phase=jnp.int32(index))
+    return dataclasses.replace(prepared, phase=jnp.int32(index))

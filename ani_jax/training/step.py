@@ -5,6 +5,7 @@ gradient with respect to the features is sent back through it at the end; so one
 of an adversary's own loss can reach the client.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -45,15 +46,19 @@ def make_step(defense: Defense, phase: Phase) -> Callable[[State, Batch], tuple[
 
         def send(trainable: Mapping[str, Any]) -> tuple[Sent, Any]:
             params = replace(state.params, trainable)["client"]
-            return _apply(defense.client, params, state.statistics["client"], batch.image, key, train=bool(client_groups))
+            return _apply(
+                defense.client, params, state.statistics["client"], batch.image, key, train=bool(client_groups)
+            )
 
         sent, pull, client_statistics = jax.vjp(send, select(state.params, client_groups), has_aux=True)
         state, adversary_metrics = _train_adversaries(defense, phase, state, jax.lax.stop_gradient(sent.z), batch)
 
         def objective(trainable: Mapping[str, Any], sent: Sent) -> tuple[Array, tuple[Metrics, Any]]:
             params = replace(state.params, trainable)["server"]
-            logits, statistics = _apply(defense.server, params, state.statistics["server"], sent.z, train=bool(server_groups))
-            answers = {
+            logits, statistics = _apply(
+                defense.server, params, state.statistics["server"], sent.z, train=bool(server_groups)
+            )
+            answers: dict[str, Any] = {
                 name: module.apply({"params": state.params["adversaries"][name]}, sent.z, train=False)
                 for name, module in defense.adversaries.items()
             }
@@ -78,13 +83,16 @@ def make_step(defense: Defense, phase: Phase) -> Callable[[State, Batch], tuple[
         state = _update(defender, state, gradients)
         statistics = _mean(defense, {"client": client_statistics, "server": server_statistics})
         metrics |= adversary_metrics | {"gradient_norm": optax.tree.norm(gradients)}
-        return state.replace(statistics=statistics, step=state.step + 1), _mean(defense, metrics)  # type: ignore[attr-defined]
+        state = dataclasses.replace(state, statistics=statistics, step=state.step + 1)
+        return state, _mean(defense, metrics)
 
     return step
 
 
-def _train_adversaries(defense: Defense, phase: Phase, state: State, z: Features, batch: Batch) -> tuple[State, Metrics]:
-    """k updates of every adversary on its own plain loss; the metrics are those of the last update, before it was applied."""
+def _train_adversaries(
+    defense: Defense, phase: Phase, state: State, z: Features, batch: Batch
+) -> tuple[State, Metrics]:
+    """K updates of every adversary on its own plain loss; the metrics are those of the last update, before it was applied."""
     optimizer = defense.adversary_optimizer.build()
     metrics: Metrics = {}
     for _ in range(phase.adversary_updates):
@@ -107,7 +115,7 @@ def _update(optimizer: optax.GradientTransformation, state: State, gradients: Ma
     for group, gradient in gradients.items():
         updates, optimizers[group] = optimizer.update(gradient, optimizers[group], trainable[group])
         trainable[group] = optax.apply_updates(trainable[group], updates)
-    return state.replace(params=replace(state.params, trainable), optimizers=optimizers)  # type: ignore[attr-defined]
+    return dataclasses.replace(state, params=replace(state.params, trainable), optimizers=optimizers)
 
 
 def _apply(module: Any, params: Any, statistics: Any, *inputs: Any, train: bool) -> tuple[Any, Any]:

@@ -49,6 +49,11 @@ def test_wraps_models_of_other_libraries(key):
     model = equinox.nn.Linear(4, 3, key=key)
     release = base.as_release(lambda x: jax.vmap(model)(x.reshape(-1, 4)))
     assert base.query(release, images(5), key).shape == (1, 5, 3)
+    network = equinox.nn.Sequential([equinox.nn.Lambda(jax.vmap(jnp.ravel)), equinox.nn.Lambda(jax.nn.relu)])
+    assert base.query(base.as_release(network), images(5), key).shape == (1, 5, 4)
+    np.testing.assert_array_equal(
+        jax.jit(lambda f, z: f(z))(base.as_predictor(network), images(2)), images(2).reshape(2, 4)
+    )
 
 
 @pytest.mark.parametrize("wrong", [3, lambda: 0, lambda a, b, c: a])

@@ -16,7 +16,9 @@ def trajectory(spec, scales=(1.0, 30.0, 0.1, 0.1)):
     transform, params = spec.build(), jnp.asarray(start)
     moments = transform.init(params)
     weights = torch.tensor(start, requires_grad=True)
-    theirs = torch.optim.Adam([weights], lr=spec.learning_rate, betas=(spec.b1, spec.b2), weight_decay=spec.weight_decay)
+    theirs = torch.optim.Adam(
+        [weights], lr=spec.learning_rate, betas=(spec.b1, spec.b2), weight_decay=spec.weight_decay
+    )
     for scale in scales:
         update, moments = transform.update(scale * 2 * params, moments, params)
         params = optax.apply_updates(params, update)
@@ -90,5 +92,5 @@ def test_release_is_differentiable_in_the_image(frozen):
 
 def test_require_is_one_line():
     require(True, "beta", 1, "anything")
-    with pytest.raises(ValueError, match="^beta=-1: must be 0 or more$"):
+    with pytest.raises(ValueError, match=r"^beta=-1: must be 0 or more$"):
         require(False, "beta", -1, "0 or more")

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ani_jax.defenses import registry
+from ani_jax.defenses import funnel, registry
 from ani_jax.defenses.base import Forward
+from ani_jax.losses.dependence import channel_pearson, distance_correlation
 from ani_jax.training.state import init
 from ani_jax.training.step import make_step
 from ani_jax.types import Batch
@@ -58,7 +59,9 @@ def test_finishing_phase_freezes_the_edge(batch):
     state = init(defense, jax.random.key(0))
     after, _ = jax.jit(make_step(defense, phase))(state, batch)
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), state.params["client"], after.params["client"]))
-    assert not jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), state.params["server"], after.params["server"]))
+    assert not jax.tree.all(
+        jax.tree.map(lambda a, b: bool((a == b).all()), state.params["server"], after.params["server"])
+    )
 
 
 def test_without_privacy_terms_and_smoothing_it_is_plain_cross_entropy_training(batch):
@@ -75,3 +78,47 @@ def test_without_privacy_terms_and_smoothing_it_is_plain_cross_entropy_training(
     plain = Plain(**{field.name: getattr(defense, field.name) for field in dataclasses.fields(defense)})
     expected, _ = jax.jit(make_step(plain, plain.phases[0]))(state, batch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.params, expected.params)
+
+
+@pytest.mark.parametrize("dependence", funnel.DEPENDENCE)
+def test_every_form_of_dependence_sees_a_copy_and_is_differentiable(batch, dependence):
+    defense = small(dependence=dependence)
+
+    def loss(z):
+        return defense.client_loss(Forward(z, {}, jnp.zeros((8, 5)), {}), batch)["beta"]
+
+    assert float(loss(batch.image)) > 0.9
+    for z in (batch.image, jnp.zeros((8, 4, 4, 3))):
+        assert jnp.isfinite(jax.grad(loss)(z)).all()
+
+
+def test_standardised_dependence_does_not_let_a_small_copy_hide(batch):
+    """A copy at a hundredth of the scale of independent noise: the plain statistic misses it, the attacker does not."""
+    noise = jax.random.normal(jax.random.key(5), (8, 2, 1, 1))
+    hidden = jnp.concatenate([(0.01 * batch.image).reshape(8, -1), 3 * noise.reshape(8, -1)], axis=1)
+    logits = jnp.zeros((8, 5))
+    values = {
+        kind: float(small(dependence=kind).client_loss(Forward(hidden, {}, logits, {}), batch)["beta"])
+        for kind in ("corrected", "standardised")
+    }
+    assert values["standardised"] > 0.5 > values["corrected"]
+
+
+def test_standardise_gives_unit_variance_and_leaves_dead_features_dead():
+    z = jax.random.normal(jax.random.key(0), (64, 5)) * jnp.array([[1.0, 1.0, 2.0, 0.5, 0.0]]) + 3
+    scaled = funnel.standardise(z)
+    np.testing.assert_allclose(scaled.std(0)[:4], 1, atol=0.01)
+    assert (scaled[:, 4] == 0).all()
+
+
+def test_faithful_takes_the_released_formulas_and_optimiser(batch):
+    defense = small(faithful=True, dependence="biased")
+    assert (defense.optimizer.b1, defense.optimizer.weight_decay, defense.optimizer.amsgrad) == (0.5, 1e-3, True)
+    z = jax.random.uniform(jax.random.key(2), (8, 4, 4, 3))
+    loss = defense.client_loss(Forward(z, {}, jnp.zeros((8, 5)), {}), batch)
+    assert float(loss["beta"]) == pytest.approx(
+        float(distance_correlation(batch.image, z, squared=True, epsilon=1e-10)), rel=1e-6
+    )
+    assert float(loss["gamma"]) == pytest.approx(float(channel_pearson(z, faithful=True).mean()), rel=1e-6)
+    with pytest.raises(ValueError, match="dependence=standardised: must be one of biased"):
+        small(faithful=True)

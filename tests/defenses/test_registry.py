@@ -26,7 +26,16 @@ def test_options_leave_out_what_follows_from_the_data():
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("width", 0), ("steps", 0), ("learning_rate", 0.0), ("smoothing", 1.0), ("channels", 0), ("beta", -0.1), ("alpha", 0.0)]
+    ("option", "value"),
+    [
+        ("width", 0),
+        ("steps", 0),
+        ("learning_rate", 0.0),
+        ("smoothing", 1.0),
+        ("channels", 0),
+        ("beta", -0.1),
+        ("alpha", 0.0),
+    ],
 )
 def test_options_out_of_range_are_named(option, value):
     with pytest.raises(ValueError, match=f"{option}={value}: must be"):

@@ -29,7 +29,10 @@ def test_spelled_out_defaults_are_the_same_config():
 def test_reference_shares_data_and_seed_but_not_the_defence():
     reference = RunConfig(defense="funnel", options={"beta": 0.5}, train=TrainConfig(seed=3)).reference()
     assert (reference.defense, reference.train.seed) == ("none", 3)
-    assert reference == RunConfig(defense="funnel", options={"beta": 9.0}, train=TrainConfig(seed=3, batch_size=16)).reference()
+    assert (
+        reference
+        == RunConfig(defense="funnel", options={"beta": 9.0}, train=TrainConfig(seed=3, batch_size=16)).reference()
+    )
 
 
 def test_command_reproduces_the_config(tmp_path):
@@ -43,7 +46,7 @@ def test_command_reproduces_the_config(tmp_path):
     [
         ({"defense": "wall"}, r"defense=wall: must be one of none, funnel"),
         ({"dataset": "cats"}, r"dataset=cats: must be one of digits"),
-        ({"audit": "lazy"}, r"audit=lazy: must be one of quick"),
+        ({"audit": "lazy"}, r"audit=lazy: must be one of smoke, quick"),
         ({"image_size": 33}, r"image_size=33: must be a multiple of 8"),
         ({"options": {"beta": -1.0}}, r"beta=-1.0: must be a finite number, 0 or more"),
         ({"options": {"beta": float("nan")}}, r"beta=nan: must be a finite number"),

@@ -13,7 +13,15 @@ import pytest
 
 from experiments import runs
 
-SMALL = ("--width=4", "--expansion=8", "--steps=12", "--checkpoint_every=3", "--log_every=3", "--audit=smoke", "--batch_size=16")
+SMALL = (
+    "--width=4",
+    "--expansion=8",
+    "--steps=12",
+    "--checkpoint_every=3",
+    "--log_every=3",
+    "--audit=smoke",
+    "--batch_size=16",
+)
 
 
 def start(*arguments, cache, module="experiments.main"):
@@ -43,7 +51,15 @@ def whole(cache, tmp_path_factory):
 def test_a_run_leaves_everything_behind(whole):
     folder, output = whole
     names = {path.name for path in folder.iterdir()}
-    assert {"config.json", "checkpoints", "metrics.jsonl", "evidence.json", "timing.json", "report.html", "tensorboard"} <= names
+    assert {
+        "config.json",
+        "checkpoints",
+        "metrics.jsonl",
+        "evidence.json",
+        "timing.json",
+        "report.html",
+        "tensorboard",
+    } <= names
     assert "none" in output
     assert "funnel" in output
     assert f"--workdir={folder}" in output

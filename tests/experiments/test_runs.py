@@ -33,7 +33,9 @@ def test_another_config_is_refused_and_nothing_changes(tmp_path):
     claimed(tmp_path)
     before = snapshot(tmp_path)
     other = RunConfig(defense="none", train=TrainConfig(seed=5))
-    with pytest.raises(runs.WorkdirError, match=r"workdir=.*belongs to a run with another config \(seed: 0 there, 5 asked\)"):
+    with pytest.raises(
+        runs.WorkdirError, match=r"workdir=.*belongs to a run with another config \(seed: 0 there, 5 asked\)"
+    ):
         claimed(tmp_path, other)
     assert snapshot(tmp_path) == before
 
@@ -76,7 +78,9 @@ def test_a_folder_in_use_is_refused(tmp_path):
         "with runs.claim(pathlib.Path(sys.argv[1]), RunConfig(defense='none'), wait=False):\n"
         "    print('held', flush=True); sys.stdin.read()\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(runs.WorkdirError, match="another process is using it"):

@@ -111,5 +111,12 @@ def toy_data(toy_batch):
     """The toy batch in the role of every split."""
     source = Source(toy_batch, fixed)
     return Data(
-        source, toy_batch, source, toy_batch, toy_batch, "toy", Task("label", ("a", "b", "c")), (Task("ink", ("red", "blue")),)
+        source,
+        toy_batch,
+        source,
+        toy_batch,
+        toy_batch,
+        "toy",
+        Task("label", ("a", "b", "c")),
+        (Task("ink", ("red", "blue")),),
     )

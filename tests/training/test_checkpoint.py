@@ -8,7 +8,12 @@ from ani_jax.training.checkpoint import CheckpointError, Checkpoints
 
 
 def state(value):
-    return {"params": {"w": jnp.full((64, 8), value, jnp.float32)}, "key": jax.random.key(3), "step": jnp.int32(value), "empty": {}}
+    return {
+        "params": {"w": jnp.full((64, 8), value, jnp.float32)},
+        "key": jax.random.key(3),
+        "step": jnp.int32(value),
+        "empty": {},
+    }
 
 
 @pytest.fixture

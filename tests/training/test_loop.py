@@ -10,7 +10,9 @@ CONFIG = TrainConfig(batch_size=8, log_every=2, checkpoint_every=2)
 
 
 def leaves(state):
-    return [jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in jax.tree.leaves(state)]
+    return [
+        jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in jax.tree.leaves(state)
+    ]
 
 
 def identical(a, b):

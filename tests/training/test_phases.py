@@ -6,7 +6,11 @@ from ani_jax.training.state import init
 
 def test_schedule_skips_empty_phases(toy):
     assert [(phase.name, end) for phase, end in schedule(toy(steps=6))] == [("train", 6)]
-    assert [(phase.name, end) for phase, end in schedule(toy(steps=6, pretraining=4))] == [("pretrain", 4), ("train", 10), ("server", 12)]
+    assert [(phase.name, end) for phase, end in schedule(toy(steps=6, pretraining=4))] == [
+        ("pretrain", 4),
+        ("train", 10),
+        ("server", 12),
+    ]
 
 
 def test_prepare_runs_once_on_entry(toy):

@@ -10,7 +10,11 @@ def test_layout_does_not_depend_on_the_key_and_buffers_are_distinct(toy):
     one, two = (states.init(toy(), jax.random.key(seed)) for seed in (0, 1))
     assert jax.tree.structure(one) == jax.tree.structure(two)
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(two.params), strict=True))
-    pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(one) if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
+    pointers = [
+        leaf.unsafe_buffer_pointer()
+        for leaf in jax.tree.leaves(one)
+        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    ]
     assert len(set(pointers)) == len(pointers)
 
 

@@ -54,10 +54,14 @@ def test_defender_and_adversary_follow_their_own_gradients(toy, toy_batch, updat
     adversary = before.params["adversaries"]["ink"]
     moments = adam.init(adversary)
     for _ in range(updates):
-        gradient = jax.grad(lambda p: cross_entropy(module.apply({"params": p}, z), toy_batch.sensitive["ink"]).mean())(adversary)
+        gradient = jax.grad(lambda p: cross_entropy(module.apply({"params": p}, z), toy_batch.sensitive["ink"]).mean())(
+            adversary
+        )
         change, moments = adam.update(gradient, moments)
         adversary = optax.apply_updates(adversary, change)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), after.params["adversaries"]["ink"], adversary)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), after.params["adversaries"]["ink"], adversary
+    )
 
     # One Adam step of the defender against the updated, frozen adversary.
     client, server = by_hand(defense, before, toy_batch, adversary)
@@ -103,7 +107,9 @@ def test_zero_weight_equals_plain_training(toy, toy_batch):
             return {"task": cross_entropy(forward.logits, batch.label).mean()}
 
     _, same_modules, _ = run(Plain(classes=3, image_shape=(4, 4, 1), steps=6, updates=0, attribute=0.0), toy_batch)
-    for party, gradient in zip(("client", "server"), by_hand(defense, before, toy_batch, before.params["adversaries"]["ink"]), strict=True):
+    for party, gradient in zip(
+        ("client", "server"), by_hand(defense, before, toy_batch, before.params["adversaries"]["ink"]), strict=True
+    ):
         assert same(after.params[party], same_modules.params[party])
         optimizer = defense.optimizer.build()
         change, _ = optimizer.update(gradient, optimizer.init(before.params[party]), before.params[party])

@@ -1,0 +1,326 @@
+"""Known answers (METHODS 7) on small digits: what the audit must find, and what it must not."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ani_jax.attacks import attribute, decoder
+from ani_jax.attacks.base import Attack, Fitted
+from ani_jax.data import digits
+from ani_jax.evaluation.audit import BUDGETS, Budget, default_attacks
+from ani_jax.evaluation.audit import audit as full_audit
+from ani_jax.records import Evidence, from_json, to_json
+from ani_jax.types import Task
+
+SIDE = 16
+SMALL = Budget(1024, 20, 1, 10, 8, 10, 1, 1e-3, 16)
+
+
+def audit(*args, budget=SMALL, **options):
+    return full_audit(*args, budget=budget, **options)
+
+
+CLOSED = (
+    Attack("attribute", "ink", (attribute.Probe("ink", 4),)),
+    Attack("decoder", "image", (decoder.Ridge(),)),
+)
+
+
+def subset(batch, count):
+    return jax.tree.map(lambda leaf: leaf[:count], batch)
+
+
+@pytest.fixture(scope="module")
+def data():
+    full = digits.load(image_size=SIDE)
+    return dataclasses.replace(
+        full, validation=subset(full.validation, 256), test=subset(full.test, 512), sensitive=full.sensitive[:1]
+    )
+
+
+def nearest(means, z):
+    flat = z.reshape(len(z), -1)
+    return -jnp.square(flat[:, None] - means[None]).sum(2)
+
+
+def predictor(data, release):
+    """A provider: logistic regression on what the client sends."""
+    batch = data.defend.draw(jax.random.key(9), 2048)
+    z = release(batch.image).reshape(2048, -1)
+    held = release(data.validation.image).reshape(len(data.validation.label), -1)
+    weights, bias = attribute.logistic_path((z, batch.label), (held, data.validation.label), 10, grid=(1e-2, 1e-3))
+    return lambda z: z.reshape(len(z), -1) @ weights + bias[None]
+
+
+@pytest.fixture(scope="module")
+def identity(data):
+    events = []
+    evidence = audit(lambda x: x, data, predictor(data, lambda x: x), CLOSED, subject="none", on_event=events.append)
+    return evidence, events
+
+
+def test_identity_is_full_leakage(identity):
+    evidence, _ = identity
+    ink, image = evidence.attack("attribute", "ink"), evidence.attack("decoder", "image")
+    assert ink.scores["balanced_accuracy"].value == pytest.approx(ink.references["raw_input"], abs=0.01)
+    assert ink.scores["balanced_accuracy"].value > 0.99
+    assert image.scores["ssim"].value > 0.95
+    assert image.scores["retrieval"].value > 0.99
+    assert image.scores["r2_mean"].value > 0.98
+    assert evidence.utility["accuracy"].value > 0.8
+    assert image.references["mse_class_mean"] < image.references["mse_mean_image"]
+
+
+def rotation():
+    return jnp.linalg.qr(jax.random.normal(jax.random.key(5), (SIDE * SIDE * 3,) * 2))[0]
+
+
+def disguises():
+    order = np.random.default_rng(0).permutation(SIDE * SIDE * 3)
+    turn = rotation()
+    return {
+        "permutation": lambda x: x.reshape(len(x), -1)[:, order].reshape(x.shape),
+        "rotation": lambda x: x.reshape(len(x), -1) @ turn,
+        "small": lambda x: 1e-3 * x,
+        "large": lambda x: 1e3 * x + 5,
+        "stopped": jax.lax.stop_gradient,
+        "rounded": lambda x: jnp.round(255 * x) / 255,
+        "sign": lambda x: 1 - x,
+    }
+
+
+@pytest.mark.parametrize("name", sorted(disguises()))
+def test_disguises_are_found_out(data, identity, name):
+    reference, _ = identity
+    function = disguises()[name]
+    evidence = audit(lambda x: function(x), data, None, CLOSED, reference=reference, subject=name)
+    ink, image = evidence.attack("attribute", "ink"), evidence.attack("decoder", "image")
+    assert ink.scores["balanced_accuracy"].value > ink.references["raw_input"] - 0.01
+    assert ink.leakage.value > 0.98
+    assert image.scores["mse"].value < 1.5 * reference.attack("decoder", "image").scores["mse"].value + 1e-4
+    assert image.scores["ssim"].value > 0.95
+
+
+def test_a_constant_client_leaks_nothing(data, identity):
+    reference, _ = identity
+    evidence = audit(lambda x: jnp.ones((len(x), 6)), data, lambda z: z @ jnp.eye(6, 10), CLOSED, reference=reference)
+    ink, image = evidence.attack("attribute", "ink"), evidence.attack("decoder", "image")
+    assert ink.scores["balanced_accuracy"].value == ink.references["majority"] == 0.25
+    assert ink.leakage.value == 0
+    assert image.scores["mse"].value == pytest.approx(image.references["mse_mean_image"], rel=0.02)
+    assert abs(image.scores["r2_mean"].value) < 0.02
+    assert image.scores["retrieval"].value < 0.02
+
+
+def test_a_flipped_attribute_direction_leaks_fully(data, identity):
+    """An encoder that answers with the wrong ink, always: a co-trained adversary was fooled, a fresh one is not."""
+    reference, _ = identity
+    inks = jnp.asarray(list(digits.INKS.values()))
+
+    def lying(x):
+        # The darkest pixel carries the ink; the client sends how unlike each ink it is.
+        pixels = x.reshape(len(x), -1, 3)
+        darkest = jnp.take_along_axis(pixels, pixels.sum(2).argmin(1)[:, None, None], axis=1)
+        return -jnp.exp(-20 * jnp.square(darkest - inks[None]).sum(2))
+
+    evidence = audit(lying, data, None, CLOSED[:1], reference=reference)
+    assert evidence.attack("attribute", "ink").scores["balanced_accuracy"].value > 0.98
+
+
+def repaint(x):
+    """The oracle: finds ink and paper by trying all of them, then paints the stroke in the first ink."""
+    inks, papers = (jnp.asarray(list(colours.values())) for colours in (digits.INKS, digits.PAPERS))
+    ink, paper = jnp.repeat(inks, len(papers), axis=0), jnp.tile(papers, (len(inks), 1))
+    way = ink - paper
+    offset = x[:, None] - paper[None, :, None, None, :]
+    stroke = (offset * way[None, :, None, None, :]).sum(-1) / jnp.square(way).sum(1)[None, :, None, None]
+    misfit = jnp.square(offset - stroke[..., None] * way[None, :, None, None, :]).sum((2, 3, 4))
+    best = misfit.argmin(1)
+    stroke = jnp.take_along_axis(stroke, best[:, None, None, None], axis=1)[:, 0, :, :, None]
+    return jnp.clip(paper[best][:, None, None, :] * (1 - stroke) + inks[0][None, None, None] * stroke, 0, 1)
+
+
+def test_an_oracle_that_repaints_the_ink_leaks_chance(data, identity):
+    reference, _ = identity
+    members = (attribute.Probe("ink", 4), attribute.Net("ink", 4, 40, width=16))
+    attack = Attack("attribute", "ink", members)
+    evidence = audit(repaint, data, predictor(data, repaint), (attack,), reference=reference)
+    ink = evidence.attack("attribute", "ink").scores["balanced_accuracy"]
+    assert ink.value == pytest.approx(0.25, abs=0.06)
+    assert evidence.utility["accuracy"].value > reference.utility["accuracy"].value - 0.03
+    assert evidence.attack("attribute", "ink").leakage.value < 0.08
+
+
+def test_an_attribute_that_follows_from_the_label_has_no_leakage_to_normalise(data):
+    def parity(batch):
+        return batch._replace(sensitive={"parity": batch.label % 2})
+
+    known = Known(data.auxiliary.render)
+    split = dataclasses.replace(
+        data,
+        auxiliary=dataclasses.replace(data.auxiliary, render=known),
+        validation=parity(data.validation),
+        test=parity(data.test),
+        sensitive=(Task("parity", ("even", "odd")),),
+    )
+    attacks = (Attack("attribute", "parity", (attribute.Probe("parity", 2),)),)
+    truth = predictor(data, lambda x: x)
+    reference = audit(lambda x: x, split, truth, attacks, subject="none")
+    found = audit(lambda x: 2 * x, split, truth_of_half(truth), attacks, reference=reference).attack(
+        "attribute", "parity"
+    )
+    assert found.references["label_mediated"] > 0.85
+    assert found.leakage.value is None
+    assert "two standard errors" in found.leakage.note
+
+
+def truth_of_half(predict):
+    return lambda z: predict(z / 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    render: object
+
+    def __call__(self, key, rows):
+        batch = self.render(key, rows)
+        return batch._replace(sensitive={"parity": batch.label % 2})
+
+
+def test_attackers_never_see_test_nor_defend(data, identity):
+    evidence, _ = identity
+    predict = predictor(data, lambda x: x)
+    poisoned = dataclasses.replace(
+        data,
+        defend=dataclasses.replace(data.defend, stored=jax.tree.map(lambda leaf: leaf * 0, data.defend.stored)),
+        budget=jax.tree.map(jnp.zeros_like, data.budget),
+        test=data.test._replace(
+            image=1 - data.test.image,
+            label=(data.test.label + 1) % 10,
+            sensitive={"ink": (data.test.sensitive["ink"] + 1) % 4},
+        ),
+    )
+    found = audit(lambda x: x, poisoned, predict, CLOSED, subject="none")
+    for before, after in zip(evidence.attacks, found.attacks):
+        assert [m.validation for m in before.members] == [m.validation for m in after.members]
+        assert before.chosen == after.chosen
+    assert found.attack("attribute", "ink").scores["balanced_accuracy"].value < 0.5
+
+
+def test_evidence_is_plain_identical_and_complete(data, identity):
+    evidence, events = identity
+    again = audit(lambda x: x, data, predictor(data, lambda x: x), CLOSED, subject="none")
+    assert to_json(again) == to_json(evidence)
+    assert from_json(Evidence, to_json(evidence)) == evidence
+    assert evidence.dataset == "digits"
+    assert evidence.steps == {"attribute ink: probe": 0, "decoder image: ridge": 0}
+    assert evidence.sizes["test_originals"] == 359
+    assert evidence.gallery.shape == (8, SIDE, SIDE, 3)
+    assert evidence.attack("decoder", "image").gallery.shape == (8, SIDE, SIDE, 3)
+    assert len(evidence.attack("decoder", "image").per_example) == 512
+    starts = [event["name"] for event in events if event["kind"] == "attack_start"]
+    assert starts == [event["name"] for event in events if event["kind"] == "attack_end"]
+    assert "raw input, attribute ink: probe" in starts
+
+
+def test_another_seed_is_another_audit(data, identity):
+    evidence, _ = identity
+    other = audit(lambda x: x, data, None, CLOSED[1:], seed=1)
+    assert other.attacks[0].scores["mse"] != evidence.attack("decoder", "image").scores["mse"]
+    assert other.utility == {}
+    assert other.attacks[0].scores["r2_class_mean"].value is None
+    assert any("no predictor" in note for note in other.notes)
+
+
+class Nothing:
+    name, steps = "nothing", 3
+
+    def fit(self, key, view, on_event=None, earlier=()):
+        return Fitted(None, "the loss is not finite at step 1")
+
+
+class NaNs:
+    name, steps = "nans", 3
+
+    def fit(self, key, view, on_event=None, earlier=()):
+        on_event({"step": 3, "loss": 0.0})
+        return Fitted(lambda key, z: jnp.full((z.shape[1], 4), jnp.nan))
+
+
+class Limping:
+    name, steps = "limping", 3
+
+    def fit(self, key, view, on_event=None, earlier=()):
+        assert len(earlier) == 2
+        return Fitted(lambda key, z: jnp.eye(4)[jnp.zeros(z.shape[1], jnp.int32)], "the loss is not finite at step 2")
+
+
+def test_failures_are_reported_and_never_taken_for_privacy(data, identity):
+    reference, _ = identity
+    broken = audit(lambda x: x, data, None, (Attack("attribute", "ink", (Nothing(), NaNs())),), reference=reference)
+    assert broken.attacks[0].status == "failed: the loss is not finite at step 1"
+    assert broken.attacks[0].scores == {}
+    assert broken.attacks[0].leakage.value is None
+    assert [m.status for m in broken.attacks[0].members][1] == "failed: the guesses are not finite"
+    to_json(broken)
+    members = (Nothing(), NaNs(), Limping())
+    limping = audit(lambda x: x, data, None, (Attack("attribute", "ink", members),), reference=reference).attacks[0]
+    assert limping.chosen == "limping"
+    assert limping.status == "failed: the loss is not finite at step 2"
+    assert limping.scores["balanced_accuracy"].value == 0.25
+    sound = audit(
+        lambda x: x,
+        data,
+        None,
+        (Attack("attribute", "ink", (Nothing(), NaNs(), Limping(), attribute.Probe("ink", 4))),),
+        reference=reference,
+    ).attacks[0]
+    assert (sound.chosen, sound.status) == ("probe", "ok")
+
+
+def test_repeated_queries_of_a_noisy_client(data, identity):
+    reference, _ = identity
+
+    def noisy(x, key):
+        return x + 0.5 * jax.random.normal(key, x.shape)
+
+    attacks = tuple(Attack("decoder", "image", (decoder.Ridge(),), queries=k) for k in (1, 8))
+    evidence = audit(noisy, data, None, attacks, reference=reference)
+    once, often = (evidence.attack("decoder", "image", k).scores["mse"].value for k in (1, 8))
+    assert often < 0.7 * once
+    assert set(evidence.steps) == {"decoder image: ridge", "decoder image k=8: ridge"}
+
+
+def test_networks_of_the_quick_budget_run(data, identity):
+    reference, _ = identity
+    attacks = default_attacks(SMALL, data.sensitive, (SIDE, SIDE, 3))
+    evidence = audit(lambda x: nn.avg_pool(x, (4, 4), (4, 4)), data, None, attacks, reference=reference)
+    image = evidence.attack("decoder", "image")
+    assert [member.name for member in image.members] == ["ridge", "kernel", "residual", "mirror"]
+    assert all(member.status == "ok" for member in image.members)
+    assert {0, 10} == {member.steps for member in image.members}
+    assert "the residual decoder has 1 blocks within this budget, not 8" in evidence.notes
+    # The networks start from the better closed form and are kept at their best on validation.
+    best = max(member.validation for member in image.members[:2])
+    assert all(member.validation >= best - 1e-7 for member in image.members[2:])
+
+
+def test_budgets_grow():
+    quick, standard = BUDGETS["quick"], BUDGETS["standard"]
+    for field in ("sample", "attribute_steps", "attribute_seeds", "residual_steps", "mirror_steps"):
+        assert getattr(quick, field) < getattr(standard, field)
+    assert standard.residual_blocks == 8
+    assert standard.attribute_seeds >= 3
+
+
+def test_refuses(data):
+    with pytest.raises(ValueError, match="budget='huge': must be one of quick, standard"):
+        audit(lambda x: x, data, budget="huge")
+    with pytest.raises(ValueError, match="seed=-1"):
+        audit(lambda x: x, data, seed=-1)
+    with pytest.raises(ValueError, match="release"):
+        audit(3, data)

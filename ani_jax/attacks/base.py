@@ -13,10 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Float
 
-from ani_jax.optimize.fit import adam, fit
 from ani_jax.types import Batch, Features, Images, Knowledge, PRNGKey, Release, Source
 
 CHUNK = 256
@@ -25,8 +23,6 @@ SAMPLE = 2048
 """Auxiliary images that closed forms and the standardisation are fitted on."""
 
 OnEvent = Callable[[Mapping[str, Any]], None]
-Loss = Callable[[Array, Batch, Any], Float[Array, " b"]]
-"""``(output, batch, aim) -> (b,)``; static; ``aim`` is whatever traced value the attack passes through."""
 Observed = Float[Array, "k n ..."]
 """k releases of each of n images."""
 
@@ -329,38 +325,6 @@ def _draw(source: Source, key: PRNGKey, count: int) -> Batch:
     return source.draw(key, count)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A fitted attacker that is a network on standardised features, alone or on top of a fitted base.
-
-    Attributes:
-        params: of the network.
-        whitener: of its input.
-        base: a simpler attacker whose guess in [0, 1] the network corrects by up to 1 either way; None for none.
-        module: the network (static), with outputs in (0, 1) where there is a base.
-    """
-
-    params: Any
-    whitener: Whitener
-    base: Any
-    module: nn.Module = dataclasses.field(metadata={"static": True})
-
-    def __call__(self, key: PRNGKey, z: Observed) -> Array:
-        """Runs the network ``CHUNK`` images at a time."""
-        del key
-        return in_chunks(self, z)
-
-    def on(self, z: Features, *, train: bool = False) -> Array:
-        """Runs the network on summarised features."""
-        output = self.module.apply({"params": self.params}, readable(self.whitener(z)), train=train)
-        if self.base is None:
-            return output  # type: ignore[return-value]
-        corrected = self.base.on(z) + 2 * output - 1
-        # A clip would stop the gradient where the correction overshoots, so it is left to the finished attacker.
-        return corrected if train else corrected.clip(0, 1)
-
-
 def in_chunks(attacker: Any, z: Observed) -> Array:
     """Applies ``attacker.on(summarised z)`` to ``CHUNK`` images at a time, in one compiled shape."""
     parts = []
@@ -375,98 +339,6 @@ def _on(attacker: Any, z: Observed) -> Array:
     return attacker.on(summarise(z))
 
 
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """Loss of a network attacker: draws images and the client's noise anew at each step.
-
-    Attributes:
-        module: the network.
-        loss: see :data:`Loss`.
-        batch_size: images a step.
-    """
-
-    module: nn.Module
-    loss: Loss
-    batch_size: int
-
-    def __call__(self, params: Any, data: tuple[View, Any, Any], key: PRNGKey) -> Float[Array, ""]:
-        """Mean loss of one fresh batch; ``data`` is the view, the base and the aim."""
-        view, base, aim = data
-        draw_key, noise_key = jax.random.split(key)
-        batch = view.auxiliary.draw(draw_key, self.batch_size)
-        z = jax.lax.stop_gradient(summarise(ask(view.release, batch.image, noise_key, view.queries)))
-        return self.loss(Network(params, view.whitener, base, self.module).on(z, train=True), batch, aim).mean()
-
-
-@dataclasses.dataclass(frozen=True)
-class Selection:
-    """Loss of a network attacker on ``validation``, to keep its best parameters by."""
-
-    module: nn.Module
-    loss: Loss
-
-    def __call__(self, params: Any, data: tuple[View, Any, Any]) -> Float[Array, ""]:
-        """Mean loss."""
-        view, base, aim = data
-        output = Network(params, view.whitener, base, self.module).on(view.held_z)
-        return self.loss(output, view.validation, aim).mean()
-
-
-def fit_network(
-    key: PRNGKey,
-    module: nn.Module,
-    view: View,
-    *,
-    loss: Loss,
-    selection: Loss,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    base: Any = None,
-    aim: Any = None,
-    on_event: OnEvent | None = None,
-) -> Fitted:
-    """Trains one network on what the client sends; keeps the parameters that are best on ``validation``.
-
-    Args:
-        key: of everything random.
-        module: ``(z, train) -> output``, without batch statistics.
-        view: of the client.
-        loss: see :data:`Loss`.
-        selection: likewise, for ``validation``.
-        steps: optimiser steps (Adam, warm-up and cosine decay, gradients clipped to norm 1).
-        batch_size: images a step.
-        learning_rate: peak.
-        base: a fitted attacker to correct, see :class:`Network`; the correction starts at 0 where the module's last
-            layer is called "pixels".
-        aim: handed to the losses, traced.
-        on_event: see ``optimize.fit``.
-    """
-    init_key, fit_key = jax.random.split(key)
-    params = _init(module, init_key, readable(view.held_z[:1]))
-    found = fit(
-        fit_key,
-        params if base is None else jax.tree_util.tree_map_with_path(_without_pixels, params),
-        Objective(module, loss, batch_size),
-        (view, base, aim),
-        steps=steps,
-        optimizer=adam(learning_rate, steps, 1.0),
-        evaluate=Selection(module, selection),
-        every=max(1, min(50, -(-steps // 5))),
-        on_event=on_event,
-    )
-    return Fitted(Network(found.params, view.whitener, base, module), found.failed)
-
-
-def _without_pixels(path: Any, leaf: Array) -> Array:
-    return jnp.zeros_like(leaf) if "pixels" in jax.tree_util.keystr(path) else leaf
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _init(module: nn.Module, key: PRNGKey, z: Features) -> Any:
-    return module.init(key, z, train=False)["params"]
-
-
 def _padded(x: Array, axis: int) -> tuple[Array, int]:
     """Repeats the last entries of ``axis`` up to ``CHUNK`` of them; returns the original count too."""
     size = x.shape[axis]
@@ -477,8 +349,3 @@ def _padded(x: Array, axis: int) -> tuple[Array, int]:
 def flat(z: Features) -> Float[Array, "n d"]:
     """Features as vectors."""
     return z.reshape(z.shape[0], -1)
-
-
-def readable(z: Features) -> Features:
-    """Features as networks take them: maps (n, h, w, c) as they are, anything else as vectors."""
-    return z if z.ndim == 4 else flat(z)

@@ -1,12 +1,11 @@
 import equinox
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ani_jax.attacks import base
-from ani_jax.types import Batch, Knowledge, Release, Source, fixed
+from ani_jax.types import Batch, Knowledge, Source, fixed
 
 
 def noisy(x, key):
@@ -104,47 +103,3 @@ def test_a_view_needs_the_release(key):
     batch = Batch(images(3), jnp.arange(3), {})
     with pytest.raises(ValueError, match="release"):
         base.prepare(key, Knowledge(), Source(batch, fixed), batch)
-
-
-class Halved(nn.Module):
-    @nn.compact
-    def __call__(self, z, *, train):
-        return nn.Dense(2, name="pixels")(z.reshape(len(z), -1))
-
-
-def squares(output, batch, aim):
-    return jnp.square(output - batch.image.reshape(len(output), -1)[:, :2] - aim).mean(1)
-
-
-def test_a_network_learns_from_fresh_draws_and_keeps_the_best(key):
-    batch = Batch(jax.random.uniform(key, (8, 2, 2, 1)), jnp.arange(8), {})
-    release = Release((), lambda v, x, key: noisy(x, key), stochastic=True)
-    view = base.prepare(key, Knowledge(release), Source(batch, fixed), batch, count=64)
-    options = {"loss": squares, "selection": squares, "batch_size": 16, "learning_rate": 0.02}
-    found = base.fit_network(key, Halved(), view, steps=200, aim=jnp.asarray(1.0), **options)
-    guess = found.attacker(key, view.held)
-    assert found.failed is None
-    assert guess.shape == (8, 2)
-    np.testing.assert_allclose(guess.mean(), 1.5, atol=0.1)
-    again = base.fit_network(key, Halved(), view, steps=200, aim=jnp.asarray(1.0), **options)
-    np.testing.assert_array_equal(guess, again.attacker(key, view.held))
-
-
-class Middle(base.NamedTuple):
-    def on(self, z):
-        return jnp.full((len(z), 2), 0.25)
-
-
-def test_a_correction_starts_at_its_base(key):
-    batch = Batch(images(4), jnp.arange(4), {})
-    view = base.prepare(key, Knowledge(base.as_release(lambda x: x)), Source(batch, fixed), batch, count=8)
-    parameters = jax.tree_util.tree_map_with_path(
-        base._without_pixels, Halved().init(key, view.held_z, train=False)["params"]
-    )
-
-    class Half(Halved):
-        def __call__(self, z, *, train):
-            return jax.nn.sigmoid(super().__call__(z, train=train))
-
-    network = base.Network(parameters, view.whitener, Middle(), Half())
-    np.testing.assert_allclose(network.on(view.held_z), 0.25, atol=1e-6)

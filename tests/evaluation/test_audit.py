@@ -11,8 +11,8 @@ import pytest
 from ani_jax.attacks import attribute, decoder
 from ani_jax.attacks.base import Attack, Fitted
 from ani_jax.data import digits
-from ani_jax.evaluation.audit import BUDGETS, Budget, default_attacks
 from ani_jax.evaluation.audit import audit as full_audit
+from ani_jax.evaluation.budgets import Budget, default_attacks
 from ani_jax.records import Evidence, from_json, to_json
 from ani_jax.types import Task
 
@@ -309,16 +309,8 @@ def test_networks_of_the_quick_budget_run(data, identity):
     assert all(member.validation >= best - 1e-7 for member in image.members[2:])
 
 
-def test_budgets_grow():
-    quick, standard = BUDGETS["quick"], BUDGETS["standard"]
-    for field in ("sample", "attribute_steps", "attribute_seeds", "residual_steps", "mirror_steps"):
-        assert getattr(quick, field) < getattr(standard, field)
-    assert standard.residual_blocks == 8
-    assert standard.attribute_seeds >= 3
-
-
 def test_refuses(data):
-    with pytest.raises(ValueError, match="budget='huge': must be one of quick, standard"):
+    with pytest.raises(ValueError, match=r"budget=.huge.: must be one of .*quick, standard"):
         audit(lambda x: x, data, budget="huge")
     with pytest.raises(ValueError, match="seed=-1"):
         audit(lambda x: x, data, seed=-1)

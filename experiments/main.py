@@ -32,11 +32,10 @@ def main(argv: list[str]) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     try:
-        run = runs.execute(config, folder, cache)
-        reference = [] if config.defense == "none" else [runs.undefended(config, cache)]
+        found = runs.execute(config, folder, cache)
     except (runs.WorkdirError, CheckpointError, TrainingError) as error:
         flags.fail(f"flag --{error}" if isinstance(error, ValueError) else str(error))
-    print(summary([*(r.evidence for r in reference), run.evidence]))
+    print(summary([run.evidence for run in found]))
     print(f"\nreport:    {folder / 'report.html'}\nreproduce: {flags.command(config, folder)}")
 
 

@@ -39,7 +39,7 @@ class Run:
     metrics: list[dict[str, Any]]
 
 
-def execute(config: RunConfig, folder: pathlib.Path, cache: pathlib.Path) -> Run:
+def execute(config: RunConfig, folder: pathlib.Path, cache: pathlib.Path) -> list[Run]:
     """Brings a run to its end, from wherever it stands, the undefended reference first.
 
     Args:
@@ -48,25 +48,25 @@ def execute(config: RunConfig, folder: pathlib.Path, cache: pathlib.Path) -> Run
         cache: where the undefended reference is kept.
 
     Returns:
-        The finished run.
+        The undefended reference, where the run is not one itself, and the finished run.
 
     Raises:
         WorkdirError: the folder is a file, cannot be written, is in use, or belongs to another config.
         CheckpointError, TrainingError: see ``training``.
     """
-    reference = None if config.defense == "none" else undefended(config, cache)
     with claim(folder, config, wait=False):
-        _finish(config, folder, reference)
-    run = load(folder)
-    write(folder / "report.html", report([reference, run] if reference else [run]))
-    return run
+        references = [] if config.defense == "none" else [undefended(config, cache)]
+        _finish(config, folder, references[0] if references else None)
+        runs = [*references, load(folder)]
+        write(folder / "report.html", report(runs))
+    return runs
 
 
 def undefended(config: RunConfig, cache: pathlib.Path) -> Run:
     """The undefended reference of a run, trained once and then read from the cache."""
     config = config.reference()
     folder = cache / "references" / f"{config.dataset}-{config.digest}"
-    with claim(folder, config, wait=True):
+    with claim(folder, config, wait=True, flag="cache_dir"):
         _finish(config, folder, None)
     return load(folder)
 
@@ -101,19 +101,19 @@ def report(runs: list[Run]) -> str:
 
 
 @contextlib.contextmanager
-def claim(folder: pathlib.Path, config: RunConfig, *, wait: bool) -> Iterator[None]:
+def claim(folder: pathlib.Path, config: RunConfig, *, wait: bool, flag: str = "workdir") -> Iterator[None]:
     """Holds a run folder for one process and makes sure that it belongs to this config; nothing in it is overwritten.
 
     Raises:
         WorkdirError: see :func:`execute`.
     """
     if folder.exists() and not folder.is_dir():
-        raise WorkdirError(f"workdir={folder}: is a file; name a folder")
+        raise WorkdirError(f"{flag}={folder}: is a file; name a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
     except OSError as error:
-        raise WorkdirError(f"workdir={folder}: cannot be written ({error.strerror}); name a folder that can") from None
+        raise WorkdirError(f"{flag}={folder}: cannot be written ({error.strerror}); name a folder that can") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -50,6 +50,9 @@ class Funnel(Defense):
         beta: weight of the non-linear dependence D, a squared distance correlation.
         gamma: weight of the linear dependence P, the squared Pearson correlation between channels.
         l1: weight of mean|z|, a surrogate of entropy.
+
+    The release's own defaults [code] are alpha 5, beta 2, gamma 2, l1 0.03 with the biased statistic. The defaults here are
+    chosen on the embedded digits' ``validation``: below beta 30 the decoder recovers more, above 40 training turns unstable.
     """
 
     channels: int = 12
@@ -59,11 +62,11 @@ class Funnel(Defense):
     dependence: str = "standardised"
     finishing_steps: int = 0
     alpha: float = weight(5.0)
-    beta: float = weight(20.0)
+    beta: float = weight(30.0)
     gamma: float = weight(0.5)
-    l1: float = weight(0.03)
+    l1: float = weight(1.0)
 
-    steps: int = 300
+    steps: int = 250
 
     name: ClassVar[str] = "funnel"
     provenance: ClassVar[str] = (
@@ -141,7 +144,7 @@ def standardise(z: Features, axis_name: str | None = None) -> Features:
         axis_name: device axis whose batches count as one.
 
     Returns:
-        ``(z - mean) / sqrt(var + 1e-3 * mean(var))``; zeros for constant features.
+        ``(z - mean) / sqrt(var + 1e-5 * mean(var))``; zeros for constant features.
 
     Example:
         >>> float(standardise(jnp.array([[1.0], [3.0]]))[1, 0].round(2))
@@ -150,4 +153,4 @@ def standardise(z: Features, axis_name: str | None = None) -> Features:
     mean = jnp.mean if axis_name is None else lambda x, axis: jax.lax.pmean(x.mean(axis), axis_name)
     centred = z - mean(z, 0)[None]
     variance = mean(centred**2, 0)
-    return centred * jax.lax.rsqrt(variance + 1e-3 * variance.mean() + 1e-12)[None]
+    return centred * jax.lax.rsqrt(variance + 1e-5 * variance.mean() + 1e-12)[None]

@@ -70,7 +70,7 @@ def train(
 
     Args:
         defense: what to train.
-        data: ``defend`` is drawn from; ``validation`` is only measured.
+        data: only ``defend`` is looked at.
         config: how.
         checkpoints: where to resume from and save to; None keeps nothing.
         on_event: receives "start", "metrics" (every ``log_every`` steps), "checkpoint" and "end".
@@ -103,9 +103,11 @@ def train(
             step += count
             # The metrics of an earlier dispatch are read while this one runs, so the device never waits for the host.
             pending = _report(pending, on_event)
-            if step % config.log_every == 0 or step == total:
+            if _due(step, count, config.log_every) or step == total:
                 pending = (step, phase.name, metrics)
-            if checkpoints is not None and (step % config.checkpoint_every == 0 or step == total):
+            if checkpoints is not None and (_due(step, count, config.checkpoint_every) or step == total):
+                # What was measured up to a checkpoint is reported before it: a run resumed there has the same log.
+                pending = _report(pending, on_event)
                 _check(step, metrics)
                 checkpoints.save(step, state)
                 on_event({"kind": "checkpoint", "step": step})
@@ -122,6 +124,11 @@ def evaluate(defense: Defense, state: State, batch: Batch, key: Array, chunk: in
         for start in range(0, len(batch.label), chunk)
     ]
     return float(sum(correct)) / len(batch.label)
+
+
+def _due(step: int, count: int, every: int) -> bool:
+    """Whether a multiple of ``every`` lies among the last ``count`` steps; a phase may end between two multiples."""
+    return step // every > (step - count) // every
 
 
 def _compiled_part(phase: Phase) -> Phase:

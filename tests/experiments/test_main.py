@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,6 +116,20 @@ def test_another_config_over_the_folder_is_refused(whole, cache):
     assert "flag --workdir=" in errors
     assert "beta" in errors
     assert len(errors.strip().splitlines()) == 1
+
+
+def test_damaged_checkpoints_are_refused_and_kept(whole, cache, tmp_path):
+    folder, _ = whole
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder, damaged)
+    (damaged / "evidence.json").unlink()
+    for manifest in (damaged / "checkpoints").glob("*.json"):
+        manifest.write_text("{}")
+    before = {path: path.read_bytes() for path in (damaged / "checkpoints").rglob("*") if path.is_file()}
+    _, errors = finish(start("--defense=funnel", *SMALL, f"--workdir={damaged}", cache=cache), code=2)
+    assert f"flag --workdir={damaged}: every checkpoint in it is damaged" in errors
+    assert len(errors.strip().splitlines()) == 1
+    assert {path: path.read_bytes() for path in (damaged / "checkpoints").rglob("*") if path.is_file()} == before
 
 
 def test_report_is_rewritten_without_training(whole, tmp_path, cache):

@@ -58,6 +58,21 @@ def test_steps_per_dispatch_changes_no_batch_and_no_key(toy, toy_data):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_logs_and_checkpoints_go_on_after_a_phase_that_ends_between_two_multiples(toy, toy_data, tmp_path):
+    events = []
+    config = TrainConfig(batch_size=8, steps_per_dispatch=2, log_every=2, checkpoint_every=4)
+    train(toy(steps=6, pretraining=3), toy_data, config, Checkpoints(tmp_path, keep=9), events.append)
+    assert [e["step"] for e in events if e["kind"] == "checkpoint"] == [5, 9, 11]
+    assert [e["step"] for e in events if e["kind"] == "metrics"] == [2, 5, 7, 9, 11]
+
+
+def test_everything_up_to_a_checkpoint_is_logged_before_it(toy, toy_data, tmp_path):
+    events = []
+    train(toy(), toy_data, CONFIG, Checkpoints(tmp_path), events.append)
+    kinds = [(e["kind"], e["step"]) for e in events]
+    assert kinds.index(("metrics", 4)) < kinds.index(("checkpoint", 4)) < kinds.index(("metrics", 6))
+
+
 def test_seeds_differ_and_repeat(toy, toy_data):
     first, again, other = (train(toy(), toy_data, TrainConfig(seed=seed, batch_size=8)) for seed in (0, 0, 1))
     assert identical(first, again)

@@ -1,7 +1,6 @@
 """Attackers that are networks: trained on fresh queries, kept at their best on ``validation``, alone or on top of a base."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from ani_jax.attacks.base import Fitted, Observed, OnEvent, View, Whitener, ask, flat, in_chunks, summarise
+from ani_jax.modules.initialise import initialise
 from ani_jax.optimize.fit import adam, fit
 from ani_jax.types import Batch, Features, PRNGKey
 
@@ -118,7 +118,7 @@ def fit_network(
         on_event: see ``optimize.fit``.
     """
     init_key, fit_key = jax.random.split(key)
-    params = _init(module, init_key, readable(view.held_z[:1]))
+    params = initialise(module, init_key, readable(view.held_z[:1]))["params"]
     found = fit(
         fit_key,
         params if base is None else jax.tree_util.tree_map_with_path(_without_pixels, params),
@@ -135,11 +135,6 @@ def fit_network(
 
 def _without_pixels(path: Any, leaf: Array) -> Array:
     return jnp.zeros_like(leaf) if "pixels" in jax.tree_util.keystr(path) else leaf
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _init(module: nn.Module, key: PRNGKey, z: Features) -> Any:
-    return module.init(key, z, train=False)["params"]
 
 
 def readable(z: Features) -> Features:

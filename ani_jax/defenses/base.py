@@ -118,7 +118,7 @@ class Defense:
     classes: int
     image_shape: tuple[int, int, int]
     width: int = 64
-    steps: int = 150
+    steps: int = 120
     learning_rate: float = 1e-3
     axis_name: str | None = None
 

@@ -9,6 +9,7 @@ from flax import struct
 from jaxtyping import Array, Int
 
 from ani_jax.defenses.base import Defense
+from ani_jax.modules.initialise import initialise
 from ani_jax.types import PRNGKey
 
 
@@ -49,12 +50,12 @@ def init(defense: Defense, key: PRNGKey) -> State:
     """
     client_key, server_key, adversary_key, run_key = jax.random.split(key, 4)
     image = jnp.zeros((2, *defense.image_shape), jnp.float32)
-    client = jax.jit(lambda k: defense.client.init(k, image, k, train=False))(client_key)
+    client = initialise(defense.client, client_key, image, client_key)
     sent = jax.eval_shape(lambda v: defense.client.apply(v, image, client_key, train=False), client)
     z = jnp.zeros(sent.z.shape, sent.z.dtype)
-    server = jax.jit(lambda k: defense.server.init(k, z, train=False))(server_key)
+    server = initialise(defense.server, server_key, z)
     adversaries = {
-        name: jax.jit(lambda k, module=module: module.init(k, z, train=False))(jax.random.fold_in(adversary_key, index))
+        name: initialise(module, jax.random.fold_in(adversary_key, index), z)
         for index, (name, module) in enumerate(sorted(defense.adversaries.items()))
     }
     params = {

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from ani_jax.data import catalog
 from ani_jax.defenses import registry
@@ -151,7 +151,13 @@ def run(main: Callable[[list[str]], None]) -> None:
         except flags.Error as error:
             fail(_explain(str(error)))
 
-    app.run(main, flags_parser=parse)
+    def quietly(argv: list[str]) -> None:
+        if not FLAGS["verbosity"].present:
+            # jax tells at INFO which accelerators this machine does not have.
+            logging.set_verbosity(logging.WARNING)
+        main(argv)
+
+    app.run(quietly, flags_parser=parse)
 
 
 _DEFINE = {

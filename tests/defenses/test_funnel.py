@@ -35,7 +35,7 @@ def test_terms_are_named_after_their_weights():
 
 def test_identical_features_are_fully_dependent_and_constant_ones_not_at_all(batch):
     logits = jnp.zeros((8, 5))
-    copied = small().client_loss(Forward(batch.image, {}, logits, {}), batch)
+    copied = small(dependence="corrected").client_loss(Forward(batch.image, {}, logits, {}), batch)
     constant = small().client_loss(Forward(jnp.ones((8, 4, 4, 3)), {}, logits, {}), batch)
     assert float(copied["beta"]) == pytest.approx(1.0, abs=1e-3)
     assert float(constant["beta"]) == pytest.approx(0.0, abs=1e-3)
@@ -95,7 +95,7 @@ def test_every_form_of_dependence_sees_a_copy_and_is_differentiable(batch, depen
 def test_standardised_dependence_does_not_let_a_small_copy_hide(batch):
     """A copy at a hundredth of the scale of independent noise: the plain statistic misses it, the attacker does not."""
     noise = jax.random.normal(jax.random.key(5), (8, 2, 1, 1))
-    hidden = jnp.concatenate([(0.01 * batch.image).reshape(8, -1), 3 * noise.reshape(8, -1)], axis=1)
+    hidden = jnp.concatenate([(0.01 * batch.image).reshape(8, -1), 3 * noise.reshape(8, -1)], axis=1)[:, :, None, None]
     logits = jnp.zeros((8, 5))
     values = {
         kind: float(small(dependence=kind).client_loss(Forward(hidden, {}, logits, {}), batch)["beta"])

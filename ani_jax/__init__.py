@@ -17,9 +17,10 @@ _PUBLIC = {
     "Source": "ani_jax.types",
     "Task": "ani_jax.types",
     "audit": "ani_jax.evaluation.audit",
+    "criterion": "ani_jax.evaluation.criterion",
 }
 
-__all__ = ["Batch", "Data", "Evidence", "Knowledge", "Release", "Source", "Task", "audit", "losses"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["Batch", "Data", "Evidence", "Knowledge", "Release", "Source", "Task", "audit", "criterion", "losses"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -135,6 +135,97 @@ class CostCard:
 
 
 @dataclasses.dataclass(frozen=True)
+class SelfTest:
+    """What an estimator reads on correlated Gaussians, whose information is known. All in nats.
+
+    Attributes:
+        truth: the Gaussians' mutual information.
+        expected: what the estimator should read: the truth, or CLUB's closed form.
+        value: what it read, mean over seeds; None where a seed gave nothing finite.
+        stddev: over seeds, None for one seed.
+        kept: as in :class:`InformationEstimate`.
+        last: likewise.
+        passed: ``value`` is at most 0.25 below ``expected`` and at most 0.1 above (0.05 at ``truth`` 0); for CLUB
+            within 10% of ``expected``.
+        note: what falls short, "" if nothing does.
+    """
+
+    truth: float
+    expected: float
+    value: float | None
+    stddev: float | None
+    kept: tuple[int, ...]
+    last: float | None
+    passed: bool
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class InformationEstimate:
+    """An estimate of I(x; z + noise) in nats, with what a reader must know about it.
+
+    Attributes:
+        estimator: its name, e.g. "nwj".
+        value: mean over seeds of the chosen critics on test, nats; None where a seed gave nothing finite.
+        stddev: over seeds (critics and noise, not examples), None for one seed.
+        seeds: every seed's value.
+        kept: training step of every seed's chosen critic, 0 for the untrained one, which reads 0; empty where nothing
+            was trained.
+        last: mean over seeds of the critics at the end of training, chosen or not; None where not finite or untrained.
+        noise: standard deviation of the Gaussian noise that was added to standardised z.
+        examples: pairs that trained the critics, that chose among them, that they were read on.
+        dimensions: elements of x, of z.
+        log_n: log of the number of pairs read: no distribution-free lower bound can say much more.
+        cap: the most that the estimator can read, None without a cap.
+        caveats: what kind of number this is, and what it cannot say.
+        self_tests: the estimator on Gaussians of the same dimensions and numbers.
+        reason: why the value is missing, "" if it is not.
+    """
+
+    estimator: str
+    value: float | None
+    stddev: float | None
+    seeds: tuple[float | None, ...]
+    kept: tuple[int, ...]
+    last: float | None
+    noise: float
+    examples: tuple[int, ...]
+    dimensions: tuple[int, ...]
+    log_n: float
+    cap: float | None
+    caveats: tuple[str, ...]
+    self_tests: tuple[SelfTest, ...] = ()
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Criterion:
+    """The inversion-difficulty criterion of one release (METHODS 6).
+
+    Attributes:
+        information: I(x; z + noise), with its self-tests.
+        mean_abs: mean |z| on test, in units of z: the entropy surrogate, which scaling z changes.
+        entropy_gaussian: nats, of the Gaussian with the covariance of scaled z + noise; None where undefined.
+        entropy_knn: nats, nearest-neighbour estimate for scaled z + noise; None where undefined.
+        volume: effective information volume, mean count of entries of scaled z with |z| > ``threshold``; None where undefined.
+        volume_ratio: ``volume`` / elements of x; None where undefined.
+        threshold: in root mean squares of z.
+        scale: the root mean square of z on ``auxiliary`` that "scaled" divides by, None where not finite.
+        caveats: what a reader must see.
+    """
+
+    information: InformationEstimate
+    mean_abs: float | None
+    entropy_gaussian: float | None
+    entropy_knn: float | None
+    volume: float | None
+    volume_ratio: float | None
+    threshold: float
+    scale: float | None
+    caveats: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Evidence:
     """Everything an audit established about one release; identical for identical runs.
 
@@ -150,6 +241,7 @@ class Evidence:
         gallery: the test images that every reconstruction gallery shows, in order.
         cost: the client's cost card, None for an opaque release.
         notes: caveats a reader must see.
+        criterion: the inversion-difficulty criterion, None where it was not asked for.
     """
 
     subject: str
@@ -163,6 +255,7 @@ class Evidence:
     gallery: Picture | None = None
     cost: CostCard | None = None
     notes: tuple[str, ...] = ()
+    criterion: Criterion | None = None
 
     def attack(self, attack: str, target: str, queries: int = 1) -> AttackResult:
         """The result of one attack on one target.

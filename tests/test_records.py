@@ -31,6 +31,27 @@ RESULTS = st.builds(
     TEXT,
 )
 COSTS = st.builds(records.CostCard, *[st.integers(0, 10**9)] * 6)
+SELF_TESTS = st.builds(
+    records.SelfTest, FLOATS, FLOATS, MAYBE, MAYBE, st.lists(st.integers(0, 9)).map(tuple), MAYBE, st.booleans(), TEXT
+)
+INFORMATION = st.builds(
+    records.InformationEstimate,
+    TEXT,
+    MAYBE,
+    MAYBE,
+    st.lists(MAYBE, max_size=2).map(tuple),
+    st.lists(st.integers(0, 9), max_size=2).map(tuple),
+    MAYBE,
+    FLOATS,
+    st.tuples(*[st.integers(2, 9)] * 3),
+    st.tuples(*[st.integers(1, 9)] * 2),
+    FLOATS,
+    MAYBE,
+    st.lists(TEXT, max_size=2).map(tuple),
+    st.lists(SELF_TESTS, max_size=2).map(tuple),
+    TEXT,
+)
+CRITERIA = st.builds(records.Criterion, INFORMATION, *[MAYBE] * 5, FLOATS, MAYBE, st.lists(TEXT, max_size=2).map(tuple))
 EVIDENCE = st.builds(
     records.Evidence,
     TEXT,
@@ -44,6 +65,7 @@ EVIDENCE = st.builds(
     st.none() | PICTURES,
     st.none() | COSTS,
     st.lists(TEXT, max_size=2).map(tuple),
+    st.none() | CRITERIA,
 )
 NOTHING = records.Estimate(None, note="not measured")
 
@@ -70,6 +92,7 @@ def test_none_survives_json():
     again = records.from_json(records.Evidence, records.to_json(record))
     assert again == record
     assert again.cost is None
+    assert again.criterion is None
     assert again.gallery is None
     assert again.attacks[0].references == {"chance": None}
     assert isinstance(again.attacks[0].scores["mse"], records.Estimate)

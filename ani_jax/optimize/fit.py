@@ -31,6 +31,7 @@ class Fit(NamedTuple):
         steps: steps that were run.
         best: lowest value of ``evaluate``, None without it.
         failed: why the fit stopped early on a value that is not finite, None if it did not.
+        last: the parameters after the last step that was finite, whatever ``evaluate`` says of them.
     """
 
     params: Any
@@ -38,6 +39,7 @@ class Fit(NamedTuple):
     steps: int
     best: float | None = None
     failed: str | None = None
+    last: Any = None
 
 
 def fit(
@@ -111,7 +113,7 @@ def fit(
             on_event(entry)
         if patience is not None and waited >= patience:
             break
-    return Fit(best_params, tuple(history), done, _finite(best))
+    return Fit(best_params, tuple(history), done, _finite(best), last=params)
 
 
 @functools.lru_cache(maxsize=64)
@@ -226,6 +228,7 @@ def _failed(history: list, params: Any, best_params: Any, best: float | None, lo
         start,
         _finite(best),
         f"the {what} is not finite {where}",
+        params,
     )
 
 

@@ -71,6 +71,7 @@ def test_stops_early_and_keeps_the_best(key):
     assert found.steps == 10
     assert found.best == 0.0  # The start was best: every step of this loss leads away.
     np.testing.assert_array_equal(found.params, jnp.ones(2))
+    np.testing.assert_allclose(found.last, 2.0, atol=1e-4)  # Ten steps of 0.1 away from it.
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_parameters(key):

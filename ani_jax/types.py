@@ -154,6 +154,7 @@ class Release:
         stochastic: whether two calls with different keys may differ.
         mean: ``(variables, x) -> z``, the expectation over the noise, where the release declares it.
         log_prob: ``(variables, z, x) -> (b,)``, log density of z given x in nats, where the release declares it.
+        stddev: ``(variables, x) -> stddev`` of each element of z, where its noise is Gaussian and independent.
     """
 
     variables: Any
@@ -161,6 +162,7 @@ class Release:
     stochastic: bool = dataclasses.field(default=False, metadata={"static": True})
     mean: Callable[..., Features] | None = dataclasses.field(default=None, metadata={"static": True})
     log_prob: Callable[..., Array] | None = dataclasses.field(default=None, metadata={"static": True})
+    stddev: Callable[..., Features] | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __call__(self, x: Images, key: PRNGKey) -> Features:
         """Sends a batch of images through the client; one key, per-example noise."""

@@ -21,6 +21,8 @@ CHUNK = 256
 """Images that go through a client or an attacker at once: one compiled shape, bounded memory."""
 SAMPLE = 2048
 """Auxiliary images that closed forms and the standardisation are fitted on."""
+REDRAWS = 4
+"""Times as many where the client is stochastic and asked once."""
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 Observed = Float[Array, "k n ..."]
@@ -293,7 +295,8 @@ def prepare(
         knowledge: must grant the release.
         auxiliary: the attacker's images.
         validation: held-out images.
-        count: size of the fixed sample.
+        count: size of the fixed sample; of a stochastic client ``REDRAWS / queries`` times as many are asked about, since
+            independent noise is only averaged over by seeing more of it.
         queries: k.
 
     Raises:
@@ -308,6 +311,7 @@ def prepare(
     """
     draw_key, sample_key, held_key = jax.random.split(key, 3)
     release = _granted(knowledge)
+    count *= max(1, REDRAWS // queries) if release.stochastic else 1
     sample = _draw(auxiliary, draw_key, count)
     sample_z = summarise(query(release, sample.image, sample_key, queries))
     held = query(release, validation.image, held_key, queries)

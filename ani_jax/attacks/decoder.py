@@ -20,6 +20,8 @@ KERNEL_PENALTIES = (1e-4, 1e-3, 1e-2)
 """Ridge penalties of the kernel decoder, likewise."""
 BANDWIDTHS = (1.0, 4.0)
 """Squared widths of the Gaussian kernel, as parts of the mean squared distance between two features."""
+SUPPORT = 2048
+"""Images that a kernel decoder is fitted on at most."""
 SSIM_WEIGHT = 0.1
 """Weight of 1 - SSIM beside the MSE in the networks' loss: their sizes are then alike for a middling reconstruction."""
 SSIM_WINDOW = 11
@@ -78,7 +80,7 @@ class Kernel:
     def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()) -> Fitted:
         """Keeps the width and the penalty with the lowest MSE on ``validation``."""
         del key, on_event, earlier
-        z = flat(view.whitener(view.sample_z))
+        z = flat(view.whitener(view.sample_z[:SUPPORT]))
         # Standardised features: the mean squared distance is twice the number of those that are not constant.
         distance = 2 * jnp.maximum(jnp.square(z).sum(1).mean(), 0.5)
         return _closed_form(view, [width * distance for width in self.bandwidths], self.penalties)
@@ -86,10 +88,12 @@ class Kernel:
 
 def _closed_form(view: View, widths: Sequence[Array | None], penalties: Sequence[float]) -> Fitted:
     """The best kernel width (None: linear) and penalty on ``validation``."""
-    z, held = flat(view.whitener(view.sample_z)), flat(view.whitener(view.held_z))
+    # A kernel's cost grows with the cube of its support.
+    size = None if widths[0] is None else SUPPORT
+    z, held = flat(view.whitener(view.sample_z[:size])), flat(view.whitener(view.held_z))
     images, shape = flat(view.validation.image), view.validation.image.shape[1:]
     support = None if widths[0] is None and z.shape[1] <= z.shape[0] else z
-    bias, centred = _centre(flat(view.sample.image))
+    bias, centred = _centre(flat(view.sample.image[:size]))
     # The products cost most and do not depend on the width.
     products = (None, None) if support is None else (_likeness(z, z), _likeness(held, z))
     best, least = None, math.inf

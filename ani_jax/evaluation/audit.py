@@ -6,6 +6,7 @@ Attackers learn from ``auxiliary``, the best member of each attack is chosen on 
 once, here and nowhere else. ``defend`` and ``budget`` are never looked at.
 """
 
+import contextlib
 import dataclasses
 import functools
 import zlib
@@ -69,9 +70,10 @@ def audit(
         raise ValueError(f"seed={seed}: must be 0 or more")
     name, table = (budget, BUDGETS[budget]) if isinstance(budget, str) else ("custom", budget)
     shape = _image_shape(data.test)
-    attacks = tuple(default_attacks(table, data.sensitive, shape) if attacks is None else attacks)
+    release = as_release(release)
+    attacks = tuple(default_attacks(table, data.sensitive, shape, release) if attacks is None else attacks)
     predict = None if predict is None else as_predictor(predict)
-    scene = _Scene.of(as_release(release), data, predict, table, seed, reference, on_event)
+    scene = _Scene.of(release, data, predict, table, seed, reference, on_event)
     results = tuple(_run(scene, attack) for attack in attacks)
     return Evidence(
         subject=subject,
@@ -294,11 +296,11 @@ def _judge_attribute(
 
 
 def _before(scene: _Scene, attack: Attack) -> AttackResult | None:
-    """The same attack's result on the undefended reference."""
-    try:
-        return scene.reference and scene.reference.attack(attack.name, attack.target, attack.queries)
-    except KeyError:
-        return None
+    """The same attack's result on the undefended reference, which says the same however often it is asked."""
+    for queries in (attack.queries, 1):
+        with contextlib.suppress(KeyError):
+            return scene.reference and scene.reference.attack(attack.name, attack.target, queries)
+    return None
 
 
 def _raw_input(scene: _Scene, attack: Attack) -> float | None:

@@ -1,0 +1,90 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from ani_jax.attacks import base
+from ani_jax.attacks.likelihood import Library, Likelihood, Posterior
+from ani_jax.types import Batch, Knowledge, Release, Source, fixed
+
+STDDEV = 0.5
+
+
+def client(variables, x, key):
+    return x + variables * jax.random.normal(key, x.shape)
+
+
+def mean(variables, x):
+    return x
+
+
+def stddev(variables, x):
+    return jnp.broadcast_to(variables, x.shape)
+
+
+NOISY = Release(jnp.float32(STDDEV), client, stochastic=True, mean=mean, stddev=stddev)
+
+
+def two_kinds(key, count):
+    """Images that are 0 or 1 all over; the ink says which."""
+    ink = jax.random.bernoulli(key, 0.5, (count,)).astype(int)
+    image = jnp.broadcast_to(ink[:, None, None, None].astype(float), (count, 1, 1, 1))
+    return Batch(image, ink, {"ink": ink})
+
+
+def view(queries=1, release=NOISY):
+    auxiliary, validation = two_kinds(jax.random.key(0), 64), two_kinds(jax.random.key(1), 256)
+    source = Source(auxiliary, fixed)
+    return base.prepare(jax.random.key(2), Knowledge(release), source, validation, count=64, queries=queries)
+
+
+def test_log_density_is_the_gaussian_one_up_to_a_constant():
+    images = jax.random.uniform(jax.random.key(0), (5, 2, 2, 1))
+    z = jax.random.normal(jax.random.key(1), (3, 4, 2, 2, 1))
+    found = np.asarray(Library.of(NOISY, images).log_density(z))
+    exact = scipy.stats.norm.logpdf(np.asarray(z)[:, :, None], np.asarray(images)[None, None], STDDEV).sum((0, 3, 4, 5))
+    np.testing.assert_allclose(found - found[:, :1], exact - exact[:, :1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("queries", [1, 4])
+def test_reaches_the_bayes_rate_of_two_gaussians(queries):
+    fitted = Likelihood("ink", 2).fit(jax.random.key(3), view(queries))
+    test = two_kinds(jax.random.key(4), 4000)
+    guess = fitted.attacker(None, base.query(NOISY, test.image, jax.random.key(5), queries))
+    rate = scipy.stats.norm.cdf(0.5 / (STDDEV / queries**0.5))
+    error = 4 * (rate * (1 - rate) / 4000) ** 0.5
+    assert float((guess.argmax(1) == test.sensitive["ink"]).mean()) == pytest.approx(rate, abs=error + 0.002)
+    np.testing.assert_allclose(jnp.exp(guess).sum(1), 1, rtol=1e-4)
+
+
+def test_chance_where_the_client_says_nothing():
+    silent = Release(
+        jnp.float32(1.0),
+        lambda v, x, key: jax.random.normal(key, x.shape),
+        stochastic=True,
+        mean=lambda v, x: jnp.zeros_like(x),
+        stddev=stddev,
+    )
+    fitted = Likelihood("ink", 2).fit(jax.random.key(3), view(release=silent))
+    guess = fitted.attacker(None, base.query(silent, two_kinds(jax.random.key(4), 512).image, jax.random.key(5)))
+    assert float(jnp.ptp(guess, axis=0).max()) == pytest.approx(0, abs=1e-4)
+
+
+def test_a_class_missing_from_the_library_is_never_guessed_and_never_nan():
+    library = Library.of(NOISY, jnp.zeros((3, 1, 1, 1)))
+    guess = Posterior(library, jnp.zeros(3, int), jnp.float32(1), 2)(None, jnp.ones((1, 2, 1, 1, 1)))
+    assert bool(jnp.isfinite(guess).all())
+    assert guess.argmax(1).tolist() == [0, 0]
+
+
+def test_a_release_without_declared_noise_is_refused():
+    with pytest.raises(ValueError, match="release: declares no mean and stddev"):
+        Library.of(base.as_release(lambda x: x), jnp.zeros((1, 1, 1, 1)))
+
+
+def test_a_density_that_is_not_finite_is_a_failure():
+    broken = Release(jnp.float32(0.0), client, stochastic=True, mean=mean, stddev=stddev)
+    fitted = Likelihood("ink", 2).fit(jax.random.key(3), view(release=broken))
+    assert fitted.attacker is None
+    assert "finite" in str(fitted.failed)

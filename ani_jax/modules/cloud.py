@@ -5,34 +5,35 @@ from jaxtyping import Array, Float
 
 from ani_jax.modules.attention import TripletAttention, batch_norm
 from ani_jax.modules.conv import Conv
-from ani_jax.modules.edge import CNN_BLOCKS, CnnBlock
+from ani_jax.modules.edge import BACKBONES, block, check_depth
 from ani_jax.types import Logits
 
 
-class CnnCloud(nn.Module):
-    """The cnn after the split: optional channel expansion, the remaining blocks, a linear classifier.
+class SplitCloud(nn.Module):
+    """What the edge left of a backbone: optional channel expansion, the remaining blocks, a linear classifier.
 
     The expansion is METHODS 2.3's cloud "upsampling" [code], at constant resolution: conv3x3 c->C, conv3x3 C->C, BN,
     ReLU, triplet attention. The backbone behind it is ours, not the paper's, and the same for the plain and the funnel
-    client, so that a comparison is of clients: the blocks of `CNN_BLOCKS` that the edge left (conv3x3, BN, maxpool,
-    ReLU). A block pools only where both sides are even, so 7x7 features work.
+    client, so that a comparison is of clients: the blocks that the edge left. A block halves the resolution only where
+    both sides are even, so 7x7 features work. The resnet's classifier sees the mean over positions, the others' all.
 
     Args:
         classes: K.
-        width: the edge's width; blocks have once or twice as many channels.
-        depth: how many blocks have run on the device, 0 (the features are the image) to 3.
-        expansion: channels to expand to, 128 for the funnel; ``None`` for no expansion.
+        width: the edge's width, channels of the backbone's first block.
+        depth: how many blocks have run on the device, 0 (the features are the image) to all.
+        expansion: channels to expand to, 128 for the cnn and resnet funnels and 256 for vgg's; ``None`` for no expansion.
         axis_name: the mapped axis that batch statistics are averaged over, or ``None``.
+        backbone: "cnn", "resnet" or "vgg".
 
     Returns:
         Logits ``(b, K)``.
 
     Raises:
-        ValueError: another depth, or features that are not ``(b, h, w, c)``.
+        ValueError: an unknown backbone, another depth, or features that are not ``(b, h, w, c)``.
 
     Example:
         >>> import functools, jax, jax.numpy as jnp
-        >>> cloud, z = CnnCloud(10, width=8), jnp.ones((2, 4, 4, 16))
+        >>> cloud, z = SplitCloud(10, width=8), jnp.ones((2, 4, 4, 16))
         >>> jax.eval_shape(functools.partial(cloud.init_with_output, train=False), jax.random.key(0), z)[0].shape
         (2, 10)
     """
@@ -42,20 +43,25 @@ class CnnCloud(nn.Module):
     depth: int = 2
     expansion: int | None = None
     axis_name: str | None = None
+    backbone: str = "cnn"
 
     @nn.compact
     def __call__(self, z: Float[Array, "b h w c"], *, train: bool) -> Logits:
         """Classifies features."""
         if z.ndim != 4:
             raise ValueError(f"z: shape {z.shape} is not (batch, height, width, channels)")
-        if not 0 <= self.depth <= len(CNN_BLOCKS):
-            raise ValueError(f"depth: {self.depth} blocks on the device; allowed: 0 to {len(CNN_BLOCKS)}")
+        check_depth(self.backbone, self.depth, least=0)
         if self.expansion is not None:
             z = Expansion(self.expansion, self.axis_name, name="expansion")(z, train=train)
-        for index, multiple in list(enumerate(CNN_BLOCKS))[self.depth :]:
+        for index in range(self.depth, BACKBONES[self.backbone]):
             pool = z.shape[1] % 2 == 0 and z.shape[2] % 2 == 0
-            z = CnnBlock(multiple * self.width, self.axis_name, pool, name=f"block_{index}")(z, train=train)
-        return nn.Dense(self.classes, name="classifier")(z.reshape(z.shape[0], -1))
+            z = block(self.backbone, index, self.width, self.axis_name, pool)(z, train=train)  # type: ignore[operator]
+        z = z.mean((1, 2)) if self.backbone == "resnet" else z.reshape(z.shape[0], -1)
+        return nn.Dense(self.classes, name="classifier")(z)
+
+
+class CnnCloud(SplitCloud):
+    """The provider's half of the plain cnn: :class:`SplitCloud` with its default backbone."""
 
 
 class Expansion(nn.Module):

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from ani_jax.modules.attention import CBAM, SqueezeExcite, TripletAttention, batch_norm
 from ani_jax.modules.conv import Conv, max_pool
-from ani_jax.modules.edge import CnnBlock, check_images
+from ani_jax.modules.edge import CnnBlock, VggBlock, check_images
 from ani_jax.types import PRNGKey, Sent
 
 ORTHOGONAL = nn.initializers.orthogonal()
@@ -58,6 +58,100 @@ class CnnFunnel(nn.Module):
         x = Sift(self.channels, name="sift")(x)
         x = SqueezeExcite(4, name="channels")(x)
         return Sent(CBAM(6, name="cbam")(x), {})
+
+
+class ResnetFunnel(nn.Module):
+    """The resnet funnel of METHODS 2.3 [code]; ``z`` is ``(h/2, w/2, channels)``.
+
+    stem conv3x3 C->w -> SE(r16) -> triplet attention -> 3x3 stride 2 w->2w, BN, ReLU, 3x3 2w->2w, BN, ReLU -> SE(r32) ->
+    triplet attention -> 1x1 2w->bottleneck, BN, ReLU -> :class:`Sift` -> SE(r3) -> CBAM(r3). [reconstruction] The stem has
+    batch normalisation and a ReLU, and every convolution before a normalisation a bias, as in `CnnFunnel`.
+
+    Args:
+        width: channels of the stem.
+        channels: channels released, 6 in the release.
+        bottleneck: channels before the neck.
+        axis_name: the mapped axis that batch statistics are averaged over, or ``None``.
+
+    Returns:
+        ``Sent(z, {})``: deterministic, so the key is ignored and may be ``None``. ``z`` is non-negative.
+
+    Raises:
+        ValueError: image sides that 2 does not divide.
+
+    Example:
+        >>> import functools, jax, jax.numpy as jnp
+        >>> funnel, x = ResnetFunnel(width=8), jnp.ones((2, 8, 8, 3))
+        >>> jax.eval_shape(functools.partial(funnel.init_with_output, train=False), jax.random.key(0), x)[0].z.shape
+        (2, 4, 4, 6)
+    """
+
+    width: int = 64
+    channels: int = 6
+    bottleneck: int = 32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], key: PRNGKey | None = None, *, train: bool) -> Sent:
+        """Encodes images."""
+        del key
+        check_images(x, 2)
+        axis = self.axis_name
+        x = CnnBlock(self.width, axis, pool=False, name="stem")(x, train=train)
+        x = SqueezeExcite(16, name="stem_channels")(x)
+        x = TripletAttention(axis_name=axis, name="stem_triplet")(x, train=train)
+        x = nn.relu(batch_norm(train, axis, "down_norm")(Conv(2 * self.width, strides=(2, 2), name="down")(x)))
+        x = CnnBlock(2 * self.width, axis, pool=False, name="body")(x, train=train)
+        x = SqueezeExcite(32, name="body_channels")(x)
+        x = TripletAttention(axis_name=axis, name="body_triplet")(x, train=train)
+        x = nn.relu(batch_norm(train, axis, "bottleneck_norm")(Conv(self.bottleneck, (1, 1), name="bottleneck")(x)))
+        x = SqueezeExcite(3, name="channels")(Sift(self.channels, name="sift")(x))
+        return Sent(CBAM(3, name="cbam")(x), {})
+
+
+class VggFunnel(nn.Module):
+    """The vgg funnel of METHODS 2.3 [code]; ``z`` is ``(h/4, w/4, channels)``.
+
+    two conv3x3 w and a pool -> SE -> triplet attention -> two conv3x3 2w and a pool -> SE -> triplet attention ->
+    3x3 2w->bottleneck, BN, ReLU -> :class:`Sift` -> SE(r4) -> CBAM(r4). [reconstruction] The first two SE blocks' ratios, 16
+    and 32 as in `ResnetFunnel`, and batch normalisation behind every convolution of a block.
+
+    Args:
+        width: channels of the first block.
+        channels: channels released, 4 in the release.
+        bottleneck: channels before the neck.
+        axis_name: the mapped axis that batch statistics are averaged over, or ``None``.
+
+    Returns:
+        ``Sent(z, {})``: deterministic, so the key is ignored and may be ``None``. ``z`` is non-negative.
+
+    Raises:
+        ValueError: image sides that 4 does not divide.
+
+    Example:
+        >>> import functools, jax, jax.numpy as jnp
+        >>> funnel, x = VggFunnel(width=8), jnp.ones((2, 8, 8, 3))
+        >>> jax.eval_shape(functools.partial(funnel.init_with_output, train=False), jax.random.key(0), x)[0].z.shape
+        (2, 2, 2, 4)
+    """
+
+    width: int = 64
+    channels: int = 4
+    bottleneck: int = 32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], key: PRNGKey | None = None, *, train: bool) -> Sent:
+        """Encodes images."""
+        del key
+        check_images(x, 4)
+        for index, (multiple, reduction) in enumerate(((1, 16), (2, 32))):
+            x = VggBlock(multiple * self.width, self.axis_name, name=f"block_{index}")(x, train=train)
+            x = SqueezeExcite(reduction, name=f"channels_{index}")(x)
+            x = TripletAttention(axis_name=self.axis_name, name=f"triplet_{index}")(x, train=train)
+        x = CnnBlock(self.bottleneck, self.axis_name, pool=False, name="bottleneck")(x, train=train)
+        x = SqueezeExcite(4, name="channels")(Sift(self.channels, name="sift")(x))
+        return Sent(CBAM(4, name="cbam")(x), {})
 
 
 class Sift(nn.Module):

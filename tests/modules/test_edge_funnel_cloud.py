@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ani_jax.modules.cloud import CnnCloud
-from ani_jax.modules.edge import CnnEdge
-from ani_jax.modules.funnel import CnnFunnel
+from ani_jax.modules.cloud import CnnCloud, SplitCloud
+from ani_jax.modules.edge import CnnEdge, SplitEdge
+from ani_jax.modules.funnel import CnnFunnel, ResnetFunnel, VggFunnel
 from ani_jax.types import Sent
 
 
@@ -129,7 +129,7 @@ def test_client_and_server_learn_the_brighter_side(key):
     [
         (CnnEdge(), (1, 30, 32, 3), "30x32 images; height and width must be multiples of 4"),
         (CnnEdge(depth=1), (1, 32, 31, 3), "multiples of 2"),
-        (CnnEdge(depth=3), (1, 32, 32, 3), "depth: 3"),
+        (CnnEdge(depth=4), (1, 32, 32, 3), "depth: 4"),
         (CnnFunnel(), (1, 32, 34, 3), "multiples of 4"),
         (CnnFunnel(), (32, 32, 3), "x: shape"),
         (CnnCloud(10, depth=4), (1, 8, 8, 3), "depth: 4"),
@@ -137,5 +137,100 @@ def test_client_and_server_learn_the_brighter_side(key):
     ],
 )
 def test_refuses(module, shape, message, key):
+    with pytest.raises(ValueError, match=message):
+        shapes(module, shape, key)
+
+
+def conv(side, before, after, bias=True):
+    return side * side * before * after + bias * after
+
+
+def norm(channels):
+    return 2 * channels
+
+
+def resnet_by_hand(w, classes):
+    """Stem, then stages of two basic blocks, the shortcut a 1x1 convolution where the shape changes; every block's parameters."""
+    blocks, before = [conv(3, 3, w) + norm(w)], w
+    for index, after in enumerate((w, 2 * w, 4 * w, 8 * w)):
+        stage = conv(3, before, after, False) + 3 * conv(3, after, after, False) + 4 * norm(after)
+        blocks.append(stage + (index > 0) * (conv(1, before, after, False) + norm(after)))
+        before = after
+    return blocks, before * classes + classes
+
+
+def vgg_by_hand(w, classes, positions):
+    blocks, before = [], 3
+    for after in (w, 2 * w, 4 * w, 8 * w):
+        blocks.append(conv(3, before, after) + conv(3, after, after) + 2 * norm(after))
+        before = after
+    return blocks, positions * before * classes + classes
+
+
+@pytest.mark.parametrize("backbone", ["resnet", "vgg"])
+def test_parameters_of_every_depth_by_hand(backbone, key):
+    blocks, head = resnet_by_hand(4, 10) if backbone == "resnet" else vgg_by_hand(4, 10, 4)
+    for depth in range(1, len(blocks) + 1):
+        sent, edge = shapes(SplitEdge(4, depth, backbone=backbone), (2, 32, 32, 3), key)
+        _, cloud = shapes(SplitCloud(10, 4, depth, backbone=backbone), sent.z.shape, key)
+        assert count(edge["params"]) == sum(blocks[:depth])
+        assert count(cloud["params"]) == sum(blocks[depth:]) + head
+
+
+@pytest.mark.parametrize(
+    ("backbone", "depth", "expected"),
+    [
+        ("cnn", 3, (2, 4, 4, 8)),
+        ("resnet", 1, (2, 32, 32, 4)),
+        ("resnet", 2, (2, 32, 32, 4)),
+        ("resnet", 3, (2, 16, 16, 8)),
+        ("resnet", 5, (2, 4, 4, 32)),
+        ("vgg", 2, (2, 8, 8, 8)),
+        ("vgg", 4, (2, 2, 2, 32)),
+    ],
+)
+def test_shapes_of_backbones(backbone, depth, expected, key):
+    assert shapes(SplitEdge(4, depth, backbone=backbone), (2, 32, 32, 3), key)[0].z.shape == expected
+
+
+def sift_by_hand(before, c):
+    return conv(1, before, c) + 2 * conv(3, c, c) + conv(1, c, c) + conv(5, c, c)
+
+
+def attention_by_hand(c, reduction, final=False):
+    """SE then CBAM at the end of an edge; SE then triplet attention (three 7x7 convolutions with normalisation) inside."""
+    squeeze = 2 * c * max(1, c // reduction)
+    return 2 * squeeze + 98 if final else squeeze + 3 * (98 + norm(1))
+
+
+def test_parameters_of_the_other_funnels_by_hand(key):
+    stem = conv(3, 3, 64) + norm(64) + attention_by_hand(64, 16)
+    body = conv(3, 64, 128) + conv(3, 128, 128) + 2 * norm(128) + attention_by_hand(128, 32)
+    tail = conv(1, 128, 32) + norm(32) + sift_by_hand(32, 6) + attention_by_hand(6, 3, final=True)
+    assert count(shapes(ResnetFunnel(), (1, 64, 64, 3), key)[1]["params"]) == stem + body + tail
+    body = conv(3, 3, 64) + conv(3, 64, 64) + conv(3, 64, 128) + conv(3, 128, 128) + 2 * norm(64) + 2 * norm(128)
+    body += attention_by_hand(64, 16) + attention_by_hand(128, 32)
+    tail = conv(3, 128, 32) + norm(32) + sift_by_hand(32, 4) + attention_by_hand(4, 4, final=True)
+    assert count(shapes(VggFunnel(), (1, 64, 64, 3), key)[1]["params"]) == body + tail
+
+
+@pytest.mark.parametrize(("client", "expected"), [(ResnetFunnel(4), (2, 16, 16, 6)), (VggFunnel(4), (2, 8, 8, 4))])
+def test_shapes_of_the_other_funnels(client, expected, key):
+    assert shapes(client, (2, 32, 32, 3), key)[0].z.shape == expected
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "message"),
+    [
+        (SplitEdge(backbone="mlp"), (1, 32, 32, 3), "backbone: 'mlp'; allowed: cnn, resnet, vgg"),
+        (SplitEdge(depth=6, backbone="resnet"), (1, 32, 32, 3), "depth: 6 blocks on the device; allowed: 1 to 5"),
+        (SplitEdge(depth=0, backbone="vgg"), (1, 32, 32, 3), "depth: 0 blocks on the device; allowed: 1 to 4"),
+        (SplitEdge(depth=4, backbone="vgg"), (1, 24, 24, 3), "multiples of 16"),
+        (SplitCloud(10, depth=5, backbone="vgg"), (1, 8, 8, 3), "depth: 5"),
+        (ResnetFunnel(), (1, 31, 32, 3), "multiples of 2"),
+        (VggFunnel(), (1, 30, 32, 3), "multiples of 4"),
+    ],
+)
+def test_backbones_refuse(module, shape, message, key):
     with pytest.raises(ValueError, match=message):
         shapes(module, shape, key)

@@ -7,6 +7,7 @@ take no part in equality, so one compiled step serves every weight; their values
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -29,12 +30,14 @@ class Forward(NamedTuple):
         aux: the client's private quantities (a noise scale, say).
         logits: the server's answer.
         adversaries: adversary name -> its output on z.
+        extra: arrays that a phase's ``prepare`` filled.
     """
 
     z: Features
     aux: Mapping[str, Array]
     logits: Logits
     adversaries: Mapping[str, Array]
+    extra: Mapping[str, Array] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Phase:
         trainable: parameter groups that the defender updates: "client", "server" or a path below them, "client/noise".
         objective: names of the terms of ``Defense.client_loss`` that count. The others are not even compiled.
         adversary_updates: k, adversary updates before each defender update; 0 leaves the adversaries alone.
+        reversal: one backward pass serves adversaries and defender, through a gradient reversal (Ganin 2015) that
+            :meth:`Defense.reversal_scales` scales; ``adversary_updates`` is then not looked at.
         prepare: pure ``(state, data) -> state``, applied once on entry.
     """
 
@@ -57,6 +62,7 @@ class Phase:
     trainable: tuple[str, ...]
     objective: tuple[str, ...]
     adversary_updates: int = 0
+    reversal: bool = False
     prepare: Callable[..., Any] | None = None
 
 
@@ -113,6 +119,7 @@ class Defense:
         steps: optimiser steps of the main phase.
         learning_rate: of the defender.
         axis_name: the device axis that batch statistics are averaged over, None on one device.
+        attributes: the data's sensitive attributes, (name, number of classes) each; not every defence looks at them.
     """
 
     classes: int
@@ -121,10 +128,13 @@ class Defense:
     steps: int = 120
     learning_rate: float = 1e-3
     axis_name: str | None = None
+    attributes: tuple[tuple[str, int], ...] = ()
 
     name: ClassVar[str]
     provenance: ClassVar[str]
     stochastic: ClassVar[bool] = False
+    privacy: ClassVar[tuple[str, ...]] = ()
+    """Weights that a utility budget scales."""
 
     def __post_init__(self):
         require(self.classes >= 2, "classes", self.classes, "at least 2")
@@ -172,6 +182,18 @@ class Defense:
         """What adversary ``name`` minimises: always its own plain loss, whatever the defender asks of it."""
         raise NotImplementedError(f"{self.name} has no adversary {name!r}")
 
+    def health(self, name: str, output: Array, batch: Batch, extra: Mapping[str, Array]) -> Terms:
+        """What tells whether adversary ``name`` learns, logged as "adversary/NAME/KEY" beside its own loss."""
+        del name, output, batch, extra
+        return {}
+
+    def reversal_scales(self, weights: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Adversary name -> factor of the reversed gradient of its own loss, for phases with ``reversal``.
+
+        The term that the factor stands for gives the defender no other gradient in such a phase.
+        """
+        raise NotImplementedError(f"{self.name} has no gradient-reversal form")
+
     def coefficients(self, weights: Mapping[str, Array]) -> Mapping[str, Array]:
         """Term name -> factor, from the traced weights. A term without a weight of its name counts once."""
         return weights
@@ -188,6 +210,10 @@ class Defense:
     def init_weights(self) -> dict[str, Array]:
         """The loss weights as arrays, for ``state.weights``."""
         return {name: jnp.float32(value) for name, value in self.weights().items()}
+
+    def scaled(self, weights: Mapping[str, Array], multiplier: Array) -> dict[str, Array]:
+        """The weights with those in ``privacy`` multiplied, for the utility budget."""
+        return {name: value * multiplier if name in self.privacy else value for name, value in weights.items()}
 
     def init_extra(self) -> dict[str, Array]:
         """Arrays that a phase's ``prepare`` fills, at their initial values: a saved state has one layout in every phase."""
@@ -207,6 +233,18 @@ class ClientApply:
     def __call__(self, variables: Any, x: Images, key: PRNGKey) -> Features:
         """Runs the client in evaluation mode, noise on."""
         return self.client.apply(variables, x, key, train=False).z  # type: ignore[union-attr]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClientDensity:
+    """``mean``, ``stddev`` or ``log_prob`` of a client module whose ``declares`` names it (see ``types.Release``)."""
+
+    client: nn.Module
+    method: str
+
+    def __call__(self, variables: Any, *arguments: Array) -> Array:
+        """Evaluates the declared density."""
+        return self.client.apply(variables, *arguments, method=self.method)  # type: ignore[return-value]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +272,9 @@ def freeze(
         The release and the provider's predictor, both pytrees.
     """
     variables = {party: {"params": params[party], **_collection(statistics[party])} for party in ("client", "server")}
-    release = Release(variables["client"], ClientApply(defense.client), stochastic=defense.stochastic)
+    client = defense.client
+    declared = {name: ClientDensity(client, name) for name in getattr(client, "declares", ())}
+    release = Release(variables["client"], ClientApply(client), defense.stochastic, **declared)
     return release, jax.tree_util.Partial(ServerApply(defense.server), variables["server"])
 
 

@@ -10,7 +10,6 @@ channel expansion, and this project's default weights on the embedded data.
 import dataclasses
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -24,9 +23,13 @@ from ani_jax.losses.dependence import (
     live_channels,
 )
 from ani_jax.losses.task import smoothed_kl
-from ani_jax.modules.cloud import CnnCloud
-from ani_jax.modules.funnel import CnnFunnel
+from ani_jax.modules.cloud import SplitCloud
+from ani_jax.modules.funnel import CnnFunnel, ResnetFunnel, VggFunnel
+from ani_jax.modules.probes import standardise
 from ani_jax.types import Batch, Features, Images
+
+EDGES = {"cnn": (CnnFunnel, 2), "resnet": (ResnetFunnel, 3), "vgg": (VggFunnel, 2)}
+"""Backbone -> its funnel edge, and the depth of the plain split that it stands in for: where z's resolution is the same."""
 
 DEPENDENCE = ("biased", "corrected", "standardised")
 """Forms of the non-linear term D; the released formulas know the first alone."""
@@ -34,11 +37,13 @@ DEPENDENCE = ("biased", "corrected", "standardised")
 
 @dataclasses.dataclass(frozen=True)
 class Funnel(Defense):
-    """SiftFunnel with the `cnn` edge.
+    """SiftFunnel with the edge of a backbone.
 
     Attributes:
-        channels: released channels c; z is (H/4, W/4, c).
-        expansion: channels that the cloud expands z to.
+        backbone: "cnn", "resnet" or "vgg".
+        channels: released channels c; z is (H/4, W/4, c), and (H/2, W/2, c) for the resnet. The release has 12 for the cnn, 6
+            for the resnet and 4 for the vgg.
+        expansion: channels that the cloud expands z to. The release has 128, and 256 for the vgg.
         smoothing: s, the probability taken from the true class, in [0, 1).
         faithful: reproduce the released formulas to the letter (diagonal kept in P, mixed normalisation, 1e-10 inside D's
             root) and the released optimiser.
@@ -55,6 +60,7 @@ class Funnel(Defense):
     picked by hand from single runs on the embedded digits whose ``test`` scores were in view: a starting point, not evidence.
     """
 
+    backbone: str = "cnn"
     channels: int = 12
     expansion: int = 128
     smoothing: float = 0.25
@@ -73,9 +79,11 @@ class Funnel(Defense):
         "SiftFunnel (Liu 2025, arXiv 2501.00824). The idea is published; the formulas were read in the authors' released code; "
         "the cloud after its channel expansion and the default weights are this project's reconstruction."
     )
+    privacy: ClassVar[tuple[str, ...]] = ("beta", "gamma", "l1")
 
     def __post_init__(self):
         super().__post_init__()
+        require(self.backbone in EDGES, "backbone", self.backbone, f"one of {', '.join(EDGES)}")
         require(self.alpha > 0, "alpha", self.alpha, "a finite number above 0")
         require(0 <= self.smoothing < 1, "smoothing", self.smoothing, "in [0, 1)")
         require(self.channels >= 1, "channels", self.channels, "at least 1")
@@ -85,14 +93,19 @@ class Funnel(Defense):
         require(self.finishing_steps >= 0, "finishing_steps", self.finishing_steps, "0 or more")
 
     @property
+    def depth(self) -> int:
+        """Blocks of the backbone that the edge stands in for."""
+        return EDGES[self.backbone][1]
+
+    @property
     def client(self) -> nn.Module:
         """The funnel-shaped edge with its attention blocks."""
-        return CnnFunnel(self.width, self.channels, axis_name=self.axis_name)
+        return EDGES[self.backbone][0](self.width, self.channels, axis_name=self.axis_name)
 
     @property
     def server(self) -> nn.Module:
         """Channel expansion, then the same backbone as the undefended split's."""
-        return CnnCloud(self.classes, self.width, expansion=self.expansion, axis_name=self.axis_name)
+        return SplitCloud(self.classes, self.width, self.depth, self.expansion, self.axis_name, self.backbone)
 
     @property
     def optimizer(self) -> Optimizer:
@@ -134,23 +147,3 @@ class Funnel(Defense):
         """Live channels: P alone rewards killing channels, so the log shows whether that is what happened."""
         del batch
         return {"live_channels": live_channels(forward.z)}
-
-
-def standardise(z: Features, axis_name: str | None = None) -> Features:
-    """Features at unit variance over the (global) batch, each by itself; those that hardly vary stay small.
-
-    Args:
-        z: features.
-        axis_name: device axis whose batches count as one.
-
-    Returns:
-        ``(z - mean) / sqrt(var + 1e-5 * mean(var))``; zeros for constant features.
-
-    Example:
-        >>> float(standardise(jnp.array([[1.0], [3.0]]))[1, 0].round(2))
-        1.0
-    """
-    mean = jnp.mean if axis_name is None else lambda x, axis: jax.lax.pmean(x.mean(axis), axis_name)
-    centred = z - mean(z, 0)[None]
-    variance = mean(centred**2, 0)
-    return centred * jax.lax.rsqrt(variance + 1e-5 * variance.mean() + 1e-12)[None]

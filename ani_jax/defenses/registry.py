@@ -3,14 +3,16 @@
 import dataclasses
 from typing import Any
 
+from ani_jax.defenses.ani import Ani
 from ani_jax.defenses.base import Defense
 from ani_jax.defenses.funnel import Funnel
 from ani_jax.defenses.none import Undefended
+from ani_jax.defenses.partition import Partition
 
-DEFENSES: dict[str, type[Defense]] = {kind.name: kind for kind in (Undefended, Funnel)}
+DEFENSES: dict[str, type[Defense]] = {kind.name: kind for kind in (Undefended, Ani, Partition, Funnel)}
 """Every defence by the name that ``--defense`` takes."""
 
-GIVEN = ("classes", "image_shape", "axis_name")
+GIVEN = ("classes", "image_shape", "axis_name", "attributes")
 """Fields that follow from the data and the machine, not from the user."""
 
 
@@ -30,7 +32,13 @@ def options(name: str) -> dict[str, Any]:
 
 
 def build(
-    name: str, classes: int, image_shape: tuple[int, int, int], *, axis_name: str | None = None, **chosen: Any
+    name: str,
+    classes: int,
+    image_shape: tuple[int, int, int],
+    *,
+    axis_name: str | None = None,
+    attributes: tuple[tuple[str, int], ...] = (),
+    **chosen: Any,
 ) -> Defense:
     """A defence for one task.
 
@@ -39,6 +47,7 @@ def build(
         classes: of the primary task.
         image_shape: (height, width, channels).
         axis_name: device axis of batch statistics.
+        attributes: name and number of classes of each sensitive attribute of the data.
         **chosen: options of the defence; the others keep their defaults.
 
     Raises:
@@ -52,4 +61,5 @@ def build(
     for option in chosen:
         if option not in allowed:
             raise ValueError(f"{option}: not an option of {name}, which has {', '.join(allowed)}")
-    return DEFENSES[name](classes=classes, image_shape=image_shape, axis_name=axis_name, **chosen)
+    given = {"classes": classes, "image_shape": image_shape, "axis_name": axis_name, "attributes": attributes}
+    return DEFENSES[name](**given, **chosen)

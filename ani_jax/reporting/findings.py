@@ -3,7 +3,7 @@
 The *reference* that changes are measured against is the evidence whose subject is "none", else the first one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ani_jax.records import AttackResult, Estimate, Evidence
 
@@ -44,13 +44,14 @@ def reference(evidences: Sequence[Evidence]) -> int:
     return next((i for i, evidence in enumerate(evidences) if evidence.subject == "none"), 0)
 
 
-def strongest(evidence: Evidence, target: str) -> AttackResult | None:
+def strongest(evidence: Evidence, target: str, queries: int = 1) -> AttackResult | None:
     """The successful attack on ``target`` that found most: least MSE on images, else most balanced accuracy.
 
-    The choice is made on test scores over attacks and numbers of queries, so it is an upper envelope.
+    The choice is made on test scores over the attacks that saw ``queries`` releases an image, so it is an upper envelope.
     """
     metric, sign = ("mse", -1.0) if target == "image" else ("balanced_accuracy", 1.0)
-    scored = [(value, r) for r in evidence.attacks if r.target == target and (value := score(r, metric)) is not None]
+    family = [r for r in evidence.attacks if r.target == target and r.queries == queries]
+    scored = [(value, r) for r in family if (value := score(r, metric)) is not None]
     return max(scored, key=lambda pair: sign * pair[0])[1] if scored else None
 
 
@@ -123,7 +124,8 @@ def _found(base: Evidence, other: Evidence, target: str) -> Iterator[str]:
         chance = after.references.get("chance")
         aside = "".join(filter(None, ("" if chance is None else f", chance {percent(chance)}", _overlap(old, new))))
         change = f"{percent(old.value or 0)} → {percent(new.value or 0)}"
-        yield f"balanced accuracy in inferring {target} {change}{f' ({aside[2:]})' if aside else ''}"
+        repeated = _repeated(other, target, "balanced_accuracy", percent)
+        yield f"balanced accuracy in inferring {target} {change}{f' ({aside[2:]})' if aside else ''}{repeated}"
     else:
         for metric, noun in (
             ("mse", "the strongest reconstruction's error"),
@@ -136,7 +138,15 @@ def _found(base: Evidence, other: Evidence, target: str) -> Iterator[str]:
             verb = "rises" if new > old else "falls"
             size = f" {abs(100 * (new / old - 1)):,.0f}%" if old > 0 else ""
             overlap = _overlap(before.scores[metric], after.scores[metric])
-            yield f"{noun} {verb}{size} ({form(old)} → {form(new)}{overlap})"
+            repeated = _repeated(other, target, metric, form)
+            yield f"{noun} {verb}{size} ({form(old)} → {form(new)}{overlap}){repeated}"
+
+
+def _repeated(evidence: Evidence, target: str, metric: str, form: Callable[[float], str]) -> str:
+    """What asking the client most often gave, where anybody asked more than once."""
+    most = max((r.queries for r in evidence.attacks if r.target == target and r.status == "ok"), default=1)
+    value = score(strongest(evidence, target, most), metric) if most > 1 else None
+    return "" if value is None else f", {form(value)} when asked {most} times"
 
 
 def _alone(evidence: Evidence) -> str:

@@ -13,6 +13,8 @@ from jaxtyping import Array
 from ani_jax.data.loader import draw_batch
 from ani_jax.defenses.base import Defense, Phase, freeze
 from ani_jax.losses.task import accuracy
+from ani_jax.training import budget
+from ani_jax.training.budget import Appraisal, UtilityBudget
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.phases import enter, schedule
 from ani_jax.training.state import State, init
@@ -65,18 +67,23 @@ def train(
     config: TrainConfig,
     checkpoints: Checkpoints | None = None,
     on_event: OnEvent = lambda event: None,
+    utility: UtilityBudget | None = None,
+    watch: bool = False,
 ) -> State:
     """Trains a defence through all its phases, from the newest intact checkpoint where there is one.
 
     Args:
         defense: what to train.
-        data: only ``defend`` is looked at.
+        data: ``defend`` trains; a utility budget looks at ``budget`` and, to choose a checkpoint, at ``validation``.
         config: how.
         checkpoints: where to resume from and save to; None keeps nothing.
-        on_event: receives "start", "metrics" (every ``log_every`` steps), "checkpoint" and "end".
+        on_event: receives "start", "metrics" (every ``log_every`` steps), "checkpoint", "selection" and "end".
+        utility: what the defence may cost: its privacy weights are then found by dual ascent.
+        watch: log the held-out cross-entropy and accuracy, as a ceiling that budgets are taken from must.
 
     Returns:
-        The final state; on one device it is bit-identical however often the run was killed and resumed.
+        The final state, or the one that the utility budget prefers; on one device it is bit-identical however often the run
+        was killed and resumed.
 
     Raises:
         TrainingError: a loss or gradient is not finite. Checkpoints saved before stay.
@@ -86,8 +93,11 @@ def train(
     total = phases[-1][1]
     init_key, data_key = jax.random.split(jax.random.key(config.seed))
     state = init(defense, init_key)
+    kept = None if utility is None else _Kept(defense, data, utility, checkpoints, state)
     if checkpoints is not None and (found := checkpoints.restore(state)) is not None:
         state = found[1]
+        if kept is not None:
+            kept.consider(state, on_event)
     step = int(state.step)
     on_event({"kind": "start", "step": step, "total": total})
     pending: tuple[int, str, Metrics] | None = None
@@ -103,17 +113,31 @@ def train(
             step += count
             # The metrics of an earlier dispatch are read while this one runs, so the device never waits for the host.
             pending = _report(pending, on_event)
+            spends = utility is not None and _spends(defense, phase)
+            if (spends or watch) and (_due(step, count, budget.EVERY) or step == total):
+                weights = defense.init_weights()
+                seen = budget.look(state, data.budget, weights, defense, ())
+                metrics |= {"heldout/loss": seen.loss, "heldout/accuracy": seen.accuracy}
+                if utility is not None and spends:
+                    state = budget.ascend(state, seen.loss, weights, utility, defense)
+                    metrics |= {f"budget/{name}": value + 0.0 for name, value in state.budget.items()}
+                if watch and step == total:
+                    metrics["validation/accuracy"] = budget.look(state, data.validation, weights, defense, ()).accuracy
             if _due(step, count, config.log_every) or step == total:
                 pending = (step, phase.name, metrics)
-            if checkpoints is not None and (_due(step, count, config.checkpoint_every) or step == total):
+            if not (_due(step, count, config.checkpoint_every) or step == total):
+                continue
+            if checkpoints is not None:
                 # What was measured up to a checkpoint is reported before it: a run resumed there has the same log.
                 pending = _report(pending, on_event)
                 _check(step, metrics)
                 checkpoints.save(step, state)
                 on_event({"kind": "checkpoint", "step": step})
+            if kept is not None:
+                kept.consider(state, on_event)
     _report(pending, on_event)
     on_event({"kind": "end", "step": step, "total": total})
-    return state
+    return state if kept is None else kept.state
 
 
 def evaluate(defense: Defense, state: State, batch: Batch, key: Array, chunk: int = 256) -> float:
@@ -124,6 +148,43 @@ def evaluate(defense: Defense, state: State, batch: Batch, key: Array, chunk: in
         for start in range(0, len(batch.label), chunk)
     ]
     return float(sum(correct)) / len(batch.label)
+
+
+class _Kept:
+    """The checkpoint that a utility budget prefers, on disk beside the others where there is a folder."""
+
+    def __init__(
+        self, defense: Defense, data: Data, utility: UtilityBudget, checkpoints: Checkpoints | None, like: State
+    ):
+        self.defense, self.data, self.utility = defense, data, utility
+        self.saved = None if checkpoints is None else Checkpoints(checkpoints.directory / "kept", keep=1)
+        found = self.saved.restore(like) if self.saved is not None else None
+        self.state: State = like if found is None else found[1]
+        self.seen: Appraisal | None = None if found is None else self._appraise(self.state)
+
+    def consider(self, state: State, on_event: OnEvent) -> None:
+        """Keeps a copy of the state if it is preferred; asked again about the same state, it decides the same."""
+        phases = schedule(self.defense)
+        if not any(_spends(self.defense, phase) for phase, _ in phases[: int(state.phase) + 1]):
+            return
+        seen = self._appraise(state)
+        better = budget.preferred(seen, self.seen, self.utility)
+        if better:
+            # The training loop donates its state, so what is kept must be a copy.
+            self.state, self.seen = jax.tree.map(jnp.copy, state), seen
+            if self.saved is not None:
+                self.saved.save(int(state.step), state)
+        values = {"accuracy": float(seen.accuracy), "leakage": float(seen.leakage)}
+        on_event({"kind": "selection", "step": int(state.step), "kept": better, **values})
+
+    def _appraise(self, state: State) -> Appraisal:
+        weights = self.defense.init_weights()
+        return budget.look(state, self.data.validation, weights, self.defense, self.defense.active_terms())
+
+
+def _spends(defense: Defense, phase: Phase) -> bool:
+    """Whether a phase has a term that a utility budget weighs."""
+    return any(term in defense.privacy for term in phase.objective)
 
 
 def _due(step: int, count: int, every: int) -> bool:

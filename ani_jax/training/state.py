@@ -12,6 +12,9 @@ from ani_jax.defenses.base import Defense
 from ani_jax.modules.initialise import initialise
 from ani_jax.types import PRNGKey
 
+BUDGET = {"log_multiplier": 0.0, "ema": -1.0, "constraint": 0.0}
+"""The utility budget's part of a fresh state: multiplier 1, nothing seen yet (an ema below 0)."""
+
 
 @struct.dataclass
 class State:
@@ -26,6 +29,7 @@ class State:
         step: optimiser steps taken over all phases.
         key: root of all randomness; never advanced, step ``t`` uses ``fold_in(key, t)``.
         extra: arrays that a phase's ``prepare`` fills.
+        budget: the utility budget's log multiplier, ema and constraint value; unused without one.
     """
 
     params: dict[str, Any]
@@ -36,6 +40,7 @@ class State:
     step: Int[Array, ""]
     key: PRNGKey
     extra: dict[str, Array]
+    budget: dict[str, Array]
 
 
 def init(defense: Defense, key: PRNGKey) -> State:
@@ -76,6 +81,7 @@ def init(defense: Defense, key: PRNGKey) -> State:
         step=jnp.int32(0),
         key=run_key,
         extra=defense.init_extra(),
+        budget={name: jnp.float32(value) for name, value in BUDGET.items()},
     )
 
 

@@ -3,6 +3,9 @@
 The client runs forward once. Its pullback is kept while the adversaries train on the stopped features, and the defender's
 gradient with respect to the features is sent back through it at the end; so one forward pass serves both sides and no gradient
 of an adversary's own loss can reach the client.
+
+A phase with ``reversal`` has no such k updates: one backward pass through a gradient reversal gives adversaries, client and
+server their gradients together, and adversaries and defender move at once.
 """
 
 import dataclasses
@@ -15,6 +18,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ani_jax.defenses.base import Defense, Forward, Phase
+from ani_jax.losses.adversarial import reverse_gradient
 from ani_jax.losses.task import accuracy
 from ani_jax.training.state import State, replace, select
 from ani_jax.types import Batch, Features, Sent
@@ -32,11 +36,12 @@ def make_step(defense: Defense, phase: Phase) -> Callable[[State, Batch], tuple[
 
     Returns:
         ``(state, batch) -> (state, metrics)``, without side effects, to be jitted or pmapped by the caller. Metrics hold
-        "loss", "accuracy", one entry "term/NAME" per active term, "adversary/NAME" per adversary, "gradient_norm", and the
-        defence's own measurements.
+        "loss", "accuracy", one entry "term/NAME" per active term, "adversary/NAME" (its own loss) and "adversary/NAME/KEY"
+        (its health) per adversary that is trained, "gradient_norm", and the defence's own measurements.
     """
     client_groups = tuple(group for group in phase.trainable if group.split("/")[0] == "client")
     server_groups = tuple(group for group in phase.trainable if group.split("/")[0] == "server")
+    reversed_groups = tuple(f"adversaries/{name}" for name in defense.adversaries) if phase.reversal else ()
     defender = defense.optimizer.build()
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -51,18 +56,29 @@ def make_step(defense: Defense, phase: Phase) -> Callable[[State, Batch], tuple[
             )
 
         sent, pull, client_statistics = jax.vjp(send, select(state.params, client_groups), has_aux=True)
-        state, adversary_metrics = _train_adversaries(defense, phase, state, jax.lax.stop_gradient(sent.z), batch)
+        watched: Metrics = {}
+        if not phase.reversal:
+            state, watched = _train_adversaries(defense, phase, state, jax.lax.stop_gradient(sent.z), batch)
 
         def objective(trainable: Mapping[str, Any], sent: Sent) -> tuple[Array, tuple[Metrics, Any]]:
-            params = replace(state.params, trainable)["server"]
+            params = replace(state.params, trainable)
             logits, statistics = _apply(
-                defense.server, params, state.statistics["server"], sent.z, train=bool(server_groups)
+                defense.server, params["server"], state.statistics["server"], sent.z, train=bool(server_groups)
             )
-            answers: dict[str, Any] = {
-                name: module.apply({"params": state.params["adversaries"][name]}, sent.z, train=False)
-                for name, module in defense.adversaries.items()
-            }
-            forward = Forward(sent.z, sent.aux, logits, answers)
+            own, watched = jnp.float32(0), {}
+            answers: Any
+            if phase.reversal:
+                scales = defense.reversal_scales(state.weights)
+                seen = {name: reverse_gradient(sent.z, scales[name]) for name in defense.adversaries}
+                own, (answers, watched) = _own_losses(defense, params["adversaries"], seen, batch, state.extra)
+                # The reversal hands the client its share of these losses; the defender's terms must not do so again.
+                answers = jax.lax.stop_gradient(answers)
+            else:
+                answers = {
+                    name: module.apply({"params": params["adversaries"][name]}, sent.z, train=False)
+                    for name, module in defense.adversaries.items()
+                }
+            forward = Forward(sent.z, sent.aux, logits, answers, state.extra)
             losses = defense.client_loss(forward, batch)
             factors = defense.coefficients(state.weights)
             losses = {name: losses[name] for name in phase.objective}
@@ -72,17 +88,19 @@ def make_step(defense: Defense, phase: Phase) -> Callable[[State, Batch], tuple[
                 "accuracy": accuracy(logits, batch.label).mean(),
                 **{f"term/{name}": loss for name, loss in losses.items()},
                 **defense.measurements(forward, batch),
+                **watched,
             }
-            return total, (metrics, statistics)
+            return total + own, (metrics, statistics)
 
-        (server_gradients, sent_gradients), (metrics, server_statistics) = jax.grad(objective, (0, 1), has_aux=True)(
-            select(state.params, server_groups), sent
+        (gradients, sent_gradients), (metrics, server_statistics) = jax.grad(objective, (0, 1), has_aux=True)(
+            select(state.params, (*server_groups, *reversed_groups)), sent
         )
         (client_gradients,) = pull(sent_gradients)
-        gradients = _mean(defense, {**client_gradients, **server_gradients})
-        state = _update(defender, state, gradients)
+        gradients = _mean(defense, {**client_gradients, **gradients})
+        learnt = {group: gradients.pop(group) for group in reversed_groups}
+        state = _update(defense.adversary_optimizer.build(), _update(defender, state, gradients), learnt)
         statistics = _mean(defense, {"client": client_statistics, "server": server_statistics})
-        metrics |= adversary_metrics | {"gradient_norm": optax.tree.norm(gradients)}
+        metrics |= watched | {"gradient_norm": optax.tree.norm(gradients)}
         state = dataclasses.replace(state, statistics=statistics, step=state.step + 1)
         return state, _mean(defense, metrics)
 
@@ -94,19 +112,32 @@ def _train_adversaries(
 ) -> tuple[State, Metrics]:
     """K updates of every adversary on its own plain loss; the metrics are those of the last update, before it was applied."""
     optimizer = defense.adversary_optimizer.build()
+    seen, extra = dict.fromkeys(defense.adversaries, z), state.extra
     metrics: Metrics = {}
     for _ in range(phase.adversary_updates):
-        gradients = {}
-        for name, module in defense.adversaries.items():
-
-            def loss(params: Any, name: str = name, module: Any = module) -> Array:
-                return defense.adversary_loss(name, module.apply({"params": params}, z, train=True), batch)
-
-            metrics[f"adversary/{name}"], gradients[f"adversaries/{name}"] = jax.value_and_grad(loss)(
-                state.params["adversaries"][name]
-            )
+        gradients, (_, metrics) = jax.grad(
+            lambda params: _own_losses(defense, params, seen, batch, extra), has_aux=True
+        )(state.params["adversaries"])
+        gradients = {f"adversaries/{name}": gradient for name, gradient in gradients.items()}
         state = _update(optimizer, state, _mean(defense, gradients))
     return state, metrics
+
+
+def _own_losses(
+    defense: Defense, params: Mapping[str, Any], seen: Mapping[str, Features], batch: Batch, extra: Mapping[str, Array]
+) -> tuple[Array, tuple[dict[str, Array], Metrics]]:
+    """The sum of the adversaries' own plain losses, with their answers and what is logged.
+
+    No adversary has a parameter of another's, so the gradient of the sum is each one's own.
+    """
+    total, answers, metrics = jnp.float32(0), {}, {}
+    for name, module in defense.adversaries.items():
+        answers[name] = module.apply({"params": params[name]}, seen[name], train=True)
+        loss = metrics[f"adversary/{name}"] = defense.adversary_loss(name, answers[name], batch)
+        for key, value in defense.health(name, answers[name], batch, extra).items():
+            metrics[f"adversary/{name}/{key}"] = value
+        total += loss
+    return total, (answers, metrics)
 
 
 def _update(optimizer: optax.GradientTransformation, state: State, gradients: Mapping[str, Any]) -> State:

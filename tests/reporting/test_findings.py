@@ -19,9 +19,8 @@ def test_notes_failures_and_incomparable_audits_are_caveats(none, funnel):
 def test_headline_is_computed_from_the_strongest_attacks(none, funnel):
     (sentence,) = findings.headline((none, funnel))
     assert "funnel loses 3.2 points of accuracy (97.6% → 94.4%)" in sentence
-    # 16 releases recover more than one: 0.02, not 0.031.
-    assert "error rises 100% (0.0100 → 0.0200)" in sentence
-    assert "R² over class mean falls 50% (0.80 → 0.40)" in sentence
+    assert "error rises 210% (0.0100 → 0.0310), 0.0200 when asked 16 times" in sentence
+    assert "R² over class mean falls 75% (0.80 → 0.20), 0.40 when asked 16 times" in sentence
     assert "ink 99.0% → 30.0% (chance 25.0%)" in sentence
 
 
@@ -47,11 +46,14 @@ def test_reference_is_none_else_the_first(none, funnel):
 def test_strongest_ignores_failures(funnel):
     best = findings.strongest(funnel, "image")
     assert best is not None
-    assert best.queries == 16
+    assert best.queries == 1
+    often = findings.strongest(funnel, "image", 16)
+    assert often is not None
+    assert often.queries == 16
     assert findings.strongest(funnel, "paper") is None
 
 
 def test_a_lone_audit_is_summed_up(funnel):
     (sentence,) = findings.headline((funnel,))
     assert sentence.startswith("funnel: accuracy 94.4%; ink inferred with 30.0% balanced accuracy; ")
-    assert sentence.endswith("the strongest reconstruction's MSE is 0.0200.")
+    assert sentence.endswith("the strongest reconstruction's MSE is 0.0310.")

@@ -1,0 +1,301 @@
+"""``partition``: Privacy Partitioning (Chi et al. 2018, arXiv 1812.02863), a split that is trained against adversaries.
+
+    min over client, server of  (1 - a_r - a_s) * CE(server(z), y) - a_r * L_rec(R(z), x) - a_s * L_attr(A(z), s)
+
+while the reconstructor R and the attribute classifiers A minimise their own plain losses on the same z. [published] in the
+abstract: a few layers on the device, an interactive adversarial construction, gender hidden from face images.
+[reconstruction] everything else: the objective, the forms of L_rec and L_attr, the hinge, the schedule.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from ani_jax.defenses.base import Defense, Forward, Optimizer, Phase, Terms, require, weight
+from ani_jax.defenses.none import require_split
+from ani_jax.losses import adversarial, reconstruction
+from ani_jax.losses.task import accuracy, cross_entropy
+from ani_jax.modules.adversaries import ConvClassifier, MirrorDecoder, MLPClassifier
+from ani_jax.modules.cloud import SplitCloud
+from ani_jax.modules.edge import SplitEdge
+from ani_jax.modules.probes import ChannelVotes, Heard, LinearClassifier, PositionVotes
+from ani_jax.types import Batch, Data, Labels, Logits, PRNGKey, Source
+
+ATTRIBUTE_OBJECTIVES = ("max_entropy", "neg_ce", "kl_to_prior")
+RECONSTRUCTION_OBJECTIVES = {"mse": reconstruction.mse, "l1": reconstruction.l1, "ssim": reconstruction.ssim_loss}
+LISTENERS = ("conv", "mlp", "linear", "positions", "channels")
+"""Kinds of attribute adversaries; the last two vote, on decorrelated features."""
+IMAGE = "image"
+"""Name of the reconstruction adversary."""
+DRAWN = 2048
+"""Drawings of ``defend`` that floors and priors are estimated from."""
+STATISTICS = 2**32 - 1
+"""What their key is folded with: a step that no training reaches."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Partition(Defense):
+    """Privacy Partitioning with adversaries for hidden attributes, for the image, or for both.
+
+    Every adversary hears z at unit variance, as every attacker will: otherwise the client hides by speaking quietly. An
+    adversary whose weight is 0 does not exist. [reconstruction] The paper's adversaries are networks; which, is not known.
+
+    Attributes:
+        backbone: "cnn", "resnet" or "vgg".
+        depth: how many of the backbone's blocks run on the device.
+        hide: names of the attributes to hide, comma-separated; "" means the data's first sensitive attribute.
+        attribute_objective: L_attr, what the defender maximises: "max_entropy", "kl_to_prior", or "neg_ce", whose optimum
+            can be an adversary that is confidently wrong.
+        reconstruction_objective: L_rec: "mse", "l1" or "ssim" (1 - SSIM).
+        hinge: the defender maximises min(L_rec, tau) of the batch, tau being the class-mean floor of the training data in the
+            loss's own units: an unbounded L_rec diverges, and beyond that floor nothing can be asked of a release that keeps
+            the label.
+        listeners: kinds of adversaries of a hidden attribute, comma-separated, out of "conv", "mlp", "linear", "positions"
+            and "channels" (see ``modules/probes.py``); they share the attribute's weight equally.
+        adversary_updates: k, adversary updates before each update of the defender, 1 to 5.
+        adversary_width: channels of the adversaries.
+        adversary_rate: their step size.
+        pretraining_steps: steps of client and server on the cross-entropy alone, before there are adversaries.
+        warmup_steps: steps of the adversaries alone that follow.
+        reversal: one backward pass through a gradient reversal (Ganin 2015) in place of the alternation.
+        attribute: a_s, weight of the hidden attributes, which share it equally.
+        reconstruction: a_r, weight of the reconstruction; a_r + a_s < 1.
+    """
+
+    backbone: str = "cnn"
+    depth: int = 2
+    hide: str = ""
+    attribute_objective: str = "max_entropy"
+    reconstruction_objective: str = "mse"
+    hinge: bool = True
+    listeners: str = "positions,channels"
+    adversary_updates: int = 1
+    adversary_width: int = 64
+    adversary_rate: float = 3e-3
+    pretraining_steps: int = 0
+    warmup_steps: int = 0
+    reversal: bool = False
+    attribute: float = weight(0.95)
+    reconstruction: float = weight(0.0)
+
+    width: int = 16
+    steps: int = 1500
+    learning_rate: float = 1e-2
+
+    name: ClassVar[str] = "partition"
+    provenance: ClassVar[str] = (
+        "Privacy Partitioning (Chi et al. 2018, arXiv 1812.02863). The split with interactive adversaries is published; "
+        "objectives, hinge, schedule, networks and weights are this project's reconstruction."
+    )
+    privacy: ClassVar[tuple[str, ...]] = ("attribute", "reconstruction")
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_split(self.backbone, self.depth, self.image_shape)
+        total = self.attribute + self.reconstruction
+        require(total < 1, "attribute + reconstruction", total, "below 1, the rest being the task's weight")
+        for name, allowed in (
+            ("attribute_objective", ATTRIBUTE_OBJECTIVES),
+            ("reconstruction_objective", tuple(RECONSTRUCTION_OBJECTIVES)),
+        ):
+            require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
+        require(1 <= self.adversary_updates <= 5, "adversary_updates", self.adversary_updates, "1 to 5")
+        require(self.adversary_width >= 1, "adversary_width", self.adversary_width, "at least 1")
+        require(0 < self.adversary_rate < 1, "adversary_rate", self.adversary_rate, "in (0, 1)")
+        require(self.pretraining_steps >= 0, "pretraining_steps", self.pretraining_steps, "0 or more")
+        require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
+        known = [name for name, _ in self.attributes]
+        if self.attribute:
+            require(bool(known), "attribute", self.attribute, "0 where the data has no sensitive attribute")
+            for name in self._names():
+                require(
+                    name in known, "hide", self.hide, f"names out of {', '.join(known)}, each once, comma-separated"
+                )
+            require(len(set(self._names())) == len(self._names()), "hide", self.hide, "names each given once")
+            kinds = self._kinds()
+            good = set(kinds) <= set(LISTENERS) and len(set(kinds)) == len(kinds)
+            require(
+                good, "listeners", self.listeners, f"names out of {', '.join(LISTENERS)}, each once, comma-separated"
+            )
+        if self.reversal:
+            self._check_reversal()
+
+    def _check_reversal(self) -> None:
+        """A reversed gradient is that of the adversary's own loss: whatever else the defender may want, it cannot say."""
+        alternation = "which only reversal=False can train"
+        if self.attribute:
+            objective = self.attribute_objective
+            require(
+                objective == "neg_ce", "reversal", True, f"False with attribute_objective={objective}, {alternation}"
+            )
+        if self.reconstruction:
+            require(not self.hinge, "reversal", True, f"False with hinge=True, {alternation}")
+        require(self.adversary_updates == 1, "reversal", True, "False with adversary_updates above 1")
+
+    def _names(self) -> tuple[str, ...]:
+        known = tuple(name for name, _ in self.attributes)
+        return tuple(name.strip() for name in self.hide.split(",")) if self.hide else known[:1]
+
+    def _kinds(self) -> tuple[str, ...]:
+        return tuple(kind.strip() for kind in self.listeners.split(","))
+
+    @property
+    def hidden(self) -> dict[str, int]:
+        """Name -> number of classes of each attribute to hide; empty at weight 0."""
+        return {name: dict(self.attributes)[name] for name in self._names()} if self.attribute else {}
+
+    @property
+    def client(self) -> nn.Module:
+        """The undefended split's own edge."""
+        return SplitEdge(self.width, self.depth, self.axis_name, self.backbone)
+
+    @property
+    def server(self) -> nn.Module:
+        """The remaining backbone."""
+        return SplitCloud(self.classes, self.width, self.depth, None, self.axis_name, self.backbone)
+
+    @property
+    def adversaries(self) -> Mapping[str, nn.Module]:
+        """ATTRIBUTE-LISTENER for each hidden attribute and each listener, and "image"."""
+        found: dict[str, nn.Module] = {}
+        for name, classes in self.hidden.items():
+            found |= {f"{name}-{kind}": self._listener(kind, classes) for kind in self._kinds()}
+        if self.reconstruction:
+            found[IMAGE] = Heard(MirrorDecoder(self.image_shape, self.adversary_width), axis_name=self.axis_name)
+        return found
+
+    def _listener(self, kind: str, classes: int) -> nn.Module:
+        modules = {
+            "conv": ConvClassifier(classes, self.adversary_width),
+            "mlp": MLPClassifier(classes, 4 * self.adversary_width),
+            "linear": LinearClassifier(classes),
+            "positions": PositionVotes(classes, self.adversary_width),
+            "channels": ChannelVotes(classes),
+        }
+        return Heard(modules[kind], kind in ("positions", "channels"), self.axis_name)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Client and server alone, the adversaries alone, then everybody."""
+        parties, k = ("client", "server"), self.adversary_updates
+        if not self.adversaries:
+            return (Phase("train", self.pretraining_steps + self.steps, parties, self.active_terms()),)
+        # Steps of several phases may be 0, so each that needs the statistics prepares them: they come out the same.
+        return (
+            Phase("pretrain", self.pretraining_steps, parties, ("task",)),
+            Phase("warm_up", self.warmup_steps, (), ("task",), k, prepare=self.prepare),
+            Phase("train", self.steps, parties, self.active_terms(), k, self.reversal, prepare=self.prepare),
+        )
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Adam with cosine decay over all steps that client and server take."""
+        return Optimizer(self.learning_rate, decay_steps=self.pretraining_steps + self.steps)
+
+    @property
+    def adversary_optimizer(self) -> Optimizer:
+        """Adam at a constant rate: adversaries must keep up to the end."""
+        return Optimizer(self.adversary_rate)
+
+    def init_extra(self) -> dict[str, Array]:
+        """Uniform priors and floors of 0, until :meth:`prepare`."""
+        extra = {f"prior/{name}": jnp.full(classes, 1 / classes) for name, classes in self.hidden.items()}
+        return extra | ({"class_mean": jnp.float32(0), "mean_image": jnp.float32(0)} if self.reconstruction else {})
+
+    def prepare(self, state: Any, data: Data) -> Any:
+        """Priors of the hidden attributes, and the losses of the class-mean and the mean image, from ``defend`` alone."""
+        batch = _drawn(data.defend, jax.random.fold_in(state.key, STATISTICS))
+        # One more drawing of each class: kl_to_prior is infinite where a class's prior is 0.
+        extra = {
+            f"prior/{name}": (jax.nn.one_hot(batch.sensitive[name], classes).sum(0) + 1) / (DRAWN + classes)
+            for name, classes in self.hidden.items()
+        }
+        if self.reconstruction:
+            member = jax.nn.one_hot(batch.label, self.classes)
+            size = jnp.maximum(member.sum(0), 1)[:, None, None, None]
+            guess = (jnp.einsum("nk,nhwc->khwc", member, batch.image) / size)[batch.label]
+            extra["class_mean"] = self._reconstruction(guess, batch)
+            mean = jnp.broadcast_to(batch.image.mean(0)[None], batch.image.shape)
+            extra["mean_image"] = self._reconstruction(mean, batch)
+        return dataclasses.replace(state, extra=extra)
+
+    def client_loss(self, forward: Forward, batch: Batch) -> Terms:
+        """Cross-entropy, L_attr (mean over hidden attributes and their adversaries) and the hinged L_rec."""
+        losses = {"task": cross_entropy(forward.logits, batch.label).mean()}
+        if self.hidden:
+            confusion = [
+                self._confusion(name, output, batch, forward.extra)
+                for name, output in forward.adversaries.items()
+                if name != IMAGE
+            ]
+            losses["attribute"] = jnp.stack(confusion).mean()
+        if self.reconstruction:
+            error = self._reconstruction(forward.adversaries[IMAGE], batch)
+            losses["reconstruction"] = adversarial.hinged(error, forward.extra["class_mean"]) if self.hinge else error
+        return losses
+
+    def adversary_loss(self, name: str, output: Array, batch: Batch) -> Float[Array, ""]:
+        """Cross-entropy with the attribute, or the unhinged reconstruction loss."""
+        if name == IMAGE:
+            return self._reconstruction(output, batch)
+        return cross_entropy(*_opinions(output, batch.sensitive[_attribute(name)])).mean()
+
+    def coefficients(self, weights: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The convex combination: what the task keeps is 1 - a_r - a_s."""
+        return {"task": 1 - jnp.stack(list(weights.values())).sum(), **{name: -a for name, a in weights.items()}}
+
+    def reversal_scales(self, weights: Mapping[str, Array]) -> Mapping[str, Array]:
+        """What each adversary's own loss weighs in the defender's objective."""
+        names = list(self.adversaries)
+        share = weights["attribute"] / max(len(names) - (IMAGE in names), 1)
+        return {name: weights["reconstruction"] if name == IMAGE else share for name in names}
+
+    def scaled(self, weights: Mapping[str, Array], multiplier: Array) -> dict[str, Array]:
+        """Multiplies the odds: with l_j = a_j / (1 - a_r - a_s), a_j' = m * l_j / (1 + m * sum l), so the sum stays below 1."""
+        total = jnp.stack([weights[name] for name in self.privacy]).sum()
+        odds = {name: multiplier * weights[name] / (1 - total) for name in self.privacy}
+        return {name: value / (1 + jnp.stack(list(odds.values())).sum()) for name, value in odds.items()}
+
+    def health(self, name: str, output: Array, batch: Batch, extra: Mapping[str, Array]) -> Terms:
+        """What a blind adversary would score: the majority class's rate beside the accuracy, the mean image's loss."""
+        if name == IMAGE:
+            return {"blind": extra["mean_image"]}
+        attribute = _attribute(name)
+        # Voters are heard together, as an attacker would.
+        votes = jax.nn.log_softmax(output).sum(1) if output.ndim == 3 else output
+        right = accuracy(votes, batch.sensitive[attribute]).mean()
+        return {"accuracy": right, "majority": extra[f"prior/{attribute}"].max()}
+
+    def _confusion(self, name: str, output: Array, batch: Batch, extra: Mapping[str, Array]) -> Float[Array, ""]:
+        attribute = _attribute(name)
+        logits, labels = _opinions(output, batch.sensitive[attribute])
+        if self.attribute_objective == "neg_ce":
+            return adversarial.neg_ce(logits, labels).mean()
+        if self.attribute_objective == "kl_to_prior":
+            return adversarial.kl_to_prior(logits, extra[f"prior/{attribute}"]).mean()
+        return adversarial.max_entropy(logits).mean()
+
+    def _reconstruction(self, guess: Array, batch: Batch) -> Float[Array, ""]:
+        return RECONSTRUCTION_OBJECTIVES[self.reconstruction_objective](guess, batch.image).mean()
+
+
+def _attribute(name: str) -> str:
+    """The attribute that an adversary listens for; names of attributes may hold a dash, names of members do not."""
+    return name.rpartition("-")[0]
+
+
+def _opinions(output: Array, labels: Labels) -> tuple[Logits, Labels]:
+    """Logits (n, K) with their labels: each of an example's voters answers for itself."""
+    if output.ndim == 2:
+        return output, labels
+    return output.reshape(-1, output.shape[-1]), jnp.repeat(labels, output.shape[1])
+
+
+@jax.jit
+def _drawn(source: Source, key: PRNGKey) -> Batch:
+    return source.draw(key, DRAWN)

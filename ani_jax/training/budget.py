@@ -1,0 +1,178 @@
+"""The utility budget: the user says how much accuracy may be lost, dual ascent finds the privacy weight (METHODS 4) [ours].
+
+    log m <- clip(log m + eta * (target - ema), low, high)
+
+``ema`` follows the primary cross-entropy on the held-out tenth of ``defend``, in evaluation mode with the noise on: a training
+batch's would go to zero on small data and the multiplier would explode. ``m`` scales the weights in ``Defense.privacy``. Among
+the checkpoints, the one that leaks least inside the accuracy budget on ``validation`` is kept.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ani_jax.defenses.base import Defense, Forward
+from ani_jax.losses.task import accuracy, cross_entropy
+from ani_jax.training.state import State
+from ani_jax.types import Batch
+
+EVERY = 10
+"""Steps between two looks at the held-out slice."""
+RATE = 0.25
+"""How far log m moves when the cross-entropy is at twice its target, or at zero."""
+DECAY = 0.5
+"""Weight of the past in ``ema``."""
+RANGE = (-7.0, 7.0)
+"""Of log m; clipping is the anti-windup."""
+
+
+@dataclasses.dataclass(frozen=True)
+class UtilityBudget:
+    """What the defence may cost, in the terms of the ceiling: the undefended split that it is measured against.
+
+    Attributes:
+        lost: accuracy that may be lost, in (0, 1).
+        loss: cross-entropy on the held-out slice that dual ascent aims at, in nats.
+        accuracy: least accuracy on ``validation`` that counts as inside the budget.
+    """
+
+    lost: float
+    loss: float
+    accuracy: float
+
+    def __post_init__(self):
+        for name, value, allowed in (
+            ("lost", self.lost, 0 < self.lost < 1),
+            ("loss", self.loss, 0 < self.loss < math.inf),
+            ("accuracy", self.accuracy, 0 <= self.accuracy <= 1),
+        ):
+            if not allowed:
+                raise ValueError(
+                    f"utility_budget: {name}={value}; lost must be in (0, 1), loss positive, accuracy in [0, 1]"
+                )
+
+    @classmethod
+    def of(cls, ceiling: Sequence[Mapping[str, Any]], lost: float) -> "UtilityBudget":
+        """The budget that the ceiling's own log gives.
+
+        The margin is the rise in cross-entropy at which the ceiling's accuracy was ``lost`` lower: the least-squares slope of
+        cross-entropy on accuracy lost, over the part of its training that was within 10 points of its end, times ``lost``.
+
+        Args:
+            ceiling: log entries of a watched run (see :func:`look`), oldest first; the last names "validation/accuracy".
+            lost: accuracy that may be lost.
+
+        Raises:
+            ValueError: the log holds no such entries, or ``lost`` is out of range.
+
+        Example:
+            >>> log = [{"heldout/loss": 0.4, "heldout/accuracy": 0.9}, {"heldout/loss": 0.1, "heldout/accuracy": 0.98}]
+            >>> budget = UtilityBudget.of([*log[:1], {**log[1], "validation/accuracy": 0.97}], 0.01)
+            >>> round(budget.loss, 4), round(budget.accuracy, 4)
+            (0.1375, 0.96)
+        """
+        pairs = [(row["heldout/loss"], row["heldout/accuracy"]) for row in ceiling if "heldout/loss" in row]
+        if not pairs or "validation/accuracy" not in ceiling[-1]:
+            raise ValueError("utility_budget: the undefended reference has no log of its held-out cross-entropy")
+        end_loss, end_accuracy = pairs[-1]
+        rises = [(loss - end_loss, end_accuracy - right) for loss, right in pairs if 0 < end_accuracy - right <= 0.1]
+        squares = sum(fall**2 for _, fall in rises)
+        slope = max(sum(rise * fall for rise, fall in rises) / squares, 0.0) if squares else 1.0
+        return cls(lost, max(end_loss + slope * lost, 1e-3), max(ceiling[-1]["validation/accuracy"] - lost, 0.0))
+
+
+class Appraisal(NamedTuple):
+    """One look at a fixed batch in evaluation mode, noise on.
+
+    Attributes:
+        loss: primary cross-entropy, nats.
+        accuracy: of the primary task.
+        leakage: the privacy terms under the weights given; lower is more private.
+    """
+
+    loss: Float[Array, ""]
+    accuracy: Float[Array, ""]
+    leakage: Float[Array, ""]
+
+
+def look(state: State, batch: Batch, weights: Mapping[str, Array], defense: Defense, terms: Sequence[str]) -> Appraisal:
+    """Appraises a state.
+
+    Args:
+        state: whose parameters, and whose key and step seed the noise.
+        batch: a fixed slice.
+        weights: that the leakage is weighed with: the defence's own, so that checkpoints compare whatever m is.
+        defense: modules and losses.
+        terms: active terms; those that ``defense.privacy`` does not name are no leakage.
+    """
+    return _look(state, batch, weights, defense, tuple(terms))
+
+
+@functools.partial(jax.jit, static_argnames=("defense", "terms"))
+def _look(
+    state: State, batch: Batch, weights: Mapping[str, Array], defense: Defense, terms: tuple[str, ...]
+) -> Appraisal:
+    variables = {
+        party: {"params": state.params[party], "batch_stats": state.statistics[party]} for party in ("client", "server")
+    }
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
+    sent: Any = defense.client.apply(variables["client"], batch.image, key, train=False)
+    logits: Any = defense.server.apply(variables["server"], sent.z, train=False)
+    answers: Any = {
+        name: module.apply({"params": state.params["adversaries"][name]}, sent.z, train=False)
+        for name, module in defense.adversaries.items()
+    }
+    leakage = jnp.float32(0)
+    if private := [name for name in terms if name in defense.privacy]:
+        losses = defense.client_loss(Forward(sent.z, sent.aux, logits, answers, state.extra), batch)
+        factors = defense.coefficients(weights)
+        leakage = jnp.asarray(sum(factors[name] * losses[name] for name in private))
+    return Appraisal(cross_entropy(logits, batch.label).mean(), accuracy(logits, batch.label).mean(), leakage)
+
+
+@functools.partial(jax.jit, static_argnames=("budget", "defense"))
+def ascend(
+    state: State, loss: Float[Array, ""], weights: Mapping[str, Array], budget: UtilityBudget, defense: Defense
+) -> State:
+    """One step of dual ascent; the new weights are in the state, where the training step reads them.
+
+    Args:
+        state: after a training step.
+        loss: cross-entropy on the held-out slice.
+        weights: the defence's own, which the multiplier scales.
+        budget: the target.
+        defense: which weights are scaled, and how.
+
+    Returns:
+        The state with its multiplier, ema, constraint value (ema over target, minus 1) and weights moved.
+    """
+    ema = jnp.where(state.budget["ema"] < 0, loss, DECAY * state.budget["ema"] + (1 - DECAY) * loss)
+    excess = ema / budget.loss - 1
+    log_multiplier = jnp.clip(state.budget["log_multiplier"] - RATE * jnp.clip(excess, -1, 1), *RANGE)
+    scaled = defense.scaled(weights, jnp.exp(log_multiplier))
+    moved = {"log_multiplier": log_multiplier, "ema": ema, "constraint": excess}
+    return dataclasses.replace(state, weights=scaled, budget=moved)
+
+
+def preferred(new: Appraisal, old: Appraisal | None, budget: UtilityBudget) -> bool:
+    """Whether a checkpoint is to be kept instead of the one kept so far: inside the budget first, then leakage.
+
+    Outside the budget the more accurate one is preferred, so that a run that cannot keep its budget fails by little.
+
+    Example:
+        >>> inside, outside = Appraisal(0.1, 0.97, 5.0), Appraisal(0.3, 0.9, -5.0)
+        >>> preferred(outside, inside, UtilityBudget(0.01, 0.1, 0.96)), preferred(inside, outside, UtilityBudget(0.01, 0.1, 0.96))
+        (False, True)
+    """
+    return old is None or _rank(new, budget) > _rank(old, budget)
+
+
+def _rank(appraisal: Appraisal, budget: UtilityBudget) -> tuple[bool, float]:
+    inside = float(appraisal.accuracy) >= budget.accuracy
+    return inside, -float(appraisal.leakage) if inside else float(appraisal.accuracy)

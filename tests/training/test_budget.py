@@ -1,0 +1,136 @@
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ani_jax.defenses import registry
+from ani_jax.training import budget
+from ani_jax.training.budget import Appraisal, UtilityBudget, preferred
+from ani_jax.training.checkpoint import Checkpoints
+from ani_jax.training.loop import TrainConfig, train
+from ani_jax.training.state import init
+
+TARGET = UtilityBudget(lost=0.02, loss=0.5, accuracy=0.6)
+CONFIG = TrainConfig(batch_size=8, log_every=10, checkpoint_every=10)
+
+
+@pytest.fixture(scope="module")
+def private(toy):
+    """The toy defence with its privacy weight declared."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Private(type(toy())):
+        privacy: ClassVar[tuple[str, ...]] = ("attribute",)
+
+    return lambda **options: Private(**{"classes": 3, "image_shape": (4, 4, 1), "steps": 40, **options})
+
+
+def moved(defense, *losses):
+    state = init(defense, jax.random.key(0))
+    for loss in losses:
+        state = budget.ascend(state, jnp.float32(loss), defense.init_weights(), TARGET, defense)
+    return state
+
+
+def test_room_to_spare_raises_the_weight_and_an_overdrawn_budget_lowers_it(private):
+    defense = private(attribute=0.5)
+    above, below = moved(defense, 0.4), moved(defense, 0.6)
+    # ema starts at the first loss; the constraint is 0.4 / 0.5 - 1 = -0.2, a fifth of RATE.
+    assert float(above.budget["log_multiplier"]) == pytest.approx(0.2 * budget.RATE, rel=1e-5)
+    assert float(above.weights["attribute"]) == pytest.approx(0.5 * np.exp(0.2 * budget.RATE), rel=1e-5)
+    assert float(below.weights["attribute"]) == pytest.approx(0.5 * np.exp(-0.2 * budget.RATE), rel=1e-5)
+
+
+def test_the_ema_follows_and_the_multiplier_stays_in_its_range(private):
+    state = moved(private(), 0.4, 0.8)
+    assert float(state.budget["ema"]) == pytest.approx(budget.DECAY * 0.4 + (1 - budget.DECAY) * 0.8, rel=1e-5)
+    state = moved(private(), *[100.0] * 60)
+    assert float(state.budget["log_multiplier"]) == budget.RANGE[0]
+    # Anti-windup: the way back from the bound starts at once.
+    back = budget.ascend(
+        dataclasses.replace(state, budget=state.budget | {"ema": jnp.float32(0.1)}),
+        jnp.float32(0.1),
+        private().init_weights(),
+        TARGET,
+        private(),
+    )
+    assert float(back.budget["log_multiplier"]) > budget.RANGE[0]
+
+
+def test_the_margin_is_the_rise_in_cross_entropy_that_costs_the_accuracy():
+    # Cross-entropy rises by 3 nats per unit of accuracy; a first row far from the end must not count.
+    rows = [{"heldout/loss": 9.0, "heldout/accuracy": 0.1}]
+    rows += [{"heldout/loss": 0.1 + 3 * fall, "heldout/accuracy": 0.98 - fall} for fall in (0.08, 0.04, 0.02, 0.0)]
+    rows[-1]["validation/accuracy"] = 0.975
+    found = UtilityBudget.of(rows, 0.01)
+    assert found.loss == pytest.approx(0.13)
+    assert found.accuracy == pytest.approx(0.965)
+
+
+def test_a_ceiling_without_a_log_is_refused():
+    with pytest.raises(ValueError, match="utility_budget: the undefended reference has no log"):
+        UtilityBudget.of([{"loss": 1.0}], 0.01)
+    with pytest.raises(ValueError, match="utility_budget: lost=0"):
+        UtilityBudget(0.0, 1.0, 0.9)
+
+
+def test_inside_the_budget_the_least_leakage_wins_and_outside_it_the_most_accuracy():
+    seen = [Appraisal(0.0, a, leak) for a, leak in ((0.7, 3.0), (0.65, 1.0), (0.5, -9.0), (0.55, -8.0))]
+    order = sorted(range(4), key=lambda i: sum(preferred(seen[i], seen[j], TARGET) for j in range(4)))
+    assert order == [2, 3, 0, 1]
+    assert preferred(seen[2], None, TARGET)
+
+
+def test_the_leakage_is_weighed_with_the_defences_own_weights(private, toy_batch):
+    defense = private()
+    state = init(defense, jax.random.key(0))
+    once = budget.look(state, toy_batch, {"attribute": jnp.float32(1)}, defense, ("task", "attribute"))
+    twice = budget.look(state, toy_batch, {"attribute": jnp.float32(2)}, defense, ("task", "attribute"))
+    assert float(twice.leakage) == pytest.approx(2 * float(once.leakage), rel=1e-5)
+    assert float(once.leakage) != 0
+    assert float(budget.look(state, toy_batch, {}, defense, ()).leakage) == 0
+
+
+def test_a_budget_moves_the_weights_while_it_trains_and_a_kill_changes_nothing(private, toy_data, tmp_path):
+    defense = private(steps=40, pretraining=20)
+    events = []
+    whole = train(defense, toy_data, CONFIG, on_event=events.append, utility=TARGET)
+    kept = [e["step"] for e in events if e["kind"] == "selection" and e["kept"]]
+    assert kept
+    assert int(whole.step) == kept[-1]
+    assert all(e["step"] > 20 for e in events if e["kind"] == "selection")
+    metrics = {e["step"]: e["metrics"] for e in events if e["kind"] == "metrics"}
+    assert "budget/ema" not in metrics[20]
+    assert {"heldout/loss", "heldout/accuracy", "budget/log_multiplier", "budget/constraint"} <= set(metrics[30])
+
+    class Killed(BaseException):
+        pass
+
+    def kill(event):
+        if event["kind"] == "checkpoint" and event["step"] == 40:
+            raise Killed
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    with pytest.raises(Killed):
+        train(defense, toy_data, CONFIG, checkpoints, kill, TARGET)
+    resumed = train(defense, toy_data, CONFIG, checkpoints, utility=TARGET)
+    again = train(defense, toy_data, CONFIG, checkpoints, utility=TARGET)
+    for other in (resumed, again):
+        for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(other.params), strict=True):
+            assert (a == b).all()
+        assert int(other.step) == int(whole.step)
+
+
+def test_a_watched_run_logs_what_a_budget_needs(toy, toy_data):
+    events = []
+    train(toy(steps=20), toy_data, CONFIG, on_event=events.append, watch=True)
+    rows = [e["metrics"] for e in events if e["kind"] == "metrics"]
+    assert UtilityBudget.of(rows, 0.01).accuracy == pytest.approx(rows[-1]["validation/accuracy"] - 0.01)
+
+
+def test_every_private_weight_of_every_defence_is_one_that_it_has():
+    for name, kind in registry.DEFENSES.items():
+        assert set(kind.privacy) <= set(registry.options(name)), name

@@ -11,6 +11,8 @@ import pathlib
 
 import jax
 
+from ani_jax.data import catalog
+from ani_jax.data.files import DataError
 from ani_jax.reporting.table import summary
 from ani_jax.training.checkpoint import CheckpointError
 from ani_jax.training.loop import TrainingError
@@ -21,6 +23,9 @@ def main(argv: list[str]) -> None:
     """Runs the command that the flags describe."""
     if len(argv) > 1:
         flags.fail(f"argument {argv[1]}: not understood; options are written --name=value")
+    if flags.FLAGS.list_datasets:
+        print(listing())
+        return
     try:
         config = flags.from_flags()
     except ValueError as error:
@@ -31,12 +36,21 @@ def main(argv: list[str]) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    where = {name: flags.FLAGS[name].value for name in ("data_dir", "manual_dir")}
     try:
-        found = runs.execute(config, folder, cache)
-    except (runs.WorkdirError, CheckpointError, TrainingError) as error:
+        found = runs.execute(config, folder, cache, where)
+    except (runs.WorkdirError, DataError, CheckpointError, TrainingError) as error:
         flags.fail(f"flag --{error}" if isinstance(error, ValueError) else str(error))
     print(summary([run.evidence for run in found]))
-    print(f"\nreport:    {folder / 'report.html'}\nreproduce: {flags.command(config, folder)}")
+    places = "".join(f" --{name}={value}" for name, value in where.items() if value is not None)
+    print(f"\nreport:    {folder / 'report.html'}\nreproduce: {flags.command(config, folder)}{places}")
+
+
+def listing() -> str:
+    """The catalogue as an aligned table."""
+    rows = catalog.table()
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
 if __name__ == "__main__":

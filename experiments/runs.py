@@ -19,6 +19,8 @@ from ani_jax.defenses.base import freeze
 from ani_jax.evaluation.audit import audit
 from ani_jax.records import Evidence, from_json, to_json
 from ani_jax.reporting import page
+from ani_jax.reporting.adversaries import gaps, silent
+from ani_jax.training.budget import UtilityBudget
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.loop import train
 from experiments.flags import RunConfig, command
@@ -39,36 +41,45 @@ class Run:
     metrics: list[dict[str, Any]]
 
 
-def execute(config: RunConfig, folder: pathlib.Path, cache: pathlib.Path) -> list[Run]:
+def execute(
+    config: RunConfig, folder: pathlib.Path, cache: pathlib.Path, where: Mapping[str, Any] | None = None
+) -> list[Run]:
     """Brings a run to its end, from wherever it stands, the undefended reference first.
 
     Args:
         config: what to run.
         folder: its run folder; created, or resumed if it belongs to the same config.
         cache: where the undefended reference is kept.
+        where: "data_dir" and "manual_dir" of ``catalog.load``; no part of the result.
 
     Returns:
         The undefended reference, where the run is not one itself, and the finished run.
 
     Raises:
         WorkdirError: the folder is a file, cannot be written, is in use, or belongs to another config.
+        DataError: see ``data``.
         CheckpointError, TrainingError: see ``training``.
     """
     with claim(folder, config, wait=False):
-        references = [] if config.defense == "none" else [undefended(config, cache)]
-        _finish(config, folder, references[0] if references else None)
+        references = [] if config.defense == "none" else [undefended(config, cache, where)]
+        _finish(config, folder, references[0] if references else None, where)
         runs = [*references, load(folder)]
         write(folder / "report.html", report(runs))
     return runs
 
 
-def undefended(config: RunConfig, cache: pathlib.Path) -> Run:
+def undefended(config: RunConfig, cache: pathlib.Path, where: Mapping[str, Any] | None = None) -> Run:
     """The undefended reference of a run, trained once and then read from the cache."""
-    config = config.reference()
-    folder = cache / "references" / f"{config.dataset}-{config.digest}"
+    folder, config = reference_folder(config, cache), config.reference()
     with claim(folder, config, wait=True, flag="cache_dir"):
-        _finish(config, folder, None)
+        _finish(config, folder, None, where)
     return load(folder)
+
+
+def reference_folder(config: RunConfig, cache: pathlib.Path) -> pathlib.Path:
+    """Where the undefended reference of a run is kept."""
+    reference = config.reference()
+    return cache / "references" / f"{reference.dataset}-{reference.digest}"
 
 
 def load(folder: pathlib.Path) -> Run:
@@ -82,10 +93,13 @@ def load(folder: pathlib.Path) -> Run:
         evidence = from_json(Evidence, (folder / "evidence.json").read_text())
     except (OSError, ValueError) as error:
         raise WorkdirError(f"workdir={folder}: holds no finished run ({error})") from None
-    log = folder / "metrics.jsonl"
-    return Run(
-        folder, config, evidence, [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    )
+    return Run(folder, config, evidence, _log(folder))
+
+
+def _log(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """The training log, empty where there is none."""
+    file = folder / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def report(runs: list[Run]) -> str:
@@ -147,17 +161,35 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return "; ".join(f"{name}: {flat[0].get(name)} there, {flat[1].get(name)} asked" for name in names[:3])
 
 
-def _finish(config: RunConfig, folder: pathlib.Path, reference: Run | None) -> None:
+def _finish(config: RunConfig, folder: pathlib.Path, reference: Run | None, where: Mapping[str, Any] | None) -> None:
     """Trains and audits in a claimed folder, unless its evidence is there."""
     if (folder / "evidence.json").exists():
         return
     started = time.monotonic()
-    data = catalog.load(config.dataset, seed=config.train.seed, image_size=config.image_size)
+    primary, sensitive = config.tasks
+    data = catalog.load(
+        config.dataset,
+        seed=config.train.seed,
+        image_size=config.image_size,
+        primary=primary,
+        sensitive=sensitive,
+        originals=config.originals,
+        augment=config.augment,
+        **(where or {}),
+    )
     defense = registry.build(
-        config.defense, data.primary.classes, (config.image_size, config.image_size, 3), **config.options
+        config.defense,
+        data.primary.classes,
+        (config.image_size, config.image_size, 3),
+        attributes=tuple((task.name, task.classes) for task in data.sensitive),
+        **config.options,
     )
     with Progress(folder, config.defense) as progress:
-        state = train(defense, data, config.train, Checkpoints(folder / "checkpoints", config.train.keep), progress)
+        utility = None
+        if config.utility_budget is not None and reference is not None:
+            utility = UtilityBudget.of(reference.metrics, config.utility_budget)
+        saved = Checkpoints(folder / "checkpoints", config.train.keep)
+        state = train(defense, data, config.train, saved, progress, utility, watch=reference is None)
         trained = time.monotonic()
         release, predict = freeze(defense, state.params, state.statistics)
         evidence = audit(
@@ -170,6 +202,13 @@ def _finish(config: RunConfig, folder: pathlib.Path, reference: Run | None) -> N
             subject=config.defense,
             on_event=progress,
         )
+    if utility is not None and reference is not None:
+        kept = dataclasses.replace(evidence, notes=(_kept(evidence, reference.evidence, utility), *evidence.notes))
+        evidence = kept
+    # The log is that of an uninterrupted run however often this one was killed, so the evidence stays the same too.
+    log = _log(folder)
+    warnings = (*silent(log, config.train.batch_size), *gaps(log, evidence))
+    evidence = dataclasses.replace(evidence, notes=(*evidence.notes, *warnings))
     timing = {
         "train_s": trained - started,
         "audit_s": time.monotonic() - trained,
@@ -178,6 +217,13 @@ def _finish(config: RunConfig, folder: pathlib.Path, reference: Run | None) -> N
     }
     write(folder / "timing.json", json.dumps(timing, indent=1))
     write(folder / "evidence.json", to_json(evidence))
+
+
+def _kept(evidence: Evidence, reference: Evidence, utility: UtilityBudget) -> str:
+    """Whether the utility budget, which was spent on held-out and validation images, held on ``test`` too."""
+    before, after = (record.utility["accuracy"].value or 0.0 for record in (reference, evidence))
+    held = "held" if before - after <= utility.lost else "did not hold"
+    return f"utility budget of {utility.lost:.1%}: accuracy on test {before:.1%} -> {after:.1%}, so it {held}"
 
 
 def write(path: pathlib.Path, text: str) -> None:

@@ -1,19 +1,14 @@
-"""Names of data sets and how to load them. A new data set is one loader elsewhere and one entry here."""
+"""Names of data sets and how to load them. A new data set is one loader or spec elsewhere and one entry here."""
 
 import dataclasses
-from functools import partial
-from typing import Protocol
+import os
+from collections.abc import Sequence
 
-from ani_jax.data import digits
-from ani_jax.types import Data
-
-
-class Loader(Protocol):
-    """Makes a data set, split and ready to draw, from a seed and a picture size in pixels."""
-
-    def __call__(self, *, seed: int, image_size: int) -> Data:
-        """Loads the data; deterministic in its arguments."""
-        ...
+from ani_jax.data import digits, pictures
+from ani_jax.data.augment import check as check_augmentations
+from ani_jax.data.pictures import Spec, View
+from ani_jax.data.render import Augmented, choose
+from ani_jax.types import Data, Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,28 +17,85 @@ class Entry:
 
     Attributes:
         name: what the user types.
-        loader: makes it.
-        primary: name of the task that the user wants solved.
-        sensitive: names of the attributes that the task does not need.
+        primary: name of the task that is solved unless the user names another.
+        sensitive: names of the attributes that are attacked unless the user names others.
+        others: names that both may be chosen from besides these; ``None`` allows any feature of the prepared data.
         size: number of originals.
         licence: of the data, with its authors.
         description: one line.
         obtain: how to get it.
+        spec: how prepared pictures are read; ``None`` for the embedded digits.
+        correlated: for the digits, whether the ink agrees with the parity.
     """
 
     name: str
-    loader: Loader
     primary: str
     sensitive: tuple[str, ...]
     size: int
     licence: str
     description: str
     obtain: str
+    spec: Spec | None = None
+    others: tuple[str, ...] | None = ()
+    correlated: bool = False
 
+    @property
+    def prepared(self) -> str | None:
+        """The name under which it is prepared; ``None`` where nothing need be."""
+        return None if self.spec is None else self.spec.name
+
+    def tasks(self, primary: str | None, sensitive: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:
+        """The task and the attributes that are meant: the given ones, or else its own.
+
+        Attributes that are not given leave out the task.
+
+        Raises:
+            ValueError: for a name that the data set does not have, or one named twice.
+
+        Example:
+            >>> find("utkface").tasks("race", None)
+            ('race', ('age',))
+        """
+        chosen = self.primary if primary is None else primary
+        if sensitive is None:
+            sensitive = tuple(name for name in self.sensitive if name != chosen)
+        allowed = None if self.others is None else (self.primary, *self.sensitive, *self.others)
+        for flag, name in (("primary", chosen), *(("sensitive", name) for name in sensitive)):
+            if allowed is not None and name not in allowed:
+                raise ValueError(f"{flag}={name}: must be one of {', '.join(allowed)} for {self.name}")
+        twice = [name for number, name in enumerate(sensitive) if name == chosen or name in sensitive[:number]]
+        if twice:
+            raise ValueError(
+                f"sensitive={twice[0]}: is the primary task or named twice; every task needs a name of its own"
+            )
+        return chosen, tuple(sensitive)
+
+
+def _classes(*names: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Names for the classes 0, 1, ... of a feature that tfds only numbers."""
+    return tuple((name, (str(number),)) for number, name in enumerate(names))
+
+
+def _numbers(first: int, last: int) -> tuple[str, ...]:
+    return tuple(str(number) for number in range(first, last + 1))
+
+
+_FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_AGES = (
+    ("0-12", _numbers(0, 12)),
+    ("13-19", _numbers(13, 19)),
+    ("20-29", _numbers(20, 29)),
+    ("30-39", _numbers(30, 39)),
+    ("40-59", _numbers(40, 59)),
+    ("60 and more", _numbers(60, 116)),
+)
+_ANIMATE_20 = tuple(
+    str(number) for number in (0, 1, 7, 8, 11, 12, 13, 14, 15, 16)
+)  # Coarse classes of cifar100: mammals, fish, insects, reptiles, people and so on.
 
 _DIGITS = Entry(
     name="digits",
-    loader=digits.load,
     primary="digit",
     sensitive=("ink", "paper"),
     size=1797,
@@ -57,58 +109,288 @@ ENTRIES: tuple[Entry, ...] = (
     dataclasses.replace(
         _DIGITS,
         name="digits-correlated",
-        loader=partial(digits.load, correlated=True),
+        correlated=True,
         description="the same scans, ink agrees with the digit's parity in 80%: knowing the digit gives the ink at 40%",
     ),
+    Entry(
+        name="mnist",
+        primary="label",
+        sensitive=("ink", "paper"),
+        size=70_000,
+        licence="CC BY-SA 3.0 (LeCun and Cortes)",
+        description="handwritten digits, painted as the embedded ones are",
+        obtain="four official idx files, --manual_dir",
+        spec=Spec("mnist", painted=True),
+    ),
+    Entry(
+        name="fashion_mnist",
+        primary="class",
+        sensitive=("group", "ink"),
+        others=("paper",),
+        size=70_000,
+        licence="MIT (Zalando SE)",
+        description="clothes in drawn inks on drawn papers; the class determines the group and not the ink",
+        obtain="four official idx files, --manual_dir",
+        spec=Spec(
+            "fashion_mnist",
+            views=(
+                View("class", "label", _classes(*_FASHION)),
+                View(
+                    "group",
+                    "label",
+                    (
+                        ("tops", ("0", "2", "4", "6")),
+                        ("trousers and dresses", ("1", "3")),
+                        ("footwear", ("5", "7", "9")),
+                        ("bags", ("8",)),
+                    ),
+                ),
+            ),
+            painted=True,
+        ),
+    ),
+    Entry(
+        name="kmnist",
+        primary="label",
+        sensitive=("ink", "paper"),
+        size=70_000,
+        licence="CC BY-SA 4.0 (CODH)",
+        description="cursive Japanese characters, painted as the digits are",
+        obtain="four official idx files, --manual_dir",
+        spec=Spec("kmnist", painted=True),
+    ),
+    Entry(
+        name="emnist",
+        primary="label",
+        sensitive=("ink", "paper"),
+        size=131_600,
+        licence="public domain (NIST)",
+        description="handwritten letters and digits in 47 balanced classes, painted as the digits are",
+        obtain="tfds downloads it, needs the tf extra",
+        spec=Spec("emnist/balanced", painted=True),
+    ),
+    Entry(
+        name="cifar10",
+        primary="class",
+        sensitive=("animate",),
+        size=60_000,
+        licence="none stated; for research (Krizhevsky)",
+        description="small photographs; the class determines whether it is an animal",
+        obtain="cifar-10-binary.tar.gz, --manual_dir",
+        spec=Spec(
+            "cifar10",
+            views=(
+                View("class", "label", _classes(*_CIFAR10)),
+                View("animate", "label", (("thing", ("0", "1", "8", "9")), ("animal", _numbers(2, 7)))),
+            ),
+        ),
+    ),
+    Entry(
+        name="cifar100",
+        primary="coarse_label",
+        sensitive=("label",),
+        others=("animate",),
+        size=60_000,
+        licence="none stated; for research (Krizhevsky)",
+        description="small photographs: 20 coarse classes are the task, the 100 fine ones inside them are sensitive",
+        obtain="cifar-100-binary.tar.gz, --manual_dir",
+        spec=Spec(
+            "cifar100",
+            views=(
+                View(
+                    "animate",
+                    "coarse_label",
+                    (
+                        ("thing or place", tuple(one for one in _numbers(0, 19) if one not in _ANIMATE_20)),
+                        ("animal or person", _ANIMATE_20),
+                    ),
+                ),
+            ),
+        ),
+    ),
+    Entry(
+        name="celeb_a",
+        primary="Smiling",
+        sensitive=("Male", "Young"),
+        others=None,
+        size=202_599,
+        licence="research use only; the pictures belong to their owners (MMLab, CUHK)",
+        description="faces with 40 attributes, any against any; splits by identity",
+        obtain="tfds downloads it or takes --manual_dir, needs the tf extra",
+        spec=Spec("celeb_a", identity="Identity_No"),
+    ),
+    Entry(
+        name="lfw",
+        primary="label",
+        sensitive=(),
+        size=13_233,
+        licence="research use; the pictures belong to their owners (UMass)",
+        description="faces; the task is the identity, of people with 20 pictures or more, so splits are by picture",
+        obtain="tfds downloads it, needs the tf extra",
+        spec=Spec("lfw", identity="label", least=20),
+    ),
+    Entry(
+        name="dsprites",
+        primary="label_shape",
+        sensitive=("label_scale", "label_x_position", "label_y_position"),
+        others=("label_orientation",),
+        size=737_280,
+        licence="zlib (DeepMind)",
+        description="white shapes on black from independent factors",
+        obtain="tfds downloads it, needs the tf extra",
+        spec=Spec("dsprites"),
+    ),
+    Entry(
+        name="shapes3d",
+        primary="label_shape",
+        sensitive=("label_floor_hue", "label_wall_hue", "label_object_hue"),
+        others=("label_scale", "label_orientation"),
+        size=480_000,
+        licence="Apache-2.0 (DeepMind)",
+        description="a shape in a room from independent factors",
+        obtain="tfds downloads it, needs the tf extra",
+        spec=Spec("shapes3d"),
+    ),
+    Entry(
+        name="utkface",
+        primary="gender",
+        sensitive=("race", "age"),
+        size=23_708,
+        licence="research use only; the pictures belong to their owners (Zhang, Song and Qi)",
+        description="faces by age, gender and race, as annotated by a network and checked by people; no identities",
+        obtain="JPEGs or their zip archive, whole or a part of it, --manual_dir",
+        spec=Spec("utkface", views=(View("age", "age", _AGES),)),
+    ),
+    Entry(
+        name="fairface",
+        primary="gender",
+        sensitive=("race", "age"),
+        size=97_698,
+        licence="CC BY 4.0 (Karkkainen and Joo)",
+        description="faces balanced over seven races, by age, gender and race",
+        obtain="two csv files and the pictures or their zip archive, --manual_dir",
+        spec=Spec("fairface"),
+    ),
+    Entry(
+        name="facescrub",
+        primary="gender",
+        sensitive=("identity",),
+        size=106_863,
+        licence="the list CC BY-NC-ND; the pictures belong to their owners (Ng and Winkler)",
+        description="faces of 530 actors; the identity, of those with 20 pictures or more, determines the gender",
+        obtain="folders actors/ and actresses/ or their zip archive, --manual_dir",
+        spec=Spec("facescrub", identity="identity", least=20),
+    ),
+    Entry(
+        name="orl_faces",
+        primary="identity",
+        sensitive=(),
+        size=400,
+        licence="free for research with credit (AT&T Laboratories Cambridge)",
+        description="40 people, 10 grey pictures each; the task is the identity, so splits are by picture",
+        obtain="folders s1 to s40 or att_faces.zip, --manual_dir",
+        spec=Spec("orl_faces", identity="identity"),
+    ),
 )
-"""Every data set that ``load`` knows, in the order in which it is listed."""
+"""Every data set that has an entry, in the order in which it is listed; ``load`` takes any other tfds name too."""
 
 
 def names() -> tuple[str, ...]:
-    """Names that ``load`` accepts.
+    """Names in the catalogue.
 
     Example:
-        >>> names()
-        ('digits', 'digits-correlated')
+        >>> names()[:3]
+        ('digits', 'digits-correlated', 'mnist')
     """
     return tuple(entry.name for entry in ENTRIES)
 
 
-def find(name: str) -> Entry:
-    """The entry of that name.
+def find(name: str, primary: str | None = None) -> Entry:
+    """The entry of that name, or one made up for a tfds data set that the catalogue does not know.
+
+    Args:
+        name: in the catalogue; with ``primary``, any tfds name.
+        primary: the feature to predict; needed for a name that is not in the catalogue.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: there is no such entry and no ``primary``.
 
     Example:
         >>> find("digits").size
         1797
+        >>> find("svhn_cropped", primary="label").prepared
+        'svhn_cropped'
     """
     for entry in ENTRIES:
         if entry.name == name:
             return entry
-    raise ValueError(f"dataset: {name!r}; allowed: {', '.join(names())}")
+    if primary is None:
+        raise ValueError(
+            f"dataset={name}: must be one of {', '.join(names())}, or any tfds name with --primary=FEATURE"
+        )
+    return Entry(name, primary, (), 0, "see tfds", "not in the catalogue", "see tfds", Spec(name), others=None)
 
 
-def load(name: str, seed: int = 0, image_size: int = 32) -> Data:
+def load(
+    name: str,
+    seed: int = 0,
+    image_size: int = 32,
+    *,
+    primary: str | None = None,
+    sensitive: Sequence[str] | None = None,
+    originals: int | None = None,
+    augment: tuple[str, ...] = (),
+    data_dir: str | os.PathLike[str] | None = None,
+    manual_dir: str | os.PathLike[str] | None = None,
+) -> Data:
     """Loads a data set by name.
 
     Args:
-        name: one of ``names()``.
+        name: one of ``names()``, or any prepared tfds data set if ``primary`` is given.
         seed: decides the splits and whatever is drawn; 0 or more.
         image_size: side of the pictures in pixels.
+        primary: name of the task; ``None`` is the entry's.
+        sensitive: names of the attributes; ``None`` are the entry's.
+        originals: use at most so many of a prepared data set; ``None`` is all that fit into memory.
+        augment: of ``augment.AUGMENTATIONS``; applied to ``defend`` only.
+        data_dir: where prepared data lies; ``None`` is tfds's own default.
+        manual_dir: official files, from which the data is prepared if it is not there yet.
 
     Returns:
         The data, split by original.
 
     Raises:
+        DataError: the data cannot be had or used.
         ValueError: for an unknown name, or an argument that the data set's loader refuses.
 
     Example:
         >>> load("digits-correlated", image_size=8).name
         'digits-correlated'
     """
-    return find(name).loader(seed=seed, image_size=image_size)
+    check_augmentations(augment)
+    entry = find(name, primary)
+    task, attributes = entry.tasks(primary, sensitive)
+    if entry.spec is None:
+        data = choose(digits.load(seed, entry.correlated, image_size), task, attributes)
+    else:
+        if manual_dir is not None:
+            # tfds is heavy; only preparation needs it here.
+            from ani_jax.data import builders
+
+            builders.prepare(entry.spec.name, manual_dir, data_dir)
+        data = pictures.load(
+            entry.spec,
+            seed=seed,
+            image_size=image_size,
+            primary=task,
+            sensitive=attributes,
+            originals=originals,
+            data_dir=data_dir,
+        )
+        data = dataclasses.replace(data, name=name)
+    if not augment:
+        return data
+    return dataclasses.replace(data, defend=Source(data.defend.stored, Augmented(data.defend.render, tuple(augment))))
 
 
 def table() -> tuple[tuple[str, ...], ...]:
@@ -120,6 +402,7 @@ def table() -> tuple[tuple[str, ...], ...]:
     """
     header = ("name", "primary", "sensitive", "originals", "licence", "how to get it", "description")
     rows = (
-        (e.name, e.primary, ", ".join(e.sensitive), f"{e.size:,}", e.licence, e.obtain, e.description) for e in ENTRIES
+        (e.name, e.primary, ", ".join(e.sensitive) or "-", f"{e.size:,}", e.licence, e.obtain, e.description)
+        for e in ENTRIES
     )
     return (header, *rows)

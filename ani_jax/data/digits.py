@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ani_jax.data import splits
-from ani_jax.types import Batch, Data, Labels, PRNGKey, Source, Task
+from ani_jax.types import Batch, Data, Images, Labels, PRNGKey, Source, Task
 
 INKS = {
     "crimson": (0.80, 0.05, 0.10),
@@ -118,11 +118,30 @@ def paint(scans: Scans, look: Look) -> Batch:
     Returns:
         Images ``(b, size, size, 3)`` in [0, 1] with digit, ink, paper and scan number.
     """
-    stroke = _move(scans.stroke, look.turn, look.shift)[..., None]
-    ink = _colour(INKS, look.ink, stroke.dtype)[:, None, None, :]
-    paper = _colour(PAPERS, look.paper, stroke.dtype)[:, None, None, :]
-    image = jnp.clip(paper * (1 - stroke) + ink * stroke, 0, 1)
+    image = tint(_move(scans.stroke, look.turn, look.shift), look.ink, look.paper)
     return Batch(image, scans.label, {INK.name: look.ink, PAPER.name: look.paper}, scans.group)
+
+
+def tint(stroke: Float[Array, "b h w"], ink: Labels, paper: Labels) -> Images:
+    """Colours stroke masks: ``paper * (1 - stroke) + ink * stroke``.
+
+    Args:
+        stroke: masks in [0, 1]; 1 is ink.
+        ink: index into ``INKS`` of each.
+        paper: index into ``PAPERS`` of each.
+
+    Returns:
+        Images ``(b, h, w, 3)`` in [0, 1].
+
+    Example:
+        >>> blank = tint(jnp.zeros((1, 1, 1)), ink=jnp.array([2]), paper=jnp.array([0]))
+        >>> bool(jnp.allclose(blank[0, 0, 0], jnp.array(PAPERS["cream"])))
+        True
+    """
+    mask = stroke[..., None]
+    front = _colour(INKS, ink, mask.dtype)[:, None, None, :]
+    back = _colour(PAPERS, paper, mask.dtype)[:, None, None, :]
+    return jnp.clip(back * (1 - mask) + front * mask, 0, 1)
 
 
 def load(seed: int = 0, correlated: bool = False, image_size: int = 32) -> Data:

@@ -50,9 +50,10 @@ class Ani(Defense):
     stddev_max: float = 10.0
     finetuned: bool = True
     pretraining_steps: int = 60
-    entropy: float = weight(0.1)
+    entropy: float = weight(0.5)
 
-    steps: int = 400
+    width: int = 32
+    steps: int = 600
 
     name: ClassVar[str] = "ani"
     provenance: ClassVar[str] = (

@@ -84,7 +84,7 @@ class Partition(Defense):
     reconstruction: float = weight(0.0)
 
     width: int = 16
-    steps: int = 1500
+    steps: int = 2000
     learning_rate: float = 1e-2
 
     name: ClassVar[str] = "partition"

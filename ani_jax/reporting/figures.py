@@ -132,6 +132,51 @@ def scatter(evidences: Sequence[Evidence], measures: Sequence[str] | None = None
         return _svg(figure)
 
 
+def variants(pairs: Mapping[str, Sequence[tuple[Evidence, Evidence]]], columns: int = 3) -> bytes:
+    """Accuracy lost against leakage over seeds: a small mark a seed, a large one for a variant's mean.
+
+    Args:
+        pairs: name of a variant -> (undefended reference, run) of each seed.
+        columns: panels in a row.
+
+    Returns:
+        An SVG document; one panel a target, the strongest attack with one release an image. Lower and further left is better.
+
+    Raises:
+        ValueError: nothing to draw.
+    """
+    everything = [run for runs in pairs.values() for _, run in runs]
+    available = measured(everything) if everything else ()
+    if not available:
+        raise ValueError("pairs: no run has both an accuracy and an attack; nothing to draw")
+    with _style():
+        figure, axes = _grid(len(available), columns)
+        for axis, target in zip(axes, available, strict=True):
+            for number, (name, runs) in enumerate(pairs.items()):
+                points = [(before, _point(run, target)) for before, run in runs]
+                drawn = [
+                    (100 * (before.utility["accuracy"].value or 0) - point[0][0], point[1][0])
+                    for before, point in points
+                    if point is not None
+                ]
+                if not drawn:
+                    continue
+                x, y = zip(*drawn, strict=True)
+                style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+                axis.plot(x, y, linestyle="", markersize=4, alpha=0.5, **style)
+                axis.plot(np.mean(x), np.mean(y), linestyle="", markersize=9, label=_drawable(name), **style)
+            chances = [point[2] for runs in pairs.values() for _, run in runs if (point := _point(run, target))]
+            if (floor := 0.0 if target == "image" else next(iter(chances), None)) is not None:
+                axis.axhline(floor, color=MUTED, linewidth=0.9, linestyle="--")
+            axis.margins(0.2)
+            unit = "R² over class mean" if target == "image" else f"{target}: balanced accuracy, %"
+            axis.set_title(_drawable(unit))
+            axis.set_xlabel("points of accuracy lost")
+        handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=8.5)
+        return _svg(figure)
+
+
 def measured(evidences: Sequence[Evidence]) -> tuple[str, ...]:
     """The targets for which at least one subject has both accuracy and leakage."""
     return tuple(target for target in targets(evidences) if any(_point(evidence, target) for evidence in evidences))

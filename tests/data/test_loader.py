@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,3 +77,72 @@ def test_every_step_renders_anew_even_where_originals_recur(key):
     first, second = (loader.draw_batch(source, key, step, 1) for step in (0, 1))
     assert first.label == second.label
     assert not np.array_equal(first.image, second.image)
+
+
+LARGE = loader.SORTED + 500
+
+
+def test_a_large_set_is_visited_once_an_epoch_too(key):
+    visit = jax.jit(lambda step: loader.epoch_index(key, step, LARGE, 100))
+    epochs = np.stack([visit(step) for step in range(45)]).reshape(3, 1500)
+    for epoch in epochs:
+        assert len(np.unique(epoch)) == 1500
+        assert epoch.min() >= 0
+        assert epoch.max() < LARGE
+    assert not np.array_equal(epochs[0], epochs[1])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 12, 13, 100, 1025, 4096, 10_007])
+def test_the_cipher_is_a_permutation(key, size):
+    assert np.array_equal(np.sort(loader.permuted(key, jnp.arange(size), size)), np.arange(size))
+
+
+def test_the_cipher_needs_no_other_places(key):
+    whole = loader.permuted(key, jnp.arange(5000), 5000)
+    assert np.array_equal(loader.permuted(key, jnp.array([4999, 7, 0]), 5000), whole[jnp.array([4999, 7, 0])])
+
+
+def test_the_cipher_looks_random(key):
+    """Where a place goes, and how far apart neighbours land, are uniform: chi-squared within 5 standard deviations."""
+    size, keys, bins = 2000, 4000, 40
+    both = jax.vmap(lambda epoch: loader.permuted(jax.random.fold_in(key, epoch), jnp.array([17, 18]), size))
+    first, second = np.asarray(jax.jit(both)(jnp.arange(keys))).T
+    for values in (first, second, (second - first) % size):
+        counts = np.bincount(values * bins // size, minlength=bins)
+        statistic = np.sum((counts - keys / bins) ** 2) / (keys / bins)
+        assert abs(statistic - (bins - 1)) < 5 * np.sqrt(2 * (bins - 1))
+
+
+@pytest.mark.parametrize("size", [200, LARGE])
+def test_two_processes_together_draw_what_one_draws(key, size):
+    """Each of two devices holds half of the batch; the program is the same, only its layout differs."""
+    source = Source(jnp.arange(size, dtype=jnp.int32), jitter)
+    devices = jax.sharding.Mesh(np.array(jax.devices()[:2]), "data", axis_types=(jax.sharding.AxisType.Auto,))
+    halves = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec("data"))
+    draw = partial(loader.draw_batch, batch_size=10)
+    for step in (0, 3):
+        alone = jax.jit(draw)(source, key, step)
+        split = jax.block_until_ready(jax.jit(draw, out_shardings=halves)(source, key, step))
+        assert split.image.sharding.is_equivalent_to(halves, split.image.ndim)
+        jax.tree.map(np.testing.assert_array_equal, alone, split)
+
+
+@pytest.mark.slow
+def test_two_real_processes_draw_the_halves_of_one_batch(tmp_path):
+    code = """
+import sys
+import jax, numpy as np
+from ani_jax.data import catalog, loader
+data = catalog.load("digits", image_size=16)
+batch = loader.draw_batch(data.defend, jax.random.key(0), 7, 16)
+rank, count = int(sys.argv[1]), int(sys.argv[2])
+part = slice(rank * 16 // count, (rank + 1) * 16 // count)
+np.savez(sys.argv[3], image=batch.image[part], label=batch.label[part])
+"""
+    files = {}
+    for rank, count in ((0, 1), (0, 2), (1, 2)):
+        files[rank, count] = tmp_path / f"{rank}-{count}.npz"
+        subprocess.run([sys.executable, "-c", code, str(rank), str(count), files[rank, count]], check=True)
+    for name in ("image", "label"):
+        one, *two = (np.load(path)[name] for path in files.values())
+        assert np.array_equal(one, np.concatenate(two))

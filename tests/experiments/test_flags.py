@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from ani_jax.training.loop import TrainConfig
-from experiments.flags import RunConfig, command
+from experiments.flags import RunConfig, command, variant
 
 
 def call(*arguments, module="experiments.main"):
@@ -41,11 +41,30 @@ def test_command_reproduces_the_config(tmp_path):
     assert line == f"python -m experiments.main --defense=funnel --beta=0.5 --seed=3 --workdir={tmp_path}"
 
 
+def test_tasks_are_written_only_where_they_are_not_the_catalogues(tmp_path):
+    own = RunConfig(dataset="utkface", primary="gender", sensitive=("race", "age"))
+    assert own == RunConfig(dataset="utkface")
+    assert own.tasks == ("gender", ("race", "age"))
+    other = RunConfig(defense="none", dataset="utkface", primary="race", sensitive=["age"], augment=["flip"])
+    assert RunConfig.read(other.json()) == other
+    assert other.reference().tasks == other.tasks == ("race", ("age",))
+    line = command(other, tmp_path)
+    assert "--dataset=utkface --primary=race --augment=flip" in line
+    assert "--sensitive=age" in command(RunConfig(dataset="utkface", sensitive=("age",)), tmp_path)
+    unknown = RunConfig(dataset="svhn_cropped", primary="label")
+    assert RunConfig.read(unknown.json()) == unknown
+    assert unknown.tasks == ("label", ())
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"defense": "wall"}, r"defense=wall: must be one of none, funnel"),
+        ({"defense": "wall"}, r"defense=wall: must be one of none, ani, partition, funnel"),
         ({"dataset": "cats"}, r"dataset=cats: must be one of digits"),
+        ({"primary": "age"}, r"primary=age: must be one of digit, ink, paper for digits"),
+        ({"sensitive": ["digit"]}, r"sensitive=digit: is the primary task or named twice"),
+        ({"originals": 500}, r"originals=500: must be at least 100, and cannot be chosen for digits"),
+        ({"augment": ["spin"]}, r"augment=spin: must be one of flip, crop, jitter"),
         ({"audit": "lazy"}, r"audit=lazy: must be one of smoke, quick"),
         ({"image_size": 33}, r"image_size=33: must be a multiple of 8"),
         ({"options": {"beta": -1.0}}, r"beta=-1.0: must be a finite number, 0 or more"),
@@ -68,7 +87,7 @@ def test_a_file_that_is_no_config_is_refused(text):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--defense=wall"], "flag --defense=wall: value should be one of <none|funnel"),
+        (["--defense=wall"], "flag --defense=wall: value should be one of <none|ani|partition|funnel"),
         (["--seed=soon"], "flag --seed=soon: must be an integer"),
         (["--beta=lots"], "flag --beta=lots: must be a number"),
         (["--beta=-1"], "flag --beta=-1.0: must be a finite number, 0 or more"),
@@ -92,3 +111,9 @@ def test_config_file_is_read_back_and_flags_override(tmp_path):
     result = call(f"--config={file}", "--gamma=-2", f"--workdir={tmp_path / 'workdir'}")
     assert "gamma=-2" in result.stderr
     assert json.loads(file.read_text())["options"]["gamma"] == 0.25
+
+
+def test_a_variant_is_named_by_what_it_changes():
+    config = RunConfig("funnel", options={"beta": 0.0}, train=TrainConfig(seed=3))
+    assert variant(config) == "funnel --beta=0.0"
+    assert variant(RunConfig("none")) == "none"

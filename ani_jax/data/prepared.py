@@ -1,0 +1,246 @@
+"""Prepared tfds data as arrays in memory: small enough pictures, the asked features, and who is whose exact twin."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ani_jax.data.files import DataError, Tally, decode, digest
+from ani_jax.types import Task
+
+CHUNK = 1024
+"""Rows read at a time."""
+MANY = 1000
+"""A number with more values than this is a measurement, not a class."""
+
+
+class Column(NamedTuple):
+    """One feature of n examples: class indices and what they mean.
+
+    Attributes:
+        values: int32 ``(n,)``.
+        names: of the classes; for numbers and texts the sorted values that occur.
+        numbered: whether the classes are the feature's own, 0, 1, ..., whatever they are called.
+    """
+
+    values: np.ndarray
+    names: tuple[str, ...]
+    numbered: bool = False
+
+    def task(self, name: str) -> Task:
+        """The column as a task of that name."""
+        return Task(name, self.names)
+
+
+class Examples(NamedTuple):
+    """A prepared data set in memory, all its splits together: ours are dealt anew.
+
+    Attributes:
+        image: uint8 ``(n, size, size, channels)``, one channel for grey pictures.
+        columns: feature name -> column.
+        twins: ``(n,)`` integers, equal for pictures whose pixels were equal at full size.
+        skipped: how many pictures could not be decoded.
+    """
+
+    image: np.ndarray
+    columns: Mapping[str, Column]
+    twins: np.ndarray
+    skipped: int
+
+
+def find(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
+    """The tfds builder of prepared data, made from its files alone.
+
+    Args:
+        name: of the data set, with the config's where there are several ("emnist/balanced").
+        data_dir: where prepared data lies; ``None`` is tfds's own default.
+
+    Raises:
+        DataError: it is not there, or not in the format that is read without TensorFlow.
+    """
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import read_only_builder
+
+    try:
+        # By name alone tfds would load the builder's code, which knows its newest version only.
+        builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        place = f"under {data_dir}" if data_dir else "in tfds's own folder"
+        raise DataError(
+            f"dataset={name}: not prepared {place}; run python -m experiments.prepare --dataset={name}"
+            f"{f' --data_dir={data_dir}' if data_dir else ''} --manual_dir=FOLDER"
+        ) from None
+    found = getattr(builder.info.file_format, "value", "an old format")
+    if found != "array_record":
+        raise DataError(
+            f"dataset={name}: prepared as {found} in {builder.data_path}, which needs "
+            "TensorFlow to read; prepare it again as array_record in another --data_dir"
+        )
+    return builder
+
+
+def read(
+    name: str,
+    features: Sequence[str],
+    image_size: int,
+    data_dir: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+) -> Examples:
+    """Reads prepared data: pictures cropped to their central square and scaled, and the named features.
+
+    Args:
+        name: of the data set, as in ``find``.
+        features: which to read; nested ones as "attributes/Smiling", or by their last part where that is unique.
+        image_size: side of the pictures in pixels.
+        data_dir: where prepared data lies; ``None`` is tfds's own default.
+        limit: read at most so many examples, evenly from all splits; tfds shuffles when it prepares, so these are a sample.
+
+    Returns:
+        The examples, split by split in the order in which they are stored.
+
+    Raises:
+        DataError: not prepared, no such feature, a label out of range, or too many pictures that cannot be decoded.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = find(name, data_dir)
+    known = dict(_flat(builder.info.features))
+    images = [key for key, feature in known.items() if isinstance(feature, tfds.features.Image)]
+    if not images:
+        raise DataError(f"dataset={name}: has no picture among its features {', '.join(known)}")
+    paths = {feature: _resolve(name, feature, known) for feature in features}
+    total = sum(split.num_examples for split in builder.info.splits.values())
+    share = 1.0 if limit is None else min(1.0, limit / max(total, 1))
+    tally, pixels, digests = Tally(), [], []
+    raw: dict[str, list[Any]] = {feature: [] for feature in features}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for place, rows in _chunks(builder, images[0], share):
+            found = pool.map(_small, [_at(row, images[0]) for row in rows], [image_size] * len(rows))
+            for number, (row, one) in enumerate(zip(rows, found)):
+                if one is None:
+                    tally.skip("undecodable", f"{place} + {number}")
+                    continue
+                pixels.append(one[0])
+                digests.append(one[1])
+                for feature, path in paths.items():
+                    raw[feature].append(_at(row, path))
+    skipped = tally.counts().get("undecodable", 0)
+    tally.check(len(pixels) + skipped, f"dataset={name}")
+    if not pixels:
+        raise DataError(f"dataset={name}: holds no pictures in {builder.data_path}")
+    columns = {feature: _column(name, feature, raw[feature], known[path]) for feature, path in paths.items()}
+    return Examples(_stack(pixels), columns, np.unique(digests, return_inverse=True)[1], skipped)
+
+
+def columns(name: str, features: Sequence[str], data_dir: str | os.PathLike[str] | None = None) -> dict[str, Column]:
+    """The named features of every example, without looking at the pictures.
+
+    Args:
+        name: of the data set, as in ``find``.
+        features: as in ``read``.
+        data_dir: where prepared data lies; ``None`` is tfds's own default.
+
+    Raises:
+        DataError: not prepared, no such feature, or a label out of range.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = find(name, data_dir)
+    known = dict(_flat(builder.info.features))
+    paths = {feature: _resolve(name, feature, known) for feature in features}
+    images = [key for key, feature in known.items() if isinstance(feature, tfds.features.Image)]
+    rows = [row for _, chunk in _chunks(builder, images[0], 1.0) for row in chunk] if images else []
+    return {
+        feature: _column(name, feature, [_at(row, path) for row in rows], known[path])
+        for feature, path in paths.items()
+    }
+
+
+def _flat(features: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested features as ("above/name", feature)."""
+    for name, feature in features.items():
+        if hasattr(feature, "items"):
+            yield from _flat(feature, f"{above}{name}/")
+        else:
+            yield above + name, feature
+
+
+def _resolve(name: str, feature: str, known: Mapping[str, Any]) -> str:
+    """The full path of a feature that may be given by its last part."""
+    if feature in known:
+        return feature
+    found = [path for path in known if path.rsplit("/", 1)[-1] == feature]
+    if len(found) != 1:
+        raise DataError(f"dataset={name}: has no feature {feature!r}; it has {', '.join(known)}")
+    return found[0]
+
+
+def _at(row: Mapping[str, Any], path: str) -> Any:
+    value: Any = row
+    for part in path.split("/"):
+        value = value[part]
+    return value
+
+
+def _chunks(builder: Any, image: str, share: float) -> Iterator[tuple[str, list[Any]]]:
+    """Rows of every split, a chunk at a time, pictures still encoded."""
+    import tensorflow_datasets as tfds
+
+    decoders: Any = tfds.decode.SkipDecoding()
+    for part in reversed(image.split("/")):
+        decoders = {part: decoders}
+    for split in builder.info.splits:
+        source = builder.as_data_source(split=split, decoders=decoders)
+        count = round(share * len(source))
+        for start in range(0, count, CHUNK):
+            yield f"{split} row {start}", source.__getitems__(range(start, min(start + CHUNK, count)))
+
+
+def _small(content: bytes, size: int) -> tuple[np.ndarray, bytes] | None:
+    """The picture's central square at the asked size, and the digest of its full pixels; ``None`` for a damaged one."""
+    from PIL import Image
+
+    try:
+        pixels = decode(content)
+    except ValueError:
+        return None
+    key, (height, width, channels) = digest(pixels), pixels.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = pixels[top : top + side, left : left + side]
+    if side == size:
+        return square, key
+    image = Image.fromarray(square[..., 0] if channels == 1 else square)
+    # Pillow widens the filter when it shrinks, so nothing aliases.
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, channels), key
+
+
+def _stack(pixels: list[np.ndarray]) -> np.ndarray:
+    channels = max(image.shape[-1] for image in pixels)
+    return np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in pixels])
+
+
+def _column(name: str, feature: str, values: list[Any], kind: Any) -> Column:
+    import tensorflow_datasets as tfds
+
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "biuSUO":
+        raise DataError(f"dataset={name}: feature {feature!r} is no class (shape {array.shape[1:]}, {array.dtype})")
+    if isinstance(kind, tfds.features.ClassLabel):
+        classes = len(kind.names)
+        outside = np.flatnonzero((array < 0) | (array >= classes))
+        if len(outside):
+            row = int(outside[0])
+            raise DataError(
+                f"dataset={name}: {feature} {array[row]} in row {row:,} is out of range; allowed: 0 to {classes - 1}"
+            )
+        return Column(array.astype(np.int32), tuple(kind.names), numbered=True)
+    if array.dtype == bool:
+        return Column(array.astype(np.int32), ("no", "yes"))
+    found, index = np.unique(array, return_inverse=True)
+    if array.dtype.kind in "iu" and len(found) > MANY:
+        raise DataError(f"dataset={name}: feature {feature!r} has {len(found):,} values; a class has at most {MANY:,}")
+    names = tuple(value.decode() if isinstance(value, bytes) else str(value) for value in found.tolist())
+    return Column(index.astype(np.int32), names)

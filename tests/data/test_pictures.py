@@ -1,0 +1,200 @@
+import jax
+import numpy as np
+import pytest
+
+from ani_jax.data import builders, catalog, files, pictures, prepared
+from ani_jax.data.files import DataError
+from ani_jax.data.pictures import Spec, View
+from ani_jax.data.prepared import Column
+from ani_jax.data.render import Pictures
+from tests.data.conftest import real, write_idx, write_picture, write_utkface
+from tests.data.test_prepared import picture, store
+
+
+def parts(data):
+    return [data.defend.stored, data.auxiliary.stored, data.budget, data.validation, data.test]
+
+
+def labels_of(part, primary):
+    return np.asarray(part.classes[primary] if isinstance(part, Pictures) else part.label)
+
+
+@pytest.fixture(scope="module")
+def faces_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faces")
+    write_utkface(folder / "utkface", 240)
+    builders.prepare("utkface", folder, folder / "data")
+    return folder / "data"
+
+
+def test_utkface_by_its_entry(faces_dir):
+    data = catalog.load("utkface", image_size=8, data_dir=faces_dir)
+    assert (data.name, data.primary.name, data.primary.class_names) == ("utkface", "gender", ("male", "female"))
+    assert [task.name for task in data.sensitive] == ["race", "age"] == list(data.test.sensitive)
+    assert [task.classes for task in data.sensitive] == [5, 6]
+    assert data.test.image.shape[1:] == (8, 8, 3)
+    for part in parts(data):
+        share = np.bincount(labels_of(part, "gender"), minlength=2) / len(labels_of(part, "gender"))
+        assert np.all(np.abs(share - 0.5) < 0.08)
+
+
+def test_ages_fall_into_their_bins(faces_dir):
+    raw = prepared.read("utkface", ("age",), 8, faces_dir).columns["age"]
+    view = catalog.find("utkface").spec.views[0]
+    years = np.array([int(name) for name in raw.names])[raw.values]
+    assert np.array_equal(view.apply("utkface", raw).values, np.searchsorted([13, 20, 30, 40, 60], years, side="right"))
+    with pytest.raises(DataError, match=r"dataset=utkface: age '117' in row 1 is out of range for age"):
+        view.apply("utkface", Column(np.array([0, 1], np.int32), ("5", "117")))
+
+
+def test_splits_are_disjoint_seeded_and_complete(faces_dir):
+    one, same, other = (catalog.load("utkface", seed, 8, data_dir=faces_dir) for seed in (0, 0, 1))
+    groups = [set(np.asarray(part.group).tolist()) for part in parts(one)]
+    assert sum(len(group) for group in groups) == len(set.union(*groups)) == 240
+    assert jax.tree.all(jax.tree.map(np.array_equal, one, same))
+    assert not np.array_equal(one.defend.stored.group, other.defend.stored.group)
+
+
+def test_tasks_may_be_chosen_and_the_splits_follow_the_primary(faces_dir):
+    data = catalog.load("utkface", image_size=8, primary="race", sensitive=("gender",), data_dir=faces_dir)
+    assert (data.primary.name, [task.name for task in data.sensitive]) == ("race", ["gender"])
+    for part in parts(data):
+        counts = np.bincount(labels_of(part, "race"), minlength=5)
+        assert counts.max() - counts.min() <= 2
+
+
+def test_augmentation_is_for_the_defender_only(faces_dir):
+    data = catalog.load("utkface", image_size=8, augment=("flip",), data_dir=faces_dir)
+    plain = catalog.load("utkface", image_size=8, data_dir=faces_dir)
+    assert data.defend.render != plain.defend.render
+    assert data.auxiliary.render == plain.auxiliary.render
+    index = np.arange(20)
+    first, second = (data.defend.batch(jax.random.key(seed), index).image for seed in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+def test_the_balance_is_that_of_the_labels(faces_dir):
+    spec = catalog.find("utkface").spec
+    shares = pictures.balance(spec, ("gender", "age"), faces_dir)
+    assert shares["gender"] == {"male": 0.5, "female": 0.5}
+    data = catalog.load("utkface", image_size=8, primary="age", sensitive=(), data_dir=faces_dir)
+    counts = sum(np.bincount(labels_of(part, "age"), minlength=6) for part in parts(data))
+    assert list(shares["age"].values()) == pytest.approx(counts / 240)
+
+
+def test_fewer_originals_are_a_sample_split_in_the_same_shares(faces_dir):
+    data = catalog.load("utkface", image_size=8, originals=100, data_dir=faces_dir)
+    assert sum(len(labels_of(part, "gender")) for part in parts(data)) == 100
+    assert abs(len(data.test.label) - 20) <= 2
+
+
+@pytest.fixture
+def people(tmp_path):
+    """60 identities with 4 pictures each, two of which are the same picture under two identities."""
+    import tensorflow_datasets as tfds
+
+    rows = [
+        {"image": files.encode(picture(number)), "label": number % 2, "who": f"p{number % 60}"} for number in range(240)
+    ]
+    rows[0]["image"] = rows[31]["image"]
+    features = {
+        "image": tfds.features.Image(shape=(8, 8, 3)),
+        "label": tfds.features.ClassLabel(num_classes=2),
+        "who": tfds.features.Text(),
+    }
+    store(tmp_path, rows, features, name="people")
+    return tmp_path
+
+
+def test_no_identity_and_no_twin_is_in_two_splits(people):
+    data = pictures.load(
+        Spec("people", identity="who"), seed=0, image_size=8, primary="label", sensitive=(), data_dir=people
+    )
+    groups = [set(np.asarray(part.group).tolist()) for part in parts(data)]
+    # p0 and p31 share a picture, so they are one group.
+    assert sum(len(group) for group in groups) == len(set.union(*groups)) == 59
+    images = [np.asarray(part.image) for part in parts(data)]
+    images = [np.round(255 * one).astype(np.uint8) if one.dtype != np.uint8 else one for one in images]
+    keys = [{image.tobytes() for image in part} for part in images]
+    assert sum(len(key) for key in keys) == len(set.union(*keys)) == 239
+    assert sum(len(part) for part in images) == 240
+
+
+def test_an_identity_that_is_a_task_is_split_by_picture_and_needs_enough_of_them(people):
+    spec = Spec("people", identity="who", least=4)
+    data = pictures.load(spec, seed=0, image_size=8, primary="who", sensitive=("label",), data_dir=people)
+    assert data.primary.classes == 60
+    assert len(set(labels_of(data.defend.stored, "who").tolist())) > 40
+    with pytest.raises(DataError, match="dataset=people: no who has 5 pictures or more"):
+        pictures.load(
+            Spec("people", identity="who", least=5), seed=0, image_size=8, primary="who", sensitive=(), data_dir=people
+        )
+
+
+def test_rare_identities_leave_and_the_others_are_renumbered():
+    column = Column(np.array([0, 1, 1, 2, 2, 2], np.int32), ("rare", "some", "many"))
+    label = Column(np.array([0, 1, 0, 1, 0, 1], np.int32), ("a", "b"))
+    examples = prepared.Examples(np.arange(6)[:, None, None, None], {}, np.array([0, 5, 1, 2, 2, 3]), 0)
+    columns, kept = pictures._frequent(
+        Spec("x", identity="who", least=2), {"who": column, "label": label}, examples, {"who": "who", "label": "label"}
+    )
+    assert columns["who"].values.tolist() == [0, 0, 1, 1, 1]
+    assert columns["who"].names == ("some", "many")
+    assert columns["label"].values.tolist() == [1, 0, 1, 0, 1]
+    assert kept.image.ravel().tolist() == [1, 2, 3, 4, 5]
+    assert kept.twins[2] == kept.twins[3]
+
+
+def test_a_constant_attribute_and_too_few_pictures_are_named(tmp_path):
+    for number in range(12):
+        write_picture(tmp_path / f"{20 + number}_1_{number % 2}_{number}.jpg", number)
+    builders.prepare("utkface", tmp_path, tmp_path / "data")
+    with pytest.raises(DataError, match=r"^primary=gender: constant, all 12 pictures are 'female'; name another$"):
+        catalog.load("utkface", image_size=8, data_dir=tmp_path / "data")
+    with pytest.raises(DataError, match=r"^sensitive=gender: constant"):
+        catalog.load("utkface", image_size=8, primary="race", sensitive=("gender",), data_dir=tmp_path / "data")
+    with pytest.raises(DataError, match=r"^dataset=utkface: labels: 12 originals in 12 groups are too few"):
+        catalog.load("utkface", image_size=8, primary="race", sensitive=(), data_dir=tmp_path / "data")
+
+
+def test_fashion_mnist_is_painted_and_grouped(tmp_path, monkeypatch):
+    write_idx(tmp_path, picture(0, (400, 28, 28)), np.arange(400) % 10, monkeypatch)
+    load = {"seed": 0, "image_size": 16, "data_dir": tmp_path / "data"}
+    data = catalog.load("fashion_mnist", manual_dir=tmp_path, **load)
+    assert data.primary.class_names[9] == "ankle boot"
+    assert [task.name for task in data.sensitive] == ["group", "ink"]
+    expected = np.array([0, 1, 0, 1, 0, 2, 0, 2, 3, 2])[np.asarray(data.test.label)]
+    assert np.array_equal(data.test.sensitive["group"], expected)
+    index = np.arange(30)
+    first, second = (data.defend.batch(jax.random.key(seed), index) for seed in (0, 1))
+    assert np.array_equal(first.label, second.label)
+    assert not np.array_equal(first.sensitive["ink"], second.sensitive["ink"])
+    assert data.defend.stored.image.shape[-1] == 1
+    drawn = catalog.load("fashion_mnist", primary="ink", sensitive=("class",), **load)
+    assert drawn.primary.name == "ink"
+    assert int(drawn.test.label.max()) == 3
+
+
+def test_a_set_that_the_catalogue_does_not_know_needs_only_a_feature(people):
+    data = catalog.load("people", image_size=8, primary="label", sensitive=("who",), data_dir=people)
+    assert (data.name, data.primary.classes, data.sensitive[0].classes) == ("people", 2, 60)
+
+
+def test_a_view_that_misses_a_class_is_refused():
+    view = View("half", "label", (("low", ("0", "1")),))
+    numbered = Column(np.array([0, 2], np.int32), ("cat", "dog", "emu"), numbered=True)
+    with pytest.raises(DataError, match=r"dataset=x: label 'emu' in row 1 is out of range for half"):
+        view.apply("x", numbered)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), [("utkface", 9572), ("fashion_mnist", 70_000)])
+def test_the_real_sets_prepare_load_and_split(tmp_path, name, size):
+    done = builders.prepare(name, real(name), tmp_path)
+    assert sum(done.sizes.values()) == size
+    data = catalog.load(name, data_dir=tmp_path)
+    sizes = [len(labels_of(part, data.primary.name)) for part in parts(data)]
+    assert sum(sizes) == size
+    groups = [set(np.asarray(part.group).tolist()) for part in parts(data)]
+    assert sum(len(group) for group in groups) == len(set.union(*groups))
+    assert data.test.image.shape[1:] == (32, 32, 3)

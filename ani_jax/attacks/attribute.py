@@ -19,6 +19,9 @@ from ani_jax.types import Batch, Features, PRNGKey
 L2_GRID = (1.0, 1e-1, 1e-2, 1e-3)
 """Weights of the probe's penalty, from the strongest on; each fit starts from the one before."""
 
+PATIENCE = 2
+"""Penalties in a row that may do worse than the best before the path ends: weaker ones only overfit more."""
+
 Examples = tuple[Float[Array, "n d"], Int[Array, " n"]]
 """Flat features and classes."""
 
@@ -81,12 +84,13 @@ def logistic_path(
     if lift is not None:
         data, held = (data[0] @ lift, data[1]), (held[0] @ lift, held[1])
     params = (jnp.zeros((data[0].shape[1], classes), data[0].dtype), jnp.zeros(classes, data[0].dtype))
-    best, least = None, float("inf")
+    best, least, waited = None, float("inf"), 0
     for l2 in grid:
         params = lbfgs(params, logistic_objective, (*data, l2), steps=iterations, tolerance=1e-5)
         value = float(_objective(params, (*held, 0.0)))
-        if value < least:
-            best, least = params, value
+        best, least, waited = (params, value, 0) if value < least else (best, least, waited + 1)
+        if waited == PATIENCE:
+            break
     return best if best is None or lift is None else (lift @ best[0], best[1])
 
 

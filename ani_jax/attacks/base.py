@@ -8,7 +8,7 @@ scores it once on ``test``.
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -175,11 +175,20 @@ def query(release: Release, images: Images, key: PRNGKey, queries: int = 1) -> O
         >>> query(as_release(lambda x: x), jnp.ones((3, 2, 2, 1)), jax.random.key(0), 2).shape
         (2, 3, 2, 2, 1)
     """
-    parts = []
+    return jnp.concatenate(list(_answers(release, images, key, queries)), axis=1)
+
+
+def _answers(release: Release, images: Images, key: PRNGKey, queries: int) -> Iterator[Observed]:
+    """The k releases of ``CHUNK`` images after the other."""
     for index, start in enumerate(range(0, images.shape[0], CHUNK)):
         part, size = _padded(images[start : start + CHUNK], 0)
-        parts.append(_ask_jitted(release, part, jax.random.fold_in(key, index), queries)[:, :size])
-    return jnp.concatenate(parts, axis=1)
+        chunk_key = jax.random.fold_in(key, index)
+        if queries == 1 or not release.stochastic:
+            yield _ask_jitted(release, part, chunk_key, queries)[:, :size]
+        else:
+            # One call a query: a convolution in a compiled loop is a hundred times slower on the CPU.
+            keys = jax.random.split(chunk_key, queries)
+            yield jnp.concatenate([_ask_jitted(release, part, one, 1)[:, :size] for one in keys])
 
 
 def ask(release: Release, images: Images, key: PRNGKey, queries: int = 1) -> Observed:
@@ -313,7 +322,8 @@ def prepare(
     release = _granted(knowledge)
     count *= max(1, REDRAWS // queries) if release.stochastic else 1
     sample = _draw(auxiliary, draw_key, count)
-    sample_z = summarise(query(release, sample.image, sample_key, queries))
+    # Summarised chunk by chunk: 64 releases of every image at once would take gigabytes.
+    sample_z = jnp.concatenate([summarise(z) for z in _answers(release, sample.image, sample_key, queries)])
     held = query(release, validation.image, held_key, queries)
     return View(knowledge, auxiliary, validation, sample, sample_z, held, Whitener.of(sample_z), queries)
 

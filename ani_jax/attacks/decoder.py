@@ -14,9 +14,9 @@ from ani_jax.attacks.network import fit_network
 from ani_jax.losses.reconstruction import mse, ssim_loss
 from ani_jax.types import Batch, Features, Images, PRNGKey
 
-PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Ridge penalties, as parts of the mean eigenvalue of the matrix that is inverted."""
-KERNEL_PENALTIES = (1e-4, 1e-3, 1e-2)
+KERNEL_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridge penalties of the kernel decoder, likewise."""
 BANDWIDTHS = (1.0, 4.0)
 """Squared widths of the Gaussian kernel, as parts of the mean squared distance between two features."""

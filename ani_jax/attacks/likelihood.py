@@ -8,6 +8,7 @@ known here in closed form.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -20,6 +21,8 @@ from ani_jax.types import Images, PRNGKey, Release
 
 TEMPERATURES = (1.0, 0.5, 0.25, 0.1, 0.05, 0.02, 0.01)
 """Grid of powers that a likelihood is raised to."""
+UNDECLARED = "the client declares no Gaussian noise"
+"""Why the members fail where they have nothing to work with."""
 
 
 @jax.tree_util.register_dataclass
@@ -44,7 +47,7 @@ class Library:
         Raises:
             ValueError: the release does not declare independent Gaussian noise.
         """
-        if release.mean is None or release.stddev is None:
+        if not _declared(release):
             raise ValueError("release: declares no mean and stddev; must declare both for a likelihood attack")
         parts = [_natural(release, images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)]
         return cls(*(jnp.concatenate(part) for part in zip(*parts, strict=True)))
@@ -87,12 +90,16 @@ class Likelihood:
     def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()) -> Fitted:
         """Keeps the temperature with the highest likelihood of the true attribute on ``validation``."""
         del key, on_event, earlier
+        if not _declared(view.release):
+            return Fitted(None, UNDECLARED)
         library = Library.of(view.release, view.sample.image)
         labels, truth = view.sample.sensitive[self.target], view.validation.sensitive[self.target]
-        candidates = [Posterior(library, labels, jnp.float32(t), self.classes) for t in self.temperatures]
-        losses = [float(_cross_entropy(candidate(None, view.held), truth)) for candidate in candidates]
-        loss, best = min((value if math.isfinite(value) else math.inf, index) for index, value in enumerate(losses))
-        return Fitted(candidates[best]) if loss < math.inf else Fitted(None, "no temperature gave a finite likelihood")
+        density = _in_chunks(library, view.held)
+        losses = [float(_loss(density, labels, truth, t, self.classes)) for t in self.temperatures]
+        best = _least(losses)
+        if best is None:
+            return Fitted(None, "no temperature gave a finite likelihood")
+        return Fitted(Posterior(library, labels, jnp.float32(self.temperatures[best]), self.classes))
 
 
 @jax.tree_util.register_dataclass
@@ -115,17 +122,109 @@ class Posterior:
     def __call__(self, key: PRNGKey | None, z: Observed) -> Array:
         """Log posterior of each class, (n, K)."""
         del key
-        parts = [_posterior(self, z[:, start : start + CHUNK]) for start in range(0, z.shape[1], CHUNK)]
-        return jnp.concatenate(parts)
+        return _posterior(_in_chunks(self.library, z), self.labels, self.temperature, self.classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruction:
+    """Model inversion with the client's own noise model: the mean of the posterior over the attacker's images.
+
+        x_hat(z) = sum_j w_j x_j,   w = softmax(temperature * log N(z; mean(x_j), stddev(x_j)^2))
+
+    Attributes:
+        temperatures: the grid; 0 is the mean image.
+        name: of the member.
+    """
+
+    temperatures: tuple[float, ...] = (*TEMPERATURES, 0.0)
+    name: str = "likelihood"
+
+    @property
+    def steps(self) -> int:
+        """0: a closed form."""
+        return 0
+
+    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()) -> Fitted:
+        """Keeps the temperature with the lowest MSE on ``validation``."""
+        del key, on_event, earlier
+        if not _declared(view.release):
+            return Fitted(None, UNDECLARED)
+        library, truth = Library.of(view.release, view.sample.image), view.validation.image
+        density = _in_chunks(library, view.held)
+        losses = [float(_error(density, view.sample.image, truth, t)) for t in self.temperatures]
+        best = _least(losses)
+        if best is None:
+            return Fitted(None, "no temperature gave a finite reconstruction")
+        return Fitted(PosteriorMean(library, view.sample.image, jnp.float32(self.temperatures[best])))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PosteriorMean:
+    """A fitted likelihood decoder.
+
+    Attributes:
+        library: of the attacker's images.
+        images: (n, h, w, c), the images themselves.
+        temperature: power of the likelihood.
+    """
+
+    library: Library
+    images: Images
+    temperature: Float[Array, ""]
+
+    def __call__(self, key: PRNGKey | None, z: Observed) -> Images:
+        """Reconstructions (n, h, w, c)."""
+        del key
+        return _posterior_mean(_in_chunks(self.library, z), self.images, self.temperature)
+
+
+def _declared(release: Release) -> bool:
+    return release.mean is not None and release.stddev is not None
+
+
+def _least(values: Sequence[float]) -> int | None:
+    """Index of the smallest finite value."""
+    finite = [(value, index) for index, value in enumerate(values) if math.isfinite(value)]
+    return min(finite)[1] if finite else None
 
 
 @jax.jit
-def _posterior(attacker: Posterior, z: Observed) -> Array:
-    weighted = attacker.temperature * attacker.library.log_density(z)
-    chosen = attacker.labels[None] == jnp.arange(attacker.classes)[:, None]
-    scores = [jax.nn.logsumexp(jnp.where(rows[None], weighted, -jnp.inf), axis=1) for rows in chosen]
+def _posterior_mean(density: Float[Array, "b n"], images: Images, temperature: Array | float) -> Images:
+    weights = jax.nn.softmax(temperature * density, axis=1)
+    return (weights @ flat(images)).reshape(-1, *images.shape[1:])
+
+
+@jax.jit
+def _error(density: Float[Array, "b n"], images: Images, truth: Images, temperature: float) -> Float[Array, ""]:
+    return jnp.square(_posterior_mean(density, images, temperature) - truth).mean()
+
+
+def _in_chunks(library: Library, z: Observed) -> Float[Array, "b n"]:
+    parts = [_density(library, z[:, start : start + CHUNK]) for start in range(0, z.shape[1], CHUNK)]
+    return jnp.concatenate(parts)
+
+
+@jax.jit
+def _density(library: Library, z: Observed) -> Float[Array, "b n"]:
+    return library.log_density(z)
+
+
+@functools.partial(jax.jit, static_argnames="classes")
+def _posterior(
+    density: Float[Array, "b n"], labels: Int[Array, " n"], temperature: Array | float, classes: int
+) -> Float[Array, "b k"]:
+    """Log posterior; a class that the library lacks is never chosen, and never NaN."""
+    weighted = temperature * density
+    rows = labels[None] == jnp.arange(classes)[:, None]
+    scores = [jax.nn.logsumexp(jnp.where(own[None], weighted, -jnp.inf), axis=1) for own in rows]
     return jax.nn.log_softmax(jnp.maximum(jnp.stack(scores, axis=1), -1e30), axis=1)
 
 
-def _cross_entropy(log_posterior: Array, labels: Array) -> Array:
-    return -jnp.take_along_axis(log_posterior, labels[:, None], axis=1).mean()
+@functools.partial(jax.jit, static_argnames="classes")
+def _loss(
+    density: Float[Array, "b n"], labels: Int[Array, " n"], truth: Int[Array, " b"], temperature: float, classes: int
+) -> Float[Array, ""]:
+    """Cross-entropy of the posterior with the true attribute."""
+    posterior = _posterior(density, labels, temperature, classes)
+    return -jnp.take_along_axis(posterior, truth[:, None], axis=1).mean()

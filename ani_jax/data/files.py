@@ -146,7 +146,9 @@ def decode(content: bytes, mode: str | None = None) -> np.ndarray:
 
     try:
         with Image.open(io.BytesIO(content)) as image:
-            target = mode or ("L" if image.mode in ("L", "1", "I;16") else "RGB")
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"mode {image.mode}; only 8 bits a channel are read")
+            target = mode or ("L" if image.mode in ("L", "1") else "RGB")
             pixels = np.asarray(image if image.mode == target else image.convert(target))
     # Pillow's plugins raise SyntaxError and struct.error's parents on damaged files, besides OSError.
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:

@@ -73,6 +73,7 @@ def default_attacks(
     members = (
         decoder.Ridge(),
         decoder.Kernel(),
+        *((likelihood.Reconstruction(),) if declared else ()),
         decoder.Net(residual, "residual", budget.residual_steps, **options),
         decoder.Net(mirror, "mirror", budget.mirror_steps, **options),
     )

@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from ani_jax.attacks import base
-from ani_jax.attacks.likelihood import Library, Likelihood, Posterior
+from ani_jax.attacks.likelihood import Library, Likelihood, Posterior, Reconstruction
 from ani_jax.types import Batch, Knowledge, Release, Source, fixed
 
 STDDEV = 0.5
@@ -81,6 +81,35 @@ def test_a_class_missing_from_the_library_is_never_guessed_and_never_nan():
 def test_a_release_without_declared_noise_is_refused():
     with pytest.raises(ValueError, match="release: declares no mean and stddev"):
         Library.of(base.as_release(lambda x: x), jnp.zeros((1, 1, 1, 1)))
+
+
+def test_the_reconstruction_is_the_posterior_mean_of_two_gaussians():
+    fitted = Reconstruction(temperatures=(1.0,)).fit(jax.random.key(3), view())
+    z = base.query(NOISY, two_kinds(jax.random.key(4), 300).image, jax.random.key(5))
+    found = np.asarray(fitted.attacker(None, z)).ravel()
+    share = float(view().sample.sensitive["ink"].mean())
+    ones, zeros = (scipy.stats.norm.pdf(np.asarray(z).ravel(), centre, STDDEV) for centre in (1.0, 0.0))
+    np.testing.assert_allclose(found, share * ones / (share * ones + (1 - share) * zeros), atol=2e-3)
+
+
+def test_a_silent_client_yields_no_more_than_the_mean_image():
+    silent = Release(
+        jnp.float32(1.0),
+        lambda v, x, key: jax.random.normal(key, x.shape),
+        stochastic=True,
+        mean=lambda v, x: jnp.zeros_like(x),
+        stddev=stddev,
+    )
+    seen = view(release=silent)
+    fitted = Reconstruction().fit(jax.random.key(3), seen)
+    guess = fitted.attacker(None, base.query(silent, seen.validation.image, jax.random.key(5)))
+    np.testing.assert_allclose(guess, jnp.broadcast_to(seen.sample.image.mean(0), guess.shape), atol=1e-5)
+
+
+def test_against_a_client_that_declares_nothing_it_fails_instead_of_guessing():
+    fitted = Likelihood("ink", 2).fit(jax.random.key(3), view(release=base.as_release(lambda x: x)))
+    assert fitted.attacker is None
+    assert fitted.failed == "the client declares no Gaussian noise"
 
 
 def test_a_density_that_is_not_finite_is_a_failure():

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from ani_jax.data import builders, faces, official, prepared
+from ani_jax.data import builders, official, prepared
 from ani_jax.data.files import DataError
 from tests.data.conftest import write_cifar, write_idx, write_picture, write_utkface
 
@@ -40,12 +40,6 @@ def test_our_data_reads_through_the_shipped_builder_of_the_same_name(tmp_path, m
     stored = {row["image"].tobytes(): int(row["label"]) for row in rows}
     column = labels if labels.ndim == 1 else labels[:, -1]
     assert stored == {image.tobytes(): int(label) for image, label in zip(images, column)}
-
-
-def test_every_official_file_of_a_recipe_has_a_checksum_and_every_reader_a_recipe():
-    assert set(builders.RECIPES) == set(official.SHA256) | set(faces.READERS)
-    for sums in official.SHA256.values():
-        assert all(len(value) == 64 and int(value, 16) for value in sums.values())
 
 
 def test_a_second_call_finds_what_is_there_and_what_was_left_out(tmp_path):

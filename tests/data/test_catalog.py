@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from ani_jax.data import catalog, digits
-from ani_jax.data.builders import RECIPES
 from ani_jax.data.pictures import DRAWN
+from ani_jax.data.recipes import RECIPES
 
 EMBEDDED = [entry.name for entry in catalog.ENTRIES if entry.spec is None]
 

@@ -51,6 +51,13 @@ def test_modes_become_one_or_three_channels(tmp_path):
         assert files.decode(path.read_bytes()).shape == (4, 3, channels)
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_deep_pictures_are_refused_rather_than_clipped(tmp_path, mode):
+    Image.new(mode, (3, 4)).save(tmp_path / "x.tif")
+    with pytest.raises(ValueError, match=f"cannot be decoded: mode {mode}; only 8 bits"):
+        files.decode((tmp_path / "x.tif").read_bytes())
+
+
 @pytest.mark.parametrize("part", [0, 20, 200])
 def test_a_truncated_picture_is_refused(tmp_path, part):
     write_picture(tmp_path / "x.jpg", 0, size=(40, 40))

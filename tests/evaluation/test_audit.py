@@ -14,7 +14,7 @@ from ani_jax.data import digits
 from ani_jax.evaluation.audit import audit as full_audit
 from ani_jax.evaluation.budgets import Budget, default_attacks
 from ani_jax.records import Evidence, from_json, to_json
-from ani_jax.types import Task
+from ani_jax.types import Release, Task
 
 SIDE = 16
 SMALL = Budget(1024, 20, 1, 10, 8, 10, 1, 1e-3, 16)
@@ -293,6 +293,30 @@ def test_repeated_queries_of_a_noisy_client(data, identity):
     once, often = (evidence.attack("decoder", "image", k).scores["mse"].value for k in (1, 8))
     assert often < 0.7 * once
     assert set(evidence.steps) == {"decoder image: ridge", "decoder image k=8: ridge"}
+
+
+def test_declared_noise_is_attacked_with_its_likelihood_and_asked_repeatedly(data):
+    def send(scale, x, key):
+        return x + scale * jax.random.normal(key, x.shape)
+
+    def mean(scale, x):
+        return x
+
+    def stddev(scale, x):
+        return jnp.broadcast_to(scale, x.shape)
+
+    release = Release(jnp.float32(0.3), send, stochastic=True, mean=mean, stddev=stddev)
+    attacks = [a for a in default_attacks(SMALL, data.sensitive, (SIDE, SIDE, 3), release) if a.target == "ink"]
+    assert [attack.queries for attack in attacks] == [1, 64]
+    # Networks would only cost time here.
+    attacks = [dataclasses.replace(a, members=tuple(m for m in a.members if not m.steps)) for a in attacks]
+    evidence = audit(release, data, None, attacks)
+    once, often = (evidence.attack("attribute", "ink", k) for k in (1, 64))
+    assert [member.name for member in once.members] == ["probe", "likelihood"]
+    assert all(member.status == "ok" for member in (*once.members, *often.members))
+    assert once.scores["balanced_accuracy"].value > 0.5
+    # The raw image declares no noise: that member fails there, and the probe gives the ceiling.
+    assert once.references["raw_input"] == pytest.approx(1.0, abs=0.02)
 
 
 def test_networks_of_the_quick_budget_run(data, identity):

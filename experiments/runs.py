@@ -3,17 +3,21 @@
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import json
 import os
 import pathlib
 import resource
+import statistics
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from ani_jax.data import catalog
+from ani_jax.data.loader import draw_batch
 from ani_jax.defenses import registry
 from ani_jax.defenses.base import freeze
 from ani_jax.evaluation.audit import audit
@@ -23,8 +27,12 @@ from ani_jax.reporting.adversaries import gaps, silent
 from ani_jax.training.budget import UtilityBudget
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.loop import train
+from ani_jax.types import Data
 from experiments.flags import RunConfig, command
 from experiments.progress import Progress
+
+DRAWS = 20
+"""Batches that are drawn to time the drawing."""
 
 
 class WorkdirError(ValueError):
@@ -184,12 +192,19 @@ def _finish(config: RunConfig, folder: pathlib.Path, reference: Run | None, wher
         attributes=tuple((task.name, task.classes) for task in data.sensitive),
         **config.options,
     )
+    logged: list[tuple[int, float]] = []
     with Progress(folder, config.defense) as progress:
+
+        def on_event(event: Mapping[str, Any]) -> None:
+            if event["kind"] == "metrics":
+                logged.append((event["step"], time.monotonic()))
+            progress(event)
+
         utility = None
         if config.utility_budget is not None and reference is not None:
             utility = UtilityBudget.of(reference.metrics, config.utility_budget)
         saved = Checkpoints(folder / "checkpoints", config.train.keep)
-        state = train(defense, data, config.train, saved, progress, utility, watch=reference is None)
+        state = train(defense, data, config.train, saved, on_event, utility, watch=reference is None)
         trained = time.monotonic()
         release, predict = freeze(defense, state.params, state.statistics)
         evidence = audit(
@@ -207,16 +222,42 @@ def _finish(config: RunConfig, folder: pathlib.Path, reference: Run | None, wher
         evidence = kept
     # The log is that of an uninterrupted run however often this one was killed, so the evidence stays the same too.
     log = _log(folder)
-    warnings = (*silent(log, config.train.batch_size), *gaps(log, evidence))
+    warnings = (*silent(log, config.train.batch_size), *gaps(log, evidence), *_compute(config, evidence))
     evidence = dataclasses.replace(evidence, notes=(*evidence.notes, *warnings))
     timing = {
         "train_s": trained - started,
         "audit_s": time.monotonic() - trained,
+        **_waiting(data, config, logged),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "devices": str(jax.devices()),
     }
     write(folder / "timing.json", json.dumps(timing, indent=1))
     write(folder / "evidence.json", to_json(evidence))
+
+
+def _waiting(data: Data, config: RunConfig, logged: list[tuple[int, float]]) -> dict[str, float]:
+    """How long a step takes, how much of that is drawing its batch (which happens inside the compiled step), in milliseconds."""
+    paces = [1e3 * (after - before) / (end - start) for (start, before), (end, after) in itertools.pairwise(logged)]
+    if not paces:
+        return {}
+    draw = jax.jit(lambda source, step: draw_batch(source, jax.random.key(0), step, config.train.batch_size))
+    taken = []
+    for step in range(1 + DRAWS):
+        started = time.perf_counter()
+        jax.block_until_ready(draw(data.defend, jnp.int32(step)))
+        taken.append(1e3 * (time.perf_counter() - started))
+    step_ms, draw_ms = statistics.median(paces), statistics.median(taken[1:])
+    return {"step_ms": step_ms, "draw_ms": draw_ms, "waiting_for_data": draw_ms / step_ms}
+
+
+def _compute(config: RunConfig, evidence: Evidence) -> Iterator[str]:
+    """Says so where the device could as well classify by itself and send the answer alone (METHODS 2.1)."""
+    whole = catalog.find(config.dataset, config.primary).classifier_macs
+    if config.defense != "none" and whole and evidence.cost and evidence.cost.macs >= whole and config.image_size == 32:
+        yield (
+            f"the client costs {evidence.cost.macs:,} MACs; a whole classifier of {whole:,} comes within a point of the "
+            "undefended accuracy on this data and would send its answer alone"
+        )
 
 
 def _kept(evidence: Evidence, reference: Evidence, utility: UtilityBudget) -> str:

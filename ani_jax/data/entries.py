@@ -21,6 +21,8 @@ class Entry:
         obtain: how to get it.
         spec: how prepared pictures are read; ``None`` for the embedded digits.
         correlated: for the digits, whether the ink agrees with the parity.
+        classifier_macs: MACs of the smallest whole classifier known to come within a point of the undefended split at 32x32; a
+            client that costs more could as well send only its answer. ``None`` where nobody looked.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Entry:
     spec: Spec | None = None
     others: tuple[str, ...] | None = ()
     correlated: bool = False
+    classifier_macs: int | None = None
 
     @property
     def prepared(self) -> str | None:
@@ -97,6 +100,8 @@ _DIGITS = Entry(
     licence="CC BY 4.0 (Alpaydin and Kaynak 1998, UCI)",
     description="handwritten digits, ink and paper independent of them: full utility at chance leakage is attainable",
     obtain="ships inside scikit-learn",
+    # --defense=none --width=4 --steps=800 --learning_rate=0.005, edge and cloud together: 97.8% on validation, seed 0.
+    classifier_macs=222_464,
 )
 
 ENTRIES: tuple[Entry, ...] = (

@@ -71,6 +71,8 @@ def audit(
     name, table = (budget, BUDGETS[budget]) if isinstance(budget, str) else ("custom", budget)
     shape = _image_shape(data.test)
     release = as_release(release)
+    sampled = {name: _sample(getattr(data, name), getattr(table, name), seed) for name in ("test", "validation")}
+    data = dataclasses.replace(data, **sampled)
     attacks = tuple(default_attacks(table, data.sensitive, shape, release) if attacks is None else attacks)
     predict = None if predict is None else as_predictor(predict)
     scene = _Scene.of(release, data, predict, table, seed, reference, on_event)
@@ -88,6 +90,15 @@ def audit(
         cost=_cost(scene.release, shape),
         notes=_notes(scene, attacks),
     )
+
+
+def _sample(batch: Batch, most: int, seed: int) -> Batch:
+    """The batch, or a seeded sample of it: what a larger one costs grows without telling more."""
+    count = len(batch.label)
+    if count <= most:
+        return batch
+    chosen = np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
+    return jax.tree.map(lambda values: values[chosen], batch)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -313,7 +324,14 @@ def _raw_input(scene: _Scene, attack: Attack) -> float | None:
 def _utility(scene: _Scene) -> dict[str, Estimate]:
     if scene.answers is None:
         return {}
-    return {"accuracy": scene.bootstrap.mean(scene.answers.test == np.asarray(scene.data.test.label))}
+    label = np.asarray(scene.data.test.label)
+    majority = float(np.bincount(label).max() / len(label))
+    return {
+        "accuracy": scene.bootstrap.mean(scene.answers.test == label),
+        "majority_class": Estimate(
+            majority, note="the share of the most frequent class, which an answer without z would reach"
+        ),
+    }
 
 
 def _sizes(scene: _Scene) -> dict[str, int]:

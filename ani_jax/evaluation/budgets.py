@@ -25,6 +25,8 @@ class Budget:
         learning_rate: of the decoder networks.
         batch_size: images a step.
         queries: how often a stochastic client is asked about the same image; more than once, only closed forms attack.
+        test: images that are scored at most; of a larger split a seeded sample, the same for every client.
+        validation: likewise, images that attackers are chosen on.
     """
 
     sample: int
@@ -37,13 +39,15 @@ class Budget:
     learning_rate: float
     batch_size: int = 64
     queries: tuple[int, ...] = (1, 64)
+    test: int = 2048
+    validation: int = 1024
 
 
 BUDGETS = MappingProxyType(
     {
-        "smoke": Budget(256, 5, 1, 0, 8, 5, 1, 1e-3, 32),
+        "smoke": Budget(256, 5, 1, 0, 8, 5, 1, 1e-3, 32, (1, 4)),
         "quick": Budget(2048, 60, 1, 0, 64, 40, 2, 1e-3, 32),
-        "standard": Budget(4096, 400, 3, 800, 64, 800, 8, 1e-3, 64, (1, 4, 16, 64)),
+        "standard": Budget(4096, 400, 3, 800, 64, 800, 8, 1e-3, 64, (1, 4, 16, 64), 4096, 2048),
     }
 )
 """Budgets by name; "smoke" shows that the plumbing works and proves nothing."""

@@ -140,7 +140,8 @@ def _utility(evidences: Sequence[Evidence], base: int) -> Section:
     for metric in dict.fromkeys(name for evidence in evidences for name in evidence.utility):
         values = [evidence.utility.get(metric) for evidence in evidences]
         rows.append(Row(_words(metric), tuple(estimate(v, percent) for v in values)))
-        rows += _change("change in points", [v and v.value for v in values], base, _points)
+        if metric == "accuracy":
+            rows += _change("change in points", [v and v.value for v in values], base, _points)
     return Section("Utility on test", tuple(rows))
 
 

@@ -333,6 +333,16 @@ def test_networks_of_the_quick_budget_run(data, identity):
     assert all(member.validation >= best - 1e-7 for member in image.members[2:])
 
 
+def test_a_large_split_is_scored_on_a_seeded_sample_of_it(data):
+    few = dataclasses.replace(SMALL, test=40, validation=30)
+    attacks = (Attack("decoder", "image", (decoder.Ridge(),)),)
+    once, again = (audit(lambda x: x[:, ::2], data, None, attacks, budget=few) for _ in range(2))
+    assert once.sizes["test"] == 40
+    assert once.sizes["validation"] == 30
+    assert len(once.attacks[0].per_example) == 40
+    assert to_json(once) == to_json(again)
+
+
 def test_refuses(data):
     with pytest.raises(ValueError, match=r"budget=.huge.: must be one of .*quick, standard"):
         audit(lambda x: x, data, budget="huge")

@@ -144,3 +144,19 @@ def test_report_is_rewritten_without_training(whole, tmp_path, cache):
     assert missing.returncode == 2
     assert "holds no finished run" in missing.stderr
     assert json.loads((folder / "timing.json").read_text())["train_s"] > 0
+
+
+def test_a_utility_budget_is_spent_and_reported(whole, cache, tmp_path):
+    """The whole fixture is asked for only so that the undefended reference is there."""
+    arguments = ("--defense=ani", "--utility_budget=0.05", "--width=4", "--steps=20", "--pretraining_steps=5")
+    folder = tmp_path / "run"
+    output, _ = finish(
+        start(*arguments, *SMALL[3:], "--stddev_max=1", f"--workdir={folder}", cache=cache),
+    )
+    assert "utility budget of 5.0%: accuracy on test" in " ".join(output.split())
+    assert "--utility_budget=0.05" in output
+    run = runs.load(folder)
+    assert {1, 4} == {result.queries for result in run.evidence.attacks}
+    assert any("likelihood" in name for name in run.evidence.steps)
+    assert "budget/log_multiplier" in run.metrics[-1]
+    assert (folder / "checkpoints" / "kept").is_dir()

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from ani_jax.records import CostCard, Estimate, Evidence
+from ani_jax.training.budget import UtilityBudget
 from ani_jax.training.loop import TrainConfig
 from experiments import runs
 from experiments.flags import RunConfig
@@ -100,3 +102,23 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(TypeError):
         runs.write(tmp_path / "a.json", 3)  # type: ignore[arg-type]
     assert (tmp_path / "a.json").read_text() == "old"
+
+
+def evidence(accuracy, macs):
+    cost = CostCard(parameters=1, macs=macs, floats=1, bytes_float32=4, bytes_quantised=1, bytes_raw=3)
+    return Evidence("x", "digits", 0, "quick", {}, {}, {"accuracy": Estimate(accuracy)}, (), cost=cost)
+
+
+def test_the_note_says_whether_the_budget_held_on_test():
+    budget = UtilityBudget(lost=0.01, loss=0.1, accuracy=0.9)
+    note = runs._kept(evidence(0.975, 1), evidence(0.98, 1), budget)
+    assert note == "utility budget of 1.0%: accuracy on test 98.0% -> 97.5%, so it held"
+    assert runs._kept(evidence(0.96, 1), evidence(0.98, 1), budget).endswith("so it did not hold")
+
+
+def test_a_client_that_costs_as_much_as_a_classifier_is_told_so():
+    config = RunConfig(defense="ani")
+    (note,) = runs._compute(config, evidence(0.9, 4_000_000))
+    assert "4,000,000 MACs; a whole classifier of 222,464" in note
+    assert list(runs._compute(config, evidence(0.9, 222_463))) == []
+    assert list(runs._compute(RunConfig(defense="none"), evidence(0.9, 4_000_000))) == []

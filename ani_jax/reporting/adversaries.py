@@ -37,7 +37,7 @@ def silent(log: Log, batch_size: int) -> tuple[str, ...]:
     Example:
         >>> entry = {"adversary/ink-mlp": 1.4, "adversary/ink-mlp/accuracy": 0.2, "adversary/ink-mlp/majority": 0.25}
         >>> silent([entry] * 9, 64)
-        ('adversary ink-mlp never did better than the majority class (best 20.0% against 25.0%): it did not learn',)
+        ('adversary ink-mlp was never clearly better than the majority class (best 20.0% against 25.0%): it may not have learnt',)
     """
     found = []
     for name in _names(log):
@@ -80,7 +80,7 @@ def gaps(log: Log, evidence: Evidence) -> tuple[str, ...]:
 
 
 def _warning(name: str, floor: str, best: str, against: str) -> str:
-    return f"adversary {name} never did better than the {floor} (best {best} against {against}): it did not learn"
+    return f"adversary {name} was never clearly better than the {floor} (best {best} against {against}): it may not have learnt"
 
 
 def _names(log: Log) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from ani_jax.data.files import DataError
 from ani_jax.data.pictures import Spec, View
 from ani_jax.data.prepared import Column
 from ani_jax.data.render import Pictures
+from ani_jax.defenses import registry
+from ani_jax.training.loop import TrainConfig, evaluate, train
 from tests.data.conftest import real, write_idx, write_picture, write_utkface
 from tests.data.test_prepared import picture, store
 
@@ -189,7 +191,7 @@ def test_a_view_that_misses_a_class_is_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), [("utkface", 9572), ("fashion_mnist", 70_000)])
-def test_the_real_sets_prepare_load_and_split(tmp_path, name, size):
+def test_the_real_sets_prepare_load_split_and_train(tmp_path, name, size):
     done = builders.prepare(name, real(name), tmp_path)
     assert sum(done.sizes.values()) == size
     data = catalog.load(name, data_dir=tmp_path)
@@ -198,3 +200,10 @@ def test_the_real_sets_prepare_load_and_split(tmp_path, name, size):
     groups = [set(np.asarray(part.group).tolist()) for part in parts(data)]
     assert sum(len(group) for group in groups) == len(set.union(*groups))
     assert data.test.image.shape[1:] == (32, 32, 3)
+    defense = registry.build("none", data.primary.classes, (32, 32, 3), width=8, steps=60, learning_rate=3e-3)
+    events = []
+    state = train(defense, data, TrainConfig(batch_size=32), on_event=events.append)
+    losses = [event["metrics"]["loss"] for event in events if event["kind"] == "metrics"]
+    assert losses[-1] < losses[0]
+    majority = float(np.bincount(np.asarray(data.validation.label)).max()) / len(data.validation.label)
+    assert evaluate(defense, state, data.validation, jax.random.key(0)) > majority + 0.02

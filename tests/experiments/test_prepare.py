@@ -48,8 +48,10 @@ def test_mistakes_cost_one_line_and_exit_code_2(tmp_path, arguments, message):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+# A shell starts background jobs with SIGINT ignored, and children inherit that; the signal must arrive wherever tests run.
 SLOWLY = """
-import runpy, time
+import runpy, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from ani_jax.data import faces
 decode = faces.decode
 faces.decode = lambda content: (time.sleep(0.05), decode(content))[1]

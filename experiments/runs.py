@@ -10,7 +10,7 @@ import pathlib
 import resource
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from ani_jax.data import catalog
 from ani_jax.data.loader import draw_batch
 from ani_jax.defenses import registry
-from ani_jax.defenses.base import freeze
+from ani_jax.defenses.base import Defense, freeze
 from ani_jax.evaluation.audit import audit
 from ani_jax.records import Evidence, from_json, to_json
 from ani_jax.reporting import page
@@ -174,24 +174,7 @@ def _finish(config: RunConfig, folder: pathlib.Path, reference: Run | None, wher
     if (folder / "evidence.json").exists():
         return
     started = time.monotonic()
-    primary, sensitive = config.tasks
-    data = catalog.load(
-        config.dataset,
-        seed=config.train.seed,
-        image_size=config.image_size,
-        primary=primary,
-        sensitive=sensitive,
-        originals=config.originals,
-        augment=config.augment,
-        **(where or {}),
-    )
-    defense = registry.build(
-        config.defense,
-        data.primary.classes,
-        (config.image_size, config.image_size, 3),
-        attributes=tuple((task.name, task.classes) for task in data.sensitive),
-        **config.options,
-    )
+    data, defense = _problem(config, where)
     logged: list[tuple[int, float]] = []
     with Progress(folder, config.defense) as progress:
 
@@ -218,12 +201,11 @@ def _finish(config: RunConfig, folder: pathlib.Path, reference: Run | None, wher
             on_event=progress,
         )
     if utility is not None and reference is not None:
-        kept = dataclasses.replace(evidence, notes=(_kept(evidence, reference.evidence, utility), *evidence.notes))
-        evidence = kept
+        evidence = _noted(evidence, (_kept(evidence, reference.evidence, utility),))
     # The log is that of an uninterrupted run however often this one was killed, so the evidence stays the same too.
     log = _log(folder)
     warnings = (*silent(log, config.train.batch_size), *gaps(log, evidence), *_compute(config, evidence))
-    evidence = dataclasses.replace(evidence, notes=(*evidence.notes, *warnings))
+    evidence = _noted(evidence, warnings)
     timing = {
         "train_s": trained - started,
         "audit_s": time.monotonic() - trained,
@@ -233,6 +215,33 @@ def _finish(config: RunConfig, folder: pathlib.Path, reference: Run | None, wher
     }
     write(folder / "timing.json", json.dumps(timing, indent=1))
     write(folder / "evidence.json", to_json(evidence))
+
+
+def _problem(config: RunConfig, where: Mapping[str, Any] | None) -> tuple[Data, Defense]:
+    """The data of a run, and the defence built for it."""
+    primary, sensitive = config.tasks
+    data = catalog.load(
+        config.dataset,
+        seed=config.train.seed,
+        image_size=config.image_size,
+        primary=primary,
+        sensitive=sensitive,
+        originals=config.originals,
+        augment=config.augment,
+        **(where or {}),
+    )
+    defense = registry.build(
+        config.defense,
+        data.primary.classes,
+        (config.image_size, config.image_size, 3),
+        attributes=tuple((task.name, task.classes) for task in data.sensitive),
+        **config.options,
+    )
+    return data, defense
+
+
+def _noted(evidence: Evidence, notes: Iterable[str]) -> Evidence:
+    return dataclasses.replace(evidence, notes=(*evidence.notes, *notes))
 
 
 def _waiting(data: Data, config: RunConfig, logged: list[tuple[int, float]]) -> dict[str, float]:

@@ -10,7 +10,8 @@ known here in closed form.
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,16 +91,13 @@ class Likelihood:
     def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()) -> Fitted:
         """Keeps the temperature with the highest likelihood of the true attribute on ``validation``."""
         del key, on_event, earlier
-        if not _declared(view.release):
-            return Fitted(None, UNDECLARED)
-        library = Library.of(view.release, view.sample.image)
         labels, truth = view.sample.sensitive[self.target], view.validation.sensitive[self.target]
-        density = _in_chunks(library, view.held)
-        losses = [float(_loss(density, labels, truth, t, self.classes)) for t in self.temperatures]
-        best = _least(losses)
-        if best is None:
-            return Fitted(None, "no temperature gave a finite likelihood")
-        return Fitted(Posterior(library, labels, jnp.float32(self.temperatures[best]), self.classes))
+        return _fitted(
+            view,
+            self.temperatures,
+            lambda density, t: _loss(density, labels, truth, t, self.classes),
+            lambda library, t: Posterior(library, labels, t, self.classes),
+        )
 
 
 @jax.tree_util.register_dataclass
@@ -147,15 +145,13 @@ class Reconstruction:
     def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()) -> Fitted:
         """Keeps the temperature with the lowest MSE on ``validation``."""
         del key, on_event, earlier
-        if not _declared(view.release):
-            return Fitted(None, UNDECLARED)
-        library, truth = Library.of(view.release, view.sample.image), view.validation.image
-        density = _in_chunks(library, view.held)
-        losses = [float(_error(density, view.sample.image, truth, t)) for t in self.temperatures]
-        best = _least(losses)
-        if best is None:
-            return Fitted(None, "no temperature gave a finite reconstruction")
-        return Fitted(PosteriorMean(library, view.sample.image, jnp.float32(self.temperatures[best])))
+        images, truth = view.sample.image, view.validation.image
+        return _fitted(
+            view,
+            self.temperatures,
+            lambda density, t: _error(density, images, truth, t),
+            lambda library, t: PosteriorMean(library, images, t),
+        )
 
 
 @jax.tree_util.register_dataclass
@@ -183,10 +179,22 @@ def _declared(release: Release) -> bool:
     return release.mean is not None and release.stddev is not None
 
 
-def _least(values: Sequence[float]) -> int | None:
-    """Index of the smallest finite value."""
-    finite = [(value, index) for index, value in enumerate(values) if math.isfinite(value)]
-    return min(finite)[1] if finite else None
+def _fitted(
+    view: View,
+    temperatures: Sequence[float],
+    loss: Callable[[Array, float], Array],
+    attacker: Callable[[Library, Array], Any],
+) -> Fitted:
+    """The attacker at the temperature with the least finite loss on ``validation``."""
+    if not _declared(view.release):
+        return Fitted(None, UNDECLARED)
+    library = Library.of(view.release, view.sample.image)
+    density = _in_chunks(library, view.held)
+    losses = [(float(loss(density, t)), index) for index, t in enumerate(temperatures)]
+    finite = [pair for pair in losses if math.isfinite(pair[0])]
+    if not finite:
+        return Fitted(None, "no temperature gave a finite loss")
+    return Fitted(attacker(library, jnp.float32(temperatures[min(finite)[1]])))
 
 
 @jax.jit

@@ -24,6 +24,13 @@ def stddev(variables, x):
 
 
 NOISY = Release(jnp.float32(STDDEV), client, stochastic=True, mean=mean, stddev=stddev)
+SILENT = Release(
+    jnp.float32(1.0),
+    lambda v, x, key: jax.random.normal(key, x.shape),
+    stochastic=True,
+    mean=lambda v, x: jnp.zeros_like(x),
+    stddev=stddev,
+)
 
 
 def two_kinds(key, count):
@@ -59,15 +66,8 @@ def test_reaches_the_bayes_rate_of_two_gaussians(queries):
 
 
 def test_chance_where_the_client_says_nothing():
-    silent = Release(
-        jnp.float32(1.0),
-        lambda v, x, key: jax.random.normal(key, x.shape),
-        stochastic=True,
-        mean=lambda v, x: jnp.zeros_like(x),
-        stddev=stddev,
-    )
-    fitted = Likelihood("ink", 2).fit(jax.random.key(3), view(release=silent))
-    guess = fitted.attacker(None, base.query(silent, two_kinds(jax.random.key(4), 512).image, jax.random.key(5)))
+    fitted = Likelihood("ink", 2).fit(jax.random.key(3), view(release=SILENT))
+    guess = fitted.attacker(None, base.query(SILENT, two_kinds(jax.random.key(4), 512).image, jax.random.key(5)))
     assert float(jnp.ptp(guess, axis=0).max()) == pytest.approx(0, abs=1e-4)
 
 
@@ -93,16 +93,9 @@ def test_the_reconstruction_is_the_posterior_mean_of_two_gaussians():
 
 
 def test_a_silent_client_yields_no_more_than_the_mean_image():
-    silent = Release(
-        jnp.float32(1.0),
-        lambda v, x, key: jax.random.normal(key, x.shape),
-        stochastic=True,
-        mean=lambda v, x: jnp.zeros_like(x),
-        stddev=stddev,
-    )
-    seen = view(release=silent)
+    seen = view(release=SILENT)
     fitted = Reconstruction().fit(jax.random.key(3), seen)
-    guess = fitted.attacker(None, base.query(silent, seen.validation.image, jax.random.key(5)))
+    guess = fitted.attacker(None, base.query(SILENT, seen.validation.image, jax.random.key(5)))
     np.testing.assert_allclose(guess, jnp.broadcast_to(seen.sample.image.mean(0), guess.shape), atol=1e-5)
 
 

@@ -57,11 +57,15 @@ def test_the_checksum_guards_every_file(tmp_path, monkeypatch, grey):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"plain", "damaged gzip file"),
-        (gzip.compress(b"\0\0\x08\x01" + bytes(100))[:-12], "damaged gzip file"),
-        (gzip.compress(b"\0\0\x0d\x01\0\0\0\1\0"), "not an idx file"),
-        (gzip.compress(b"\0\0\x08\x03\0\0"), "truncated"),
-        (gzip.compress(b"\0\0\x08\x01\0\0\0\5\0\0"), r"truncated, 2 values where its header says \(5,\)"),
+        pytest.param(b"plain", "damaged gzip file", id="not gzip"),
+        pytest.param(gzip.compress(b"\0\0\x08\x01" + bytes(100))[:-12], "damaged gzip file", id="cut gzip"),
+        pytest.param(gzip.compress(b"\0\0\x0d\x01\0\0\0\1\0"), "not an idx file", id="floats"),
+        pytest.param(gzip.compress(b"\0\0\x08\x03\0\0"), "truncated", id="cut header"),
+        pytest.param(
+            gzip.compress(b"\0\0\x08\x01\0\0\0\5\0\0"),
+            r"truncated, 2 values where its header says \(5,\)",
+            id="cut values",
+        ),
     ],
 )
 def test_damage_is_named(tmp_path, content, message):

@@ -15,18 +15,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ani_jax.attacks.library import CHUNK, Library, declares
+from ani_jax.attacks.library import Observed as Observed
+from ani_jax.attacks.library import flat as flat
 from ani_jax.types import Batch, Features, Images, Knowledge, PRNGKey, Release, Source
 
-CHUNK = 256
-"""Images that go through a client or an attacker at once: one compiled shape, bounded memory."""
+AT_ONCE = 16
+"""Releases of one image that are asked for in one call."""
 SAMPLE = 2048
 """Auxiliary images that closed forms and the standardisation are fitted on."""
 REDRAWS = 4
 """Times as many where the client is stochastic and asked once."""
 
 OnEvent = Callable[[Mapping[str, Any]], None]
-Observed = Float[Array, "k n ..."]
-"""k releases of each of n images."""
 
 
 class Attacker(Protocol):
@@ -180,15 +181,21 @@ def query(release: Release, images: Images, key: PRNGKey, queries: int = 1) -> O
 
 def _answers(release: Release, images: Images, key: PRNGKey, queries: int) -> Iterator[Observed]:
     """The k releases of ``CHUNK`` images after the other."""
+    one_by_one = queries > 1 and release.stochastic and not _maps(release, images[:1], key)
+    at_once = 1 if one_by_one else min(queries, AT_ONCE)
     for index, start in enumerate(range(0, images.shape[0], CHUNK)):
         part, size = _padded(images[start : start + CHUNK], 0)
-        chunk_key = jax.random.fold_in(key, index)
-        if queries == 1 or not release.stochastic:
-            yield _ask_jitted(release, part, chunk_key, queries)[:, :size]
-        else:
-            # One call a query: a convolution in a compiled loop is a hundred times slower on the CPU.
-            keys = jax.random.split(chunk_key, queries)
-            yield jnp.concatenate([_ask_jitted(release, part, one, 1)[:, :size] for one in keys])
+        keys = jax.random.split(jax.random.fold_in(key, index), -(-queries // at_once))
+        yield jnp.concatenate([_ask_jitted(release, part, one, at_once)[:, :size] for one in keys])[:queries]
+
+
+def _maps(release: Release, images: Images, key: PRNGKey) -> bool:
+    """Whether a client can be mapped over keys; a callback or an exported program cannot."""
+    try:
+        jax.eval_shape(functools.partial(_ask_often, queries=2), release, images, key)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def ask(release: Release, images: Images, key: PRNGKey, queries: int = 1) -> Observed:
@@ -205,7 +212,8 @@ def _ask_often(release: Release, images: Images, key: PRNGKey, queries: int) -> 
     if not release.stochastic:
         z = release(images, key)
         return jnp.broadcast_to(z[None], (queries, *z.shape))
-    return jax.lax.map(lambda one: release(images, one), jax.random.split(key, queries))
+    # What does not depend on the noise, a network that chooses its scale say, is computed once for all keys.
+    return jax.vmap(release, (None, 0))(images, jax.random.split(key, queries))
 
 
 _ask_jitted = jax.jit(ask, static_argnums=3)
@@ -267,6 +275,8 @@ class View:
         sample_z: summarised features of ``sample``, not standardised.
         held: k releases of the validation images.
         whitener: standardisation learnt on ``sample_z``.
+        library: the declared noise of ``sample``, None where the client declares none.
+        held_density: how likely each image of the library makes the releases of each validation image, likewise.
         queries: k (static).
     """
 
@@ -277,6 +287,8 @@ class View:
     sample_z: Features
     held: Observed
     whitener: Whitener
+    library: Library | None
+    held_density: Float[Array, "b n"] | None
     queries: int = dataclasses.field(metadata={"static": True})
 
     @property
@@ -325,7 +337,19 @@ def prepare(
     # Summarised chunk by chunk: 64 releases of every image at once would take gigabytes.
     sample_z = jnp.concatenate([summarise(z) for z in _answers(release, sample.image, sample_key, queries)])
     held = query(release, validation.image, held_key, queries)
-    return View(knowledge, auxiliary, validation, sample, sample_z, held, Whitener.of(sample_z), queries)
+    library = Library.of(release, sample.image) if declares(release) else None
+    return View(
+        knowledge=knowledge,
+        auxiliary=auxiliary,
+        validation=validation,
+        sample=sample,
+        sample_z=sample_z,
+        held=held,
+        whitener=Whitener.of(sample_z),
+        library=library,
+        held_density=None if library is None else library.density(held),
+        queries=queries,
+    )
 
 
 def _granted(knowledge: Knowledge) -> Release:
@@ -358,8 +382,3 @@ def _padded(x: Array, axis: int) -> tuple[Array, int]:
     size = x.shape[axis]
     index = jnp.minimum(jnp.arange(CHUNK), size - 1)
     return (x if size == CHUNK else jnp.take(x, index, axis=axis)), size
-
-
-def flat(z: Features) -> Float[Array, "n d"]:
-    """Features as vectors."""
-    return z.reshape(z.shape[0], -1)

@@ -17,54 +17,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ani_jax.attacks.base import CHUNK, Fitted, Observed, OnEvent, View, flat
-from ani_jax.types import Images, PRNGKey, Release
+from ani_jax.attacks.base import Fitted, Observed, OnEvent, View, flat
+from ani_jax.attacks.library import Library
+from ani_jax.types import Images, PRNGKey
 
 TEMPERATURES = (1.0, 0.5, 0.25, 0.1, 0.05, 0.02, 0.01)
 """Grid of powers that a likelihood is raised to."""
 UNDECLARED = "the client declares no Gaussian noise"
 """Why the members fail where they have nothing to work with."""
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Library:
-    """Gaussians in natural form, so that all pairs of releases and images are two matrix products.
-
-    Attributes:
-        slope: (n, d), mean / variance.
-        precision: (n, d), 1 / variance.
-        constant: (n,), the part of the log density that z does not touch.
-    """
-
-    slope: Float[Array, "n d"]
-    precision: Float[Array, "n d"]
-    constant: Float[Array, " n"]
-
-    @classmethod
-    def of(cls, release: Release, images: Images) -> "Library":
-        """The distributions of what a client sends for each of some images.
-
-        Raises:
-            ValueError: the release does not declare independent Gaussian noise.
-        """
-        if not _declared(release):
-            raise ValueError("release: declares no mean and stddev; must declare both for a likelihood attack")
-        parts = [_natural(release, images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)]
-        return cls(*(jnp.concatenate(part) for part in zip(*parts, strict=True)))
-
-    def log_density(self, z: Observed) -> Float[Array, "b n"]:
-        """Log density of k releases (k, b, ...) of each image under each Gaussian, up to a constant."""
-        mean, square = flat(z.mean(0)), flat(jnp.square(z).mean(0))
-        each = mean @ self.slope.T - 0.5 * square @ self.precision.T + self.constant[None]
-        return z.shape[0] * each
-
-
-@jax.jit
-def _natural(release: Release, images: Images) -> tuple[Array, Array, Array]:
-    mean, stddev = (flat(declared(release.variables, images)) for declared in (release.mean, release.stddev))  # type: ignore[misc]
-    precision = stddev**-2
-    return mean * precision, precision, -(0.5 * mean**2 * precision + jnp.log(stddev)).sum(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +80,7 @@ class Posterior:
     def __call__(self, key: PRNGKey | None, z: Observed) -> Array:
         """Log posterior of each class, (n, K)."""
         del key
-        return _posterior(_in_chunks(self.library, z), self.labels, self.temperature, self.classes)
+        return _posterior(self.library.density(z), self.labels, self.temperature, self.classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,11 +132,7 @@ class PosteriorMean:
     def __call__(self, key: PRNGKey | None, z: Observed) -> Images:
         """Reconstructions (n, h, w, c)."""
         del key
-        return _posterior_mean(_in_chunks(self.library, z), self.images, self.temperature)
-
-
-def _declared(release: Release) -> bool:
-    return release.mean is not None and release.stddev is not None
+        return _posterior_mean(self.library.density(z), self.images, self.temperature)
 
 
 def _fitted(
@@ -186,15 +142,13 @@ def _fitted(
     attacker: Callable[[Library, Array], Any],
 ) -> Fitted:
     """The attacker at the temperature with the least finite loss on ``validation``."""
-    if not _declared(view.release):
+    if view.library is None or view.held_density is None:
         return Fitted(None, UNDECLARED)
-    library = Library.of(view.release, view.sample.image)
-    density = _in_chunks(library, view.held)
-    losses = [(float(loss(density, t)), index) for index, t in enumerate(temperatures)]
+    losses = [(float(loss(view.held_density, t)), index) for index, t in enumerate(temperatures)]
     finite = [pair for pair in losses if math.isfinite(pair[0])]
     if not finite:
         return Fitted(None, "no temperature gave a finite loss")
-    return Fitted(attacker(library, jnp.float32(temperatures[min(finite)[1]])))
+    return Fitted(attacker(view.library, jnp.float32(temperatures[min(finite)[1]])))
 
 
 @jax.jit
@@ -206,16 +160,6 @@ def _posterior_mean(density: Float[Array, "b n"], images: Images, temperature: A
 @jax.jit
 def _error(density: Float[Array, "b n"], images: Images, truth: Images, temperature: float) -> Float[Array, ""]:
     return jnp.square(_posterior_mean(density, images, temperature) - truth).mean()
-
-
-def _in_chunks(library: Library, z: Observed) -> Float[Array, "b n"]:
-    parts = [_density(library, z[:, start : start + CHUNK]) for start in range(0, z.shape[1], CHUNK)]
-    return jnp.concatenate(parts)
-
-
-@jax.jit
-def _density(library: Library, z: Observed) -> Float[Array, "b n"]:
-    return library.log_density(z)
 
 
 @functools.partial(jax.jit, static_argnames="classes")

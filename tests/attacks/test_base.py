@@ -67,6 +67,16 @@ def test_refuses_wrong_features(wrong, key):
         base.query(base.as_release(wrong), images(3), key)
 
 
+def test_a_client_that_cannot_be_mapped_is_asked_one_by_one(key):
+    def foreign(x, key):
+        noise = jax.random.normal(key, x.shape)
+        return jax.pure_callback(lambda x, noise: x + noise, jax.ShapeDtypeStruct(x.shape, x.dtype), x, noise)
+
+    z = base.query(base.as_release(foreign), jnp.zeros((3, 2, 2, 1)), key, base.AT_ONCE + 1)
+    assert z.shape == (base.AT_ONCE + 1, 3, 2, 2, 1)
+    assert len(np.unique(np.asarray(z))) == z.size
+
+
 def test_queries_are_independent_and_chunks_do_not_repeat_noise(key):
     release = base.as_release(noisy)
     x = jnp.zeros((2 * base.CHUNK + 3, 2, 2, 1))

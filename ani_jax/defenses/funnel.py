@@ -21,17 +21,18 @@ from ani_jax.losses.dependence import (
     corrected_distance_correlation,
     distance_correlation,
     live_channels,
+    local_distance_correlation,
 )
 from ani_jax.losses.task import smoothed_kl
 from ani_jax.modules.cloud import SplitCloud
 from ani_jax.modules.funnel import CnnFunnel, ResnetFunnel, VggFunnel
-from ani_jax.modules.probes import standardise
+from ani_jax.modules.probes import decorrelate
 from ani_jax.types import Batch, Features, Images
 
 EDGES = {"cnn": (CnnFunnel, 2), "resnet": (ResnetFunnel, 3), "vgg": (VggFunnel, 2)}
 """Backbone -> its funnel edge, and the depth of the plain split that it stands in for: where z's resolution is the same."""
 
-DEPENDENCE = ("biased", "corrected", "standardised")
+DEPENDENCE = ("biased", "corrected", "local")
 """Forms of the non-linear term D; the released formulas know the first alone."""
 
 
@@ -48,8 +49,8 @@ class Funnel(Defense):
         faithful: reproduce the released formulas to the letter (diagonal kept in P, mixed normalisation, 1e-10 inside D's
             root) and the released optimiser.
         dependence: the form of D. "biased" is the published statistic; "corrected" is bias-corrected, so independent features
-            score 0 on average; "standardised" [ours] is the corrected one of features scaled to unit variance, as every
-            attacker scales them: otherwise a client hides its input in directions of little variance, at no cost.
+            score 0 on average; "local" [ours] is the mean over positions of the corrected one of decorrelated
+            channels: attackers scale up what a client says quietly, and every position answers for itself.
         finishing_steps: further steps on the cloud alone with the edge frozen.
         alpha: weight of the task.
         beta: weight of the non-linear dependence D, a squared distance correlation.
@@ -65,7 +66,7 @@ class Funnel(Defense):
     expansion: int = 128
     smoothing: float = 0.25
     faithful: bool = False
-    dependence: str = "standardised"
+    dependence: str = "local"
     finishing_steps: int = 0
     alpha: float = weight(5.0)
     beta: float = weight(30.0)
@@ -140,8 +141,9 @@ class Funnel(Defense):
         if self.dependence == "biased":
             epsilon = RELEASE_EPSILON if self.faithful else 0.0
             return distance_correlation(image, z, squared=True, axis_name=self.axis_name, epsilon=epsilon)
-        seen = standardise(z, self.axis_name) if self.dependence == "standardised" else z
-        return corrected_distance_correlation(image, seen, axis_name=self.axis_name)
+        if self.dependence == "corrected":
+            return corrected_distance_correlation(image, z, axis_name=self.axis_name)
+        return local_distance_correlation(image, decorrelate(z, self.axis_name), axis_name=self.axis_name)
 
     def measurements(self, forward: Forward, batch: Batch) -> Terms:
         """Live channels: P alone rewards killing channels, so the log shows whether that is what happened."""

@@ -15,6 +15,7 @@ from ani_jax.losses.dependence import (
     hsic,
     linear_cka,
     live_channels,
+    local_distance_correlation,
 )
 from ani_jax.losses.estimates import (
     conditional_entropy_bound,
@@ -71,6 +72,7 @@ __all__ = [
     "laplace_entropy_per_element",
     "linear_cka",
     "live_channels",
+    "local_distance_correlation",
     "mask_log_reward",
     "mask_mean_reward",
     "max_entropy",

@@ -5,6 +5,7 @@ rank with one leading axis of examples, compute in float32 or better, and need O
 ``pairwise.py``).
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -146,6 +147,46 @@ def corrected_distance_correlation(
     require(x.shape[0] >= 4, "x's batch", x.shape[0], "4 or more")
     a, b = (pairwise.distances(value, exponent) for value in (x, z))
     return jnp.clip(_normalised_product(a, b, mask, unbiased=True), -1, 1)
+
+
+def local_distance_correlation(
+    x: Features,
+    z: Float[Array, "b ... c"],
+    *,
+    mask: Labels | None = None,
+    axis_name: str | None = None,
+) -> Statistic:
+    """Mean over positions of the corrected distance correlation between x and what z holds at one position.
+
+        R_local = 1/P sum_p R*(x, z_p),    z_p the c channels at position p
+
+    [ours] Every position answers for itself, so a constraint cannot be met by a few loud positions that outvote the
+    others. It is not a stricter number: a copy of x at one position of many moves the whole map's statistic more. A
+    statistic of distances follows the loudest channel, so decorrelate the channels first where an attacker can.
+
+    Args:
+        x: (b, ...), b of 4 or more over all devices.
+        z: (b, ..., c); vectors are one position.
+        mask: (b,), 0 marks padding: the result is the statistic of the other examples.
+        axis_name: mapped axis over whose devices the batch is gathered.
+
+    Returns:
+        Scalar in [-1, 1]; positions where z is constant count as 0.
+
+    Raises:
+        ValueError: the batches differ, or fewer than 4 examples.
+
+    Example:
+        >>> x = jnp.array([0.0, 1.0, 3.0, 6.0, 7.0])
+        >>> local_distance_correlation(x, jnp.stack([x, jnp.ones(5)], axis=1)[..., None]).round(4).item()
+        0.5
+    """
+    positions = z.reshape(z.shape[0], -1, z.shape[-1])
+
+    def of(here: Float[Array, "b c"]) -> Statistic:
+        return corrected_distance_correlation(x, here, mask=mask, axis_name=axis_name)
+
+    return jax.vmap(of, 1)(positions).mean()
 
 
 def hsic(

@@ -52,6 +52,18 @@ def samples(kind="linear", size=24):
 DEGENERATE = ("duplicates", "twins", "one hot", "two clusters", "outlier", "offset", "tiny", "huge", "constant")
 
 
+def test_local_distance_correlation_is_the_mean_of_dcors_over_positions():
+    x, z = samples("linear")
+    z = jnp.stack([z, jnp.square(z), -z[:, ::-1] + x[:, :4], jnp.ones_like(z)], 1).reshape(-1, 2, 2, 4)
+    each = [
+        dcor.u_distance_correlation_sqr(np.asarray(x, np.float64), np.asarray(z[:, row, column], np.float64))
+        for row in range(2)
+        for column in range(2)
+        if (row, column) != (1, 1)
+    ]
+    assert float(dependence.local_distance_correlation(x, z)) == pytest.approx(sum(each) / 4, abs=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["linear", "quadratic", *DEGENERATE])
 def test_distance_correlation_is_dcors(kind):
     x, z = samples(kind)

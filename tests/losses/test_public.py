@@ -45,6 +45,7 @@ TABLE = {
     "laplace_entropy_per_element": {"log_scale": FEATURES},
     "linear_cka": PAIR,
     "live_channels": {"z": IMAGE},
+    "local_distance_correlation": PAIR,
     "mask_log_reward": {"mask": MASK},
     "mask_mean_reward": {"mask": MASK},
     "max_entropy": {"logits": LOGITS},
@@ -82,7 +83,7 @@ STATISTICS = {
     *("correlated_gaussian_information", "distance_correlation", "distance_covariance", "donsker_varadhan"),
     *("gaussian_channel_capacity", "gaussian_entropy", "gaussian_mutual_information", "hsic", "infonce", "jsd"),
     *("kozachenko_leonenko_entropy", "ksg_mutual_information", "linear_cka", "live_channels", "nwj", "smile"),
-    *("mse_bound_from_entropy", "mse_estimate_from_entropy"),
+    *("local_distance_correlation", "mse_bound_from_entropy", "mse_estimate_from_entropy"),
 }
 OTHER_SHAPES = {"split_scores", "mine", "hinged", "reverse_gradient", "gaussian_fisher_information"}
 

@@ -57,8 +57,8 @@ class Funnel(Defense):
         gamma: weight of the linear dependence P, the squared Pearson correlation between channels.
         l1: weight of mean|z|, a surrogate of entropy.
 
-    The release's own defaults [code] are alpha 5, beta 2, gamma 2, l1 0.03 with the biased statistic. The defaults here were
-    picked by hand from single runs on the embedded digits whose ``test`` scores were in view: a starting point, not evidence.
+    The release's own defaults [code] are alpha 5, beta 2, gamma 2, l1 0.03 with the biased statistic. beta, its form and the
+    steps were chosen here on ``validation`` of the embedded digits, seeds 0 to 2; gamma and l1 by hand.
     """
 
     backbone: str = "cnn"
@@ -69,11 +69,11 @@ class Funnel(Defense):
     dependence: str = "local"
     finishing_steps: int = 0
     alpha: float = weight(5.0)
-    beta: float = weight(30.0)
+    beta: float = weight(10.0)
     gamma: float = weight(0.5)
     l1: float = weight(1.0)
 
-    steps: int = 250
+    steps: int = 500
 
     name: ClassVar[str] = "funnel"
     provenance: ClassVar[str] = (

@@ -1,0 +1,346 @@
+"""Finding the image behind a release by descent: the objective of METHODS 5.3, for many images at once.
+
+    misfit(x_hat, z) + variation * TV(x_hat) + energy * mean((x_hat - start)^2)        one such sum an image, never an average
+
+    deterministic client    misfit = mean(rate^2 * (release(x_hat) - z)^2)
+    declared density        misfit = -1/(k d) * sum_k log p(z_k | x_hat),  log stddev included
+    other noise             misfit = mean(rate^2 * (a - mean_k z_k) * (b - mean_k z_k)),  a and b two draws given x_hat
+
+The last one's expectation is the squared distance between mean releases; a plain squared distance to one draw would
+add the variance of the noise and pull x_hat towards images that get little of it. ``rate`` standardises each feature, so
+that rescaling buys nothing.
+
+He, Zhang & Lee's (2019) quadratic prior pulls towards black; [ours] it pulls towards where the descent started, which is the
+mean image or a decoder's guess: a better idea of the image, from which fewer steps are needed.
+
+What is unknown may be pixels or a code of them: see :class:`Canvas`. The loop runs on the host (see ``optimize/fit.py``).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from ani_jax.attacks.base import Observed, OnEvent, View, flat
+from ani_jax.losses.reconstruction import total_variation
+from ani_jax.types import Features, Images, PRNGKey, Release
+
+ROWS = 256
+"""Unknowns that are moved by one dispatch."""
+PEAK = 4.0
+"""How many standard deviations the largest deviation of a feature may be: a feature that is seldom lit has a tiny
+deviation, and standardised by it alone would drown all others where it is lit."""
+DRAWS = 8
+"""Draws of undeclared noise that a finished objective is averaged over."""
+
+
+ADAM = optax.scale_by_adam(eps=1e-12)
+"""Its floor lies far below any gradient of a mean over features."""
+
+
+class Setting(NamedTuple):
+    """How an image is sought: numbers, or one number an image; chosen on ``validation``.
+
+    Attributes:
+        rate: Adam's first step size, which falls to 0 by a cosine.
+        variation: weight of the total variation.
+        energy: weight of the canvas's own penalty: mean((x_hat - start)^2) for pixels.
+    """
+
+    rate: Any
+    variation: Any = 0.0
+    energy: Any = 0.0
+
+
+class Canvas(Protocol):
+    """What the unknowns are; static and hashable."""
+
+    def paint(self, variables: Any, unknown: Array) -> Images:
+        """The images of unknowns (n, ...)."""
+        ...
+
+    def allowed(self, unknown: Array) -> Array:
+        """The nearest unknowns that are possible."""
+        ...
+
+    def energy(self, unknown: Array, start: Array) -> Float[Array, " n"]:
+        """What an unknown costs, given where it started."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """The image itself, projected onto [0, 1] after every step.
+
+    Attributes:
+        bounded: whether it is projected.
+    """
+
+    bounded: bool = True
+
+    def paint(self, variables: Any, unknown: Images) -> Images:
+        """The image is the unknown."""
+        del variables
+        return unknown
+
+    def allowed(self, unknown: Images) -> Images:
+        """Clipped to [0, 1]."""
+        return unknown.clip(0, 1) if self.bounded else unknown
+
+    def energy(self, unknown: Images, start: Images) -> Float[Array, " n"]:
+        """mean((x_hat - start)^2)."""
+        return jnp.square(flat(unknown - start)).mean(1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """The client whose features are to be met.
+
+    Attributes:
+        release: the client, or what stands for it.
+        rate: 1 / scale of each feature.
+        likelihood: whether its declared density is the objective (static).
+    """
+
+    release: Release
+    rate: Features
+    likelihood: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    @property
+    def noisy(self) -> bool:
+        """Whether one evaluation of the misfit is a random number."""
+        return self.release.stochastic and not self.likelihood and self.release.mean is None
+
+    def misfit(self, images: Images, z: Observed, key: PRNGKey) -> Float[Array, " n"]:
+        """How badly each image explains the k releases ``z``; the equations are the module's."""
+        if self.likelihood:
+            each = jax.vmap(self.release.log_prob, (None, 0, None))(self.release.variables, z, images)  # type: ignore[arg-type]
+            return -each.mean(0) / max(1, flat(z[0]).shape[1])
+        first, second = self.expected(images, key)
+        goal = z.mean(0)
+        return flat((first - goal) * (second - goal) * jnp.square(self.rate)[None]).mean(1)
+
+    def expected(self, images: Images, key: PRNGKey) -> tuple[Features, Features]:
+        """Two independent unbiased values of the mean release, which are one where nothing is random."""
+        if self.release.stochastic and self.release.mean is not None:
+            known = self.release.mean(self.release.variables, images)
+            return known, known
+        keys = jax.random.split(key)
+        first = self.release(images, keys[0])
+        return first, self.release(images, keys[1]) if self.release.stochastic else first
+
+
+class Found(NamedTuple):
+    """What a descent found.
+
+    Attributes:
+        unknown: (n, ...), the best of the restarts.
+        objective: (n,), its objective.
+        finite: (n,), whether any restart ended with a finite objective and gradient.
+    """
+
+    unknown: Array
+    objective: Float[Array, " n"]
+    finite: Bool[Array, " n"]
+
+
+class _State(NamedTuple):
+    unknown: Array
+    last: Array
+    adam: Any
+    good: Bool[Array, " n"]
+
+
+def descend(
+    target: Target,
+    canvas: Canvas,
+    variables: Any,
+    starts: Float[Array, "r n ..."],
+    z: Observed,
+    setting: Setting,
+    steps: int,
+    key: PRNGKey,
+    on_event: OnEvent | None = None,
+) -> Found:
+    """Minimises the objective of every image from every start; the lowest objective wins.
+
+    An image's result does not depend on the images beside it. An objective or gradient that is not finite ends that
+    row's descent at its last finite state. No row ends with a higher objective than it started with.
+
+    Args:
+        target: what is to be met.
+        canvas: what is unknown (static).
+        variables: of the canvas, traced.
+        starts: r starts of each of n unknowns.
+        z: k releases of each.
+        setting: numbers, or (n,) arrays.
+        steps: of Adam.
+        key: of undeclared noise.
+        on_event: called with "step" and "loss" ten times at most.
+
+    Example:
+        >>> from ani_jax.attacks.base import as_release
+        >>> target = Target(as_release(lambda x: 2 * x), jnp.ones((1, 1, 1)))
+        >>> z, start = jnp.full((1, 1, 1, 1, 1), 1.5), jnp.zeros((1, 1, 1, 1, 1))
+        >>> found = descend(target, Pixels(), None, start, z, Setting(0.1), 100, jax.random.key(0))
+        >>> found.unknown.round(2).item(), found.finite.item()
+        (0.75, True)
+    """
+    begin, z, setting = _begin(starts, z, setting)
+    state, start, every = begin, begin.unknown, max(1, steps // 10)
+    for index in range(steps):
+        state, objective = _step(canvas, target, variables, state, start, z, setting, index, steps, key)
+        if on_event is not None and (index + 1) % every == 0:
+            on_event({"step": index + 1, "loss": float(objective.mean())})
+    return _end(canvas, starts.shape[0], target, variables, state, start, z, setting, key)
+
+
+@jax.jit
+def _begin(starts: Float[Array, "r n ..."], z: Observed, setting: Setting) -> tuple[_State, Observed, Setting]:
+    """Every start of every image as a row of its own."""
+    r, n = starts.shape[:2]
+    setting = Setting(*(jnp.tile(jnp.broadcast_to(jnp.asarray(part, jnp.float32), (n,)), r) for part in setting))
+    start = starts.reshape(r * n, *starts.shape[2:])
+    state = _State(start, start, ADAM.init(start), jnp.ones(r * n, bool))
+    return state, jnp.tile(z, (1, r, *(1,) * (z.ndim - 2))), setting
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _step(
+    canvas: Canvas,
+    target: Target,
+    variables: Any,
+    state: _State,
+    start: Array,
+    z: Observed,
+    setting: Setting,
+    index: int,
+    steps: int,
+    key: PRNGKey,
+) -> tuple[_State, Float[Array, " n"]]:
+    """One step of every row that is still finite."""
+    step_key = jax.random.fold_in(key, index)
+
+    def total(unknown: Array) -> tuple[Array, Array]:
+        each = _objective(canvas, target, variables, unknown, start, z, setting, step_key)
+        return each.sum(), each
+
+    (_, each), gradient = jax.value_and_grad(total, has_aux=True)(state.unknown)
+    good = state.good & jnp.isfinite(each) & jnp.isfinite(flat(gradient)).all(1)
+    keep = functools.partial(_where, good)
+    updates, adam = ADAM.update(jax.tree.map(jnp.nan_to_num, gradient), state.adam)
+    rate = setting.rate * 0.5 * (1 + jnp.cos(jnp.pi * index / steps))
+    moved = canvas.allowed(state.unknown - _rows(rate, state.unknown) * updates)  # type: ignore[operator]
+    # A row that is no longer finite goes back to where it was last seen finite, and stays there.
+    return _State(keep(moved, state.last), keep(state.unknown, state.last), adam, good), each
+
+
+def _objective(
+    canvas: Canvas,
+    target: Target,
+    variables: Any,
+    unknown: Array,
+    start: Array,
+    z: Observed,
+    setting: Setting,
+    key: PRNGKey,
+) -> Float[Array, " n"]:
+    images = canvas.paint(variables, unknown)
+    priors = setting.variation * total_variation(images) + setting.energy * canvas.energy(unknown, start)
+    return target.misfit(images, z, key) + priors
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _end(
+    canvas: Canvas,
+    restarts: int,
+    target: Target,
+    variables: Any,
+    state: _State,
+    start: Array,
+    z: Observed,
+    setting: Setting,
+    key: PRNGKey,
+) -> Found:
+    """The finite state with the lowest objective among ends and starts of all restarts."""
+    keys = jax.random.split(key, DRAWS if target.noisy else 1)
+
+    def objective(unknown: Array) -> Array:
+        values = [_objective(canvas, target, variables, unknown, start, z, setting, one) for one in keys]
+        return jnp.stack(values).mean(0)
+
+    # A last step onto something not finite is taken back.
+    ended = _where(jnp.isfinite(objective(state.unknown)), state.unknown, state.last)
+    candidates = jnp.stack([ended, start]).reshape(2 * restarts, -1, *start.shape[1:])
+    values = jnp.stack([objective(ended), objective(start)]).reshape(2 * restarts, -1)
+    values = jnp.where(jnp.isfinite(values), values, jnp.inf)
+    best = values.argmin(0)
+    finite = state.good.reshape(restarts, -1).any(0) & jnp.isfinite(values.min(0))
+    columns = jnp.arange(best.shape[0])
+    return Found(candidates[best, columns], values[best, columns], finite)
+
+
+def _where(condition: Bool[Array, " n"], new: Array, old: Array) -> Array:
+    return jnp.where(_rows(condition, new), new, old)
+
+
+def _rows(values: Array, like: Array) -> Array:
+    """One value a row, shaped to broadcast over ``like``."""
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def feature_rates(z: Float[Array, "n ..."]) -> Features:
+    """1 / scale of each feature of a sample: its standard deviation, or its peak deviation over ``PEAK`` if larger.
+
+    0 for a feature that never changes, see ``Whitener``.
+
+    Example:
+        >>> feature_rates(jnp.array([[0.0, 5.0], [2.0, 5.0]])).tolist()
+        [1.0, 0.0]
+    """
+    mean = z.mean(0)
+    scale = jnp.maximum(z.std(0), jnp.abs(z - mean[None]).max(0) / PEAK)
+    alive = scale > 1e-6 * jnp.abs(mean)
+    return jnp.where(alive, 1 / jnp.where(alive, scale, 1), 0)
+
+
+def sample_means(view: View) -> Features:
+    """The mean of k releases of each sample image, without the deviations that stand beside it for k > 1."""
+    return view.sample_z[..., : view.held.shape[-1]]
+
+
+def target_of(view: View, release: Release, images: Images) -> Target:
+    """How to meet what a client sends: by its density where that is declared and finite at ``images``, else by its mean.
+
+    Args:
+        view: of the client.
+        release: the client, or what stands for it.
+        images: where the descent for the first validation images begins.
+    """
+    rate = feature_rates(sample_means(view))
+    if release.stochastic and release.log_prob is not None:
+        target = Target(release, rate, likelihood=True)
+        if bool(jnp.isfinite(_misfit(target, images, view.held[:, : len(images)])).all()):
+            return target
+    return Target(release, rate)
+
+
+@jax.jit
+def _misfit(target: Target, images: Images, z: Observed) -> Float[Array, " n"]:
+    return target.misfit(images, z, jax.random.key(0))
+
+
+def report(on_event: OnEvent | None, **event: Any) -> None:
+    """Calls ``on_event`` where there is one."""
+    if on_event is not None:
+        on_event(_plain(event))
+
+
+def _plain(event: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: float(value) if isinstance(value, Array) else value for name, value in event.items()}

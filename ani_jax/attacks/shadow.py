@@ -1,0 +1,119 @@
+"""Query-free inversion: train a shadow of the client through the provider's own network, then invert the shadow (METHODS 5.4)."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from ani_jax.attacks.base import Fitted, OnEvent, View
+from ani_jax.attacks.descent import feature_rates, sample_means
+from ani_jax.attacks.masking import NetworkApply, scale_of
+from ani_jax.attacks.optimization import WhiteBox, settings, tune
+from ani_jax.losses.task import cross_entropy
+from ani_jax.modules.imitation import Imitation
+from ani_jax.modules.initialise import initialise
+from ani_jax.optimize.fit import adam, fit
+from ani_jax.types import Batch, Features, Logits, PRNGKey, Release, Source
+
+UNGRANTED = "the threat model does not grant predict"
+"""Why the member fails where it has nothing to train its shadow with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shadow:
+    """Inverts a network that the provider's ``predict`` takes for the client.
+
+        min over shadow of  CE(predict(shadow(x)), y)  on ``auxiliary``,  then white-box inversion of the shadow
+
+    The client is never asked. What the provider sees without asking is used: the features that arrive, for their mean and
+    scale. (Its setting is chosen on ``validation``, as every attacker's.)
+
+    Attributes:
+        white_box: the inversion that follows; its starters are left out, since they learn from answers to queries.
+        steps: of the shadow's training.
+        batch_size: images a step.
+        learning_rate: Adam's peak rate.
+        width: of the shadow.
+        name: of the member.
+    """
+
+    white_box: WhiteBox
+    steps: int = 400
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    width: int = 32
+    name: str = "shadow"
+
+    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()) -> Fitted:
+        """Trains the shadow and chooses the setting of its inversion."""
+        del earlier
+        predict = view.knowledge.predict
+        if predict is None:
+            return Fitted(None, UNGRANTED)
+        train_key, start_key, tune_key = jax.random.split(key, 3)
+        shadow, failed = self.train(train_key, view, predict, on_event)
+        attack = self.white_box
+        inverter = attack.inverter(start_key, view, shadow)
+        grid = settings(attack.rates, attack.variations, attack.energies)
+        fitted = tune(tune_key, view, [inverter], grid, attack.tuned_on, on_event)
+        return fitted if failed is None else Fitted(fitted.attacker, failed)
+
+    def train(
+        self, key: PRNGKey, view: View, predict: Callable[[Features], Logits], on_event: OnEvent | None = None
+    ) -> tuple[Release, str | None]:
+        """The shadow as a release, and why its training failed, if it did."""
+        init_key, fit_key = jax.random.split(key)
+        z = sample_means(view)
+        mean, scale = z.mean(0), scale_of(feature_rates(z))
+        module = Imitation(mean.shape, self.width)
+        params = initialise(module, init_key, view.sample.image[:1])["params"]
+        found = fit(
+            fit_key,
+            params,
+            _Deceiving(module, self.batch_size),
+            _Scene(view.auxiliary, view.validation, predict, mean, scale),
+            steps=self.steps,
+            optimizer=adam(self.learning_rate, self.steps, 1.0),
+            evaluate=_Deceived(module),
+            on_event=on_event,
+        )
+        return Release((found.params, mean, scale), NetworkApply(module)), found.failed
+
+
+class _Scene(NamedTuple):
+    """What a shadow is trained with: the images, the provider's network, mean and scale of the features that arrive."""
+
+    auxiliary: Source
+    validation: Batch
+    predict: Callable[[Features], Logits]
+    mean: Array
+    scale: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class _Deceiving:
+    """Cross-entropy of the provider's answers to the shadow, on fresh images."""
+
+    module: nn.Module
+    batch_size: int
+
+    def __call__(self, params: Any, scene: _Scene, key: PRNGKey) -> Float[Array, ""]:
+        return _cross_entropy(self.module, params, scene, scene.auxiliary.draw(key, self.batch_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Deceived:
+    """The same on ``validation``."""
+
+    module: nn.Module
+
+    def __call__(self, params: Any, scene: _Scene) -> Float[Array, ""]:
+        return _cross_entropy(self.module, params, scene, scene.validation)
+
+
+def _cross_entropy(module: nn.Module, params: Any, scene: _Scene, batch: Batch) -> Float[Array, ""]:
+    z = NetworkApply(module)((params, scene.mean, scene.scale), batch.image, jax.random.key(0))
+    return cross_entropy(scene.predict(z), batch.label).mean()

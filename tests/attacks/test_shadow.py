@@ -1,0 +1,62 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ani_jax.attacks import base
+from ani_jax.attacks.optimization import WhiteBox
+from ani_jax.attacks.shadow import UNGRANTED, Shadow
+from ani_jax.losses.reconstruction import mse
+from ani_jax.types import Batch, Knowledge, Source, fixed
+
+SIDE, CLASSES = 4, 4
+QUICK = WhiteBox(100, 1, (0.03,), (0.0, 0.1), (0.0, 0.3), tuned_on=16, starters=())
+
+
+def pictures(key, count):
+    """One quarter of each image is bright, and that is its class."""
+    keys = jax.random.split(key)
+    label = jax.random.randint(keys[0], (count,), 0, CLASSES)
+    rows, columns = jnp.arange(SIDE)[None, :, None] // 2, jnp.arange(SIDE)[None, None] // 2
+    bright = (2 * rows + columns == label[:, None, None]).astype(jnp.float32)
+    return Batch(0.1 + 0.6 * bright[..., None] + 0.1 * jax.random.uniform(keys[1], (count, SIDE, SIDE, 1)), label, {})
+
+
+def client(x):
+    return x.reshape(len(x), 2, 2, 2, 2, 1).mean((2, 4))
+
+
+def predict(z):
+    return 10 * z.reshape(len(z), -1)
+
+
+def forbidden(x):
+    raise AssertionError("the client was asked")
+
+
+@pytest.fixture(scope="module")
+def view():
+    batches = [pictures(jax.random.key(i), 256) for i in (0, 1)]
+    knowledge = Knowledge(base.as_release(client), base.as_predictor(predict))
+    held = jax.tree.map(lambda leaf: leaf[:32], batches[1])
+    found = base.prepare(jax.random.key(2), knowledge, Source(batches[0], fixed), held, count=256)
+    return dataclasses.replace(found, knowledge=knowledge._replace(release=base.as_release(forbidden)))
+
+
+def test_the_shadow_convinces_the_provider_and_its_inversion_beats_the_mean_image(key, view):
+    member = Shadow(QUICK, steps=100, width=8)
+    shadow, failed = member.train(key, view, view.knowledge.predict)
+    fresh = pictures(jax.random.key(3), 200)
+    assert failed is None
+    assert float((predict(shadow(fresh.image, key)).argmax(1) == fresh.label).mean()) > 0.95
+    fitted = member.fit(key, view)
+    assert fitted.failed is None
+    found = mse(fitted.attacker(key, view.held), view.validation.image).mean()
+    mean = mse(jnp.broadcast_to(view.sample.image.mean(0), view.validation.image.shape), view.validation.image).mean()
+    assert float(found) < 0.9 * float(mean)
+
+
+def test_without_predict_it_fails_and_says_so(key, view):
+    bare = dataclasses.replace(view, knowledge=Knowledge(view.knowledge.release))
+    assert Shadow(QUICK).fit(key, bare) == base.Fitted(None, UNGRANTED)

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from ani_jax.attacks.base import Observed, View, as_release, prepare
+from ani_jax.attacks.base import Observed, View
 from ani_jax.evaluation.metrics import Bootstrap, classification, image_errors
 from ani_jax.modules.adversaries import space_to_depth
 from ani_jax.records import AttackResult, Estimate
-from ani_jax.types import Batch, Features, Images, Knowledge, Logits, PRNGKey, Source, Task
+from ani_jax.types import Batch, Features, Images, Logits, Task
 
 FOLD = 4
 """Attackers get raw images with 4x4 pixels folded to a cell, where sides allow it: nothing lost, 16 times cheaper."""
@@ -150,11 +150,6 @@ def _standard_error(estimate: Estimate) -> float:
 def undefended_score(reference: AttackResult | None) -> Estimate | None:
     """The balanced accuracy that the same attack reached on the undefended reference."""
     return None if reference is None or reference.status != "ok" else reference.scores.get("balanced_accuracy")
-
-
-def raw_view(key: PRNGKey, auxiliary: Source, validation: Batch, count: int) -> View:
-    """What attackers would see if the client sent the image itself."""
-    return prepare(key, Knowledge(as_release(send_raw)), auxiliary, validation, count=count)
 
 
 def send_raw(x: Images) -> Images:

@@ -4,7 +4,7 @@ import dataclasses
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from ani_jax.records import AttackResult, Estimate, Evidence
+from ani_jax.records import AttackResult, Criterion, Estimate, Evidence, SelfTest
 from ani_jax.reporting.findings import caveats, count, decibel, percent, ratio, reference, score, small
 
 WIDTH = 110
@@ -60,6 +60,12 @@ REFERENCES = {
     "mse_mean_image": "MSE of the mean image",
     "mse_class_mean": "MSE of the class mean",
 }
+CRITERION = {
+    "volume_ratio": "effective volume / inputs",
+    "mean_abs": "mean |z|",
+    "entropy_gaussian": "entropy, Gaussian",
+    "entropy_knn": "entropy, neighbours",
+}
 COSTS = {
     "parameters": "client parameters",
     "macs": "MACs per image",
@@ -77,7 +83,8 @@ def sections(evidences: Sequence[Evidence]) -> tuple[Section, ...]:
     """
     base = reference(evidences)
     keys = dict.fromkeys((r.attack, r.target, r.queries) for evidence in evidences for r in evidence.attacks)
-    found = [_utility(evidences, base), *(_attack(evidences, base, *key) for key in keys), _cost(evidences)]
+    attacks = [_attack(evidences, base, *key) for key in keys]
+    found = [_utility(evidences, base), *attacks, _criterion(evidences), _cost(evidences)]
     return tuple(section for section in found if section.rows)
 
 
@@ -166,6 +173,36 @@ def _attack(evidences: Sequence[Evidence], base: int, attack: str, target: str, 
         rows.append(Row("score", tuple(_scored(r, "", ratio) for r in results)))
     asked = "" if queries == 1 else f", {queries} releases"
     return Section(f"{_title(target)}: {attack} attack{asked}", tuple(rows))
+
+
+def _criterion(evidences: Sequence[Evidence]) -> Section:
+    """The criterion's numbers, each self-test of its estimator beside what it estimated."""
+    title, found = "Inversion difficulty, nats", [evidence.criterion for evidence in evidences]
+    if all(criterion is None for criterion in found):
+        return Section(title, ())
+    rows = [Row("I(x; z + noise)", tuple(_information(criterion) for criterion in found))]
+    for truth in dict.fromkeys(test.truth for c in found if c for test in c.information.self_tests):
+        tests = [next((t for t in c.information.self_tests if t.truth == truth), None) if c else None for c in found]
+        rows.append(Row(f"its self-test, {truth:g} known", tuple(_self_test(test) for test in tests), "reference"))
+    for field, label in CRITERION.items():
+        values = [Estimate(getattr(c, field)) if c else None for c in found]
+        rows.append(Row(label, tuple(estimate(v, ratio, "undefined, or not asked for") for v in values)))
+    return Section(title, tuple(rows))
+
+
+def _information(criterion: Criterion | None) -> Cell:
+    if criterion is None:
+        return Cell("–", note="the criterion was not asked for")
+    told = criterion.information
+    spread = "" if told.stddev is None else f"± {told.stddev:.2f}"
+    note = "; ".join(filter(None, (told.reason, *told.caveats, *criterion.caveats)))
+    return Cell("–" if told.value is None else ratio(told.value), spread, note)
+
+
+def _self_test(test: SelfTest | None) -> Cell:
+    if test is None or test.value is None:
+        return Cell("–", note=(test.note if test else "") or "not tested")
+    return Cell(ratio(test.value), note="" if test.passed else f"the self-test failed: {test.note}")
 
 
 def _cost(evidences: Sequence[Evidence]) -> Section:

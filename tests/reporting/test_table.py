@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from ani_jax.records import Estimate
+from ani_jax.records import Criterion, Estimate, InformationEstimate, SelfTest
 from ani_jax.reporting import findings, table
 
 
@@ -106,3 +106,22 @@ def test_long_names_of_targets_and_data_sets_fit(none):
     attacks = tuple(dataclasses.replace(a, target="ink" * 60) for a in none.attacks)
     text = table.summary((dataclasses.replace(none, dataset="digits " * 40, attacks=attacks),))
     assert max(map(len, text.splitlines())) <= table.WIDTH
+
+
+def measured(value, passed=True):
+    tests = (SelfTest(2.0, 2.0, 1.2, None, (), None, passed, "" if passed else "0.8 nats short of 2"),)
+    caveats = ("a lower bound",)
+    told = InformationEstimate("nwj", value, 0.1, (), (), None, 0.1, (1, 1, 1), (1, 1), 0.0, None, caveats, tests)
+    return Criterion(told, 0.4, None, 1.25, 30.0, 0.5, 0.1, 1.0, ("no Gaussian entropy",))
+
+
+def test_the_criterion_stands_beside_its_self_test(none, funnel):
+    text = table.summary((none, dataclasses.replace(funnel, criterion=measured(3.5, passed=False))))
+    assert line(text, "I(x; z + noise)").split()[4] == "–"
+    assert "3.50 ± 0.10" in line(text, "I(x; z + noise)")
+    assert "1.20" in line(text, "its self-test, 2 known")
+    assert "the self-test failed: 0.8 nats short of 2" in text
+    assert "a lower bound; no Gaussian entropy" in text
+    assert "0.50" in line(text, "effective volume / inputs")
+    assert "Inversion difficulty" not in table.summary((none, funnel))
+    assert "self-test failed" not in table.summary((dataclasses.replace(none, criterion=measured(3.5)),))

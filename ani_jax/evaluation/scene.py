@@ -1,0 +1,187 @@
+"""What the attacks of one audit share: the client's answers, asked for once, and what guesses are scored against."""
+
+import dataclasses
+import hashlib
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from ani_jax.attacks import mismatch
+from ani_jax.attacks.base import Attack, Member, Observed, OnEvent, View, as_release, prepare, query
+from ani_jax.evaluation.budgets import Budget
+from ani_jax.evaluation.metrics import Bootstrap
+from ani_jax.evaluation.references import Answers, send_raw
+from ani_jax.records import Evidence, to_json
+from ani_jax.types import Batch, Data, Features, Knowledge, Logits, PRNGKey, Release
+
+GALLERY = 8
+"""Test images that the evidence shows."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scene:
+    """One client before its attackers.
+
+    Attributes:
+        data: the splits, sampled down to what the budget scores; ``test`` never reaches an attacker.
+        budget: what attackers may compute.
+        seed: of everything random.
+        key: made from it.
+        reference: the evidence of the undefended split, where there is one.
+        random: the client's architecture with fresh random weights, where the caller gave it.
+        emit: receives events.
+        bootstrap: of the test images.
+        view: what attackers see of the client, asked once an image.
+        test_z: one release of each test image.
+        answers: the provider's, None without its network.
+        shown: indices of the test images in galleries.
+        views: what else was asked for, by name; filled on demand.
+        scenes: this one with fewer images, by their number; likewise.
+    """
+
+    data: Data
+    budget: Budget
+    seed: int
+    key: PRNGKey
+    reference: Evidence | None
+    random: Release | None
+    emit: OnEvent
+    bootstrap: Bootstrap
+    view: View
+    test_z: Observed
+    answers: Answers | None
+    shown: np.ndarray
+    views: dict[str, tuple[View, Observed]] = dataclasses.field(default_factory=dict)
+    scenes: dict[int, "Scene"] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        knowledge: Knowledge,
+        data: Data,
+        budget: Budget,
+        seed: int,
+        reference: Evidence | None = None,
+        random: Release | None = None,
+        on_event: OnEvent | None = None,
+    ) -> "Scene":
+        """Samples the splits that are larger than the budget scores and asks the client about them."""
+        sampled = {name: _sample(getattr(data, name), getattr(budget, name), seed) for name in ("test", "validation")}
+        data, key = dataclasses.replace(data, **sampled), jax.random.key(seed)
+        view, test_z = _look(key, "view 1", knowledge, data, budget, 1)
+        return cls(
+            data=data,
+            budget=budget,
+            seed=seed,
+            key=key,
+            reference=reference,
+            random=random,
+            emit=on_event or (lambda event: None),
+            bootstrap=Bootstrap.of(data.test.group, len(data.test.label), seed),
+            view=view,
+            test_z=test_z,
+            answers=None if knowledge.predict is None else Answers.of(knowledge.predict, view, test_z),
+            shown=_distinct(np.asarray(data.test.label)),
+        )
+
+    @property
+    def predict(self) -> Callable[[Features], Logits] | None:
+        """The provider's network, where it was given."""
+        return self.view.knowledge.predict
+
+    def fewer(self, images: int) -> "Scene":
+        """This scene with at most so many images to choose and to score on, those of the galleries first; 0 is all."""
+        count = len(self.data.test.label)
+        if not images or count <= images:
+            return self
+        if images not in self.scenes:
+            others = np.setdiff1d(np.arange(count), self.shown)
+            rest = np.random.default_rng(self.seed).permutation(others)[: max(0, images - len(self.shown))]
+            rows = np.concatenate([self.shown, rest])
+            test = jax.tree.map(lambda values: values[rows], self.data.test)
+            data = dataclasses.replace(
+                self.data, test=test, validation=_sample(self.data.validation, images, self.seed)
+            )
+            scene = Scene.of(self.view.knowledge, data, self.budget, self.seed, self.reference, self.random, self.emit)
+            self.scenes[images] = dataclasses.replace(scene, shown=np.arange(len(self.shown)))
+        return self.scenes[images]
+
+    def look(self, queries: int, mismatched: bool = False) -> tuple[View, Observed]:
+        """The view with k releases an image, and k releases of the test images.
+
+        Args:
+            queries: k.
+            mismatched: whether the attacker's own images are of another distribution.
+        """
+        knowledge = self.view.knowledge
+        if mismatched:
+            shifted = dataclasses.replace(self.data, auxiliary=mismatch.mismatched(self.data.auxiliary))
+            return self._asked(f"mismatched {queries}", knowledge, queries, shifted)
+        return (self.view, self.test_z) if queries == 1 else self._asked(f"view {queries}", knowledge, queries)
+
+    def raw(self) -> tuple[View, Observed]:
+        """The same where the client sends the image itself."""
+        return self._asked("raw", Knowledge(as_release(send_raw)))
+
+    def untrained(self) -> tuple[View, Observed] | None:
+        """The same where the client has fresh random weights; None where the caller gave no such client."""
+        return None if self.random is None else self._asked("random", Knowledge(self.random))
+
+    def _asked(
+        self, name: str, knowledge: Knowledge, queries: int = 1, data: Data | None = None
+    ) -> tuple[View, Observed]:
+        if name not in self.views:
+            self.views[name] = _look(self.key, name, knowledge, data or self.data, self.budget, queries)
+        return self.views[name]
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of all that determines a result beside the attack.
+
+        A client is what it answers, so weights hidden in a closure count too.
+        """
+        said = None if self.answers is None else (self.answers.sample, self.answers.test)
+        arrays = (self.view.sample, self.view.validation, self.data.test, self.view.held, self.test_z, said)
+        found = hashlib.sha256(f"{self.seed} {self.budget} {self.data.name} {self.data.sensitive}".encode())
+        for leaf in jax.tree.leaves((arrays, self.random)):
+            found.update(np.asarray(leaf).tobytes())
+        found.update(b"" if self.reference is None else to_json(self.reference).encode())
+        return found.hexdigest()[:16]
+
+
+def title(attack: Attack, member: Member | None = None) -> str:
+    """Name of an attack, or of one of its members: "attribute ink", "decoder image k=4: ridge"."""
+    often = "" if attack.queries == 1 else f" k={attack.queries}"
+    return f"{attack.name} {attack.target}{often}{'' if member is None else f': {member.name}'}"
+
+
+def named(key: PRNGKey, name: str) -> Array:
+    """A key that depends on a name, so that adding an attack leaves every other one as it was."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def _look(
+    key: PRNGKey, name: str, knowledge: Knowledge, data: Data, budget: Budget, queries: int
+) -> tuple[View, Observed]:
+    keys = jax.random.split(named(key, name))
+    view = prepare(keys[0], knowledge, data.auxiliary, data.validation, count=budget.sample, queries=queries)
+    return view, query(view.release, data.test.image, keys[1], queries)
+
+
+def _sample(batch: Batch, most: int, seed: int) -> Any:
+    """The batch, or a seeded sample of it: what a larger one costs grows without telling more."""
+    count = len(batch.label)
+    if count <= most:
+        return batch
+    chosen = np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
+    return jax.tree.map(lambda values: values[chosen], batch)
+
+
+def _distinct(labels: np.ndarray) -> np.ndarray:
+    """Indices of up to ``GALLERY`` test images of distinct classes, not all from the start of the split."""
+    classes = np.unique(labels)[:GALLERY]
+    found = [np.flatnonzero(labels == k) for k in classes]
+    return np.array([rows[(7 * place) % len(rows)] for place, rows in enumerate(found)])

@@ -1,0 +1,53 @@
+"""Whether the inversion-difficulty criterion ranks clients as attackers do (METHODS 6)."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy.stats import rankdata
+
+from ani_jax.records import Criterion, Evidence
+from ani_jax.reporting.findings import score, strongest
+
+FEWEST = 3
+"""Clients below which a rank correlation says nothing."""
+PARTS: dict[str, Callable[[Criterion], float | None]] = {
+    "I(x; z + noise)": lambda criterion: criterion.information.value,
+    "effective volume": lambda criterion: criterion.volume_ratio,
+    "mean |z|": lambda criterion: criterion.mean_abs,
+    "Gaussian entropy": lambda criterion: criterion.entropy_gaussian,
+    "neighbours' entropy": lambda criterion: criterion.entropy_knn,
+}
+
+
+def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float | None:
+    """Spearman's rank correlation; None for under ``FEWEST`` pairs, or where one side is constant.
+
+    Example:
+        >>> rank_correlation([1.0, 2.0, 3.0], [9.0, 5.0, 1.0])
+        -1.0
+    """
+    if len(left) < FEWEST or len(set(left)) == 1 or len(set(right)) == 1:
+        return None
+    return round(float(np.corrcoef(rankdata(left), rankdata(right))[0, 1]), 9)
+
+
+def lines(evidences: Sequence[Evidence]) -> tuple[str, ...]:
+    """One line for every part of the criterion: its rank correlation with the strongest reconstruction's error.
+
+    A criterion that works is near -1: the more it reads, the smaller the error. Clients without the one or the other are left
+    out, and nothing is said about fewer than ``FEWEST``.
+    """
+    found = []
+    for name, read in PARTS.items():
+        both = [(evidence.criterion and read(evidence.criterion), _error(evidence)) for evidence in evidences]
+        pairs = [(value, error) for value, error in both if value is not None and error is not None]
+        value = rank_correlation([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+        if value is not None:
+            found.append(
+                f"{name} against the strongest reconstruction's MSE: Spearman {value:+.2f} over {len(pairs)} clients"
+            )
+    return tuple(found)
+
+
+def _error(evidence: Evidence) -> float | None:
+    return score(strongest(evidence, "image"), "mse")

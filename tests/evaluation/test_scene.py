@@ -1,0 +1,78 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ani_jax.attacks.attribute import Probe
+from ani_jax.attacks.base import Attack, as_release
+from ani_jax.evaluation.budgets import BUDGETS
+from ani_jax.evaluation.scene import Scene, named, title
+from ani_jax.types import Knowledge
+
+SMOKE = BUDGETS["smoke"]
+
+
+def scene(toy, function=lambda x: x, budget=SMOKE, seed=0, **options):
+    return Scene.of(Knowledge(as_release(function), options.pop("predict", None)), toy, budget, seed, **options)
+
+
+def test_digest_is_that_of_what_a_client_answers(toy, answer):
+    base = scene(toy).digest()
+    assert scene(toy, lambda x: 1.0 * x).digest() == base
+    others = {
+        "client": scene(toy, lambda x: 2.0 * x),
+        "seed": scene(toy, seed=1),
+        "budget": scene(toy, budget=dataclasses.replace(SMOKE, residual_steps=6)),
+        "predict": scene(toy, predict=answer),
+        "test": scene(dataclasses.replace(toy, test=toy.test._replace(label=1 - toy.test.label))),
+        "random": scene(toy, random=as_release(jax.tree_util.Partial(lambda w, x: w * x, jnp.ones(())))),
+    }
+    found = {name: other.digest() for name, other in others.items()}
+    assert base not in found.values()
+    assert len(set(found.values())) == len(found)
+
+
+def test_everything_is_asked_once(toy):
+    one = scene(toy, lambda x, key: x + jax.random.normal(key, x.shape), random=as_release(lambda x: -x))
+    assert one.look(1) == (one.view, one.test_z)
+    assert one.look(4)[1].shape == (4, *toy.test.image.shape)
+    assert one.look(4)[1] is one.look(4)[1]
+    assert one.raw()[0] is one.raw()[0]
+    mistaken, _ = one.look(1, mismatched=True)
+    np.testing.assert_allclose(mistaken.sample.image.mean(), 1 - one.view.sample.image.mean(), atol=0.05)
+    np.testing.assert_array_equal(mistaken.validation.image, one.view.validation.image)
+    np.testing.assert_array_equal(one.untrained()[1][0], -toy.test.image)
+    assert scene(toy).untrained() is None
+
+
+def test_fewer_images_begin_with_those_of_the_gallery(toy):
+    whole = scene(toy)
+    fewer = whole.fewer(10)
+    assert whole.fewer(0) is whole is whole.fewer(len(toy.test.label))
+    assert whole.fewer(10) is fewer
+    assert fewer.test_z.shape[1] == len(fewer.data.validation.label) == 10
+    rows = np.asarray(toy.test.image)[whole.shown]
+    np.testing.assert_array_equal(np.asarray(fewer.data.test.image)[fewer.shown], rows)
+    each = {image.tobytes() for image in np.asarray(fewer.data.test.image)}
+    assert len(each) == 10
+    assert each <= {image.tobytes() for image in np.asarray(toy.test.image)}
+
+
+def test_gallery_shows_distinct_classes(toy):
+    shown = scene(toy).shown
+    assert len(set(np.asarray(toy.test.label)[shown].tolist())) == len(shown) == 2
+
+
+def test_names():
+    attack = Attack("attribute", "side", (Probe("side", 2),))
+    assert title(attack) == "attribute side"
+    assert title(dataclasses.replace(attack, queries=4), attack.members[0]) == "attribute side k=4: probe"
+    keys = [jax.random.key_data(named(jax.random.key(0), name)).tolist() for name in ("a", "b", "a")]
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_a_client_that_sends_no_floats_is_refused(toy):
+    with pytest.raises(ValueError, match="must be floats"):
+        scene(toy, lambda x: jnp.round(x).astype(jnp.int32))

@@ -1,0 +1,170 @@
+"""Somebody's own function from the command line, and a finished run again; attackers are few, the rest is as it is."""
+
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from ani_jax.attacks import attribute, decoder
+from ani_jax.attacks.base import Attack
+from ani_jax.evaluation.audit import audit
+from ani_jax.records import Evidence, from_json
+from ani_jax.training.loop import TrainConfig
+from experiments import audits, flags, runs
+
+CLOSED = (
+    Attack("attribute", "ink", (attribute.Probe("ink", 4),)),
+    Attack("decoder", "image", (decoder.Ridge(),)),
+)
+MINE = """
+import jax.numpy as jnp
+
+
+def client(x):
+    return x[:, ::4, ::4]
+
+
+def server(z):
+    return z.reshape(len(z), -1) @ jnp.ones((192, 10))
+
+
+def broken(x):
+    return x @ jnp.ones((7, 7))
+"""
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    for module in (audits, runs):
+        monkeypatch.setattr(module, "audit", functools.partial(audit, attacks=CLOSED))
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    (tmp_path / "mine_for_audit.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "mine_for_audit"
+
+
+def test_a_function_is_audited_and_the_same_call_again_reads_it(mine, tmp_path, monkeypatch):
+    config = audits.AuditConfig(f"{mine}:client", None, audit="smoke", image_size=16)
+    folder = tmp_path / "audit"
+    (evidence,) = audits.of_function(config, folder, {})
+    assert evidence.subject == "client"
+    assert evidence.attack("attribute", "ink").scores["balanced_accuracy"].value > 0.9
+    assert from_json(Evidence, (folder / "evidence.json").read_text()) == evidence
+    assert "--release=mine_for_audit:client" in (folder / "report.html").read_text()
+    assert len(list((folder / "parts").iterdir())) == len(CLOSED)
+    monkeypatch.setattr(attribute.Probe, "fit", None)
+    assert audits.of_function(config, folder, {}) == [evidence]
+    with pytest.raises(ValueError, match="belongs to an audit with other settings"):
+        audits.of_function(audits.AuditConfig(f"{mine}:client", audit="quick"), folder, {})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="holds something else"):
+        audits.of_function(config, tmp_path / "other", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nowhere:client", "No module named 'nowhere'"),
+        ("mine_for_audit:absent", "has no attribute 'absent'"),
+        ("mine_for_audit", "must be package.module:function"),
+        ("mine_for_audit:broken", "fails on images of shape"),
+        ("mine_for_audit:__name__", "must be callable"),
+    ],
+)
+def test_what_is_no_client_is_refused_in_one_line(mine, tmp_path, name, reason):
+    with pytest.raises(ValueError, match=r"^release=") as error:
+        audits.of_function(audits.AuditConfig(name, audit="smoke", image_size=16), tmp_path / "audit", {})
+    assert reason in str(error.value)
+    assert not (tmp_path / "audit").exists()
+
+
+def test_a_finished_run_is_audited_again_without_training(tmp_path, monkeypatch):
+    train = TrainConfig(batch_size=16, log_every=3, checkpoint_every=3)
+    options = {"width": 4, "steps": 3}
+    config = flags.RunConfig("none", image_size=16, audit="smoke", options=options, train=train)
+    (run,) = runs.execute(config, tmp_path / "run", tmp_path / "cache")
+    assert not (run.folder / "audit").exists()
+    assert run.evidence.attack("attribute", "ink").references["random_encoder"] > 0.5
+    monkeypatch.setattr(runs, "train", None)
+    target, found = audits.of_run(run.folder, None, tmp_path / "cache", {})
+    assert target == run.folder / "audits" / "smoke"
+    assert found == [run.evidence]
+    assert (target / "report.html").exists()
+    before = (run.folder / "evidence.json").read_text()
+    _, (longer,) = audits.of_run(run.folder, "30", tmp_path / "cache", {})
+    assert longer.budget == "30 s"
+    assert (run.folder / "evidence.json").read_text() == before
+    monkeypatch.setattr(audits, "audit", None)
+    assert audits.of_run(run.folder, "30", tmp_path / "cache", {})[1] == [longer]
+    assert runs.load(run.folder) == run
+    with pytest.raises(runs.WorkdirError, match="holds no finished run"):
+        audits.of_run(tmp_path / "cache", None, tmp_path / "cache", {})
+
+
+def test_budgets_are_names_or_seconds():
+    assert (audits.budget("standard"), audits.budget("90")) == ("standard", 90.0)
+    for text in ("huge", "-1", "0", "nan", "inf"):
+        with pytest.raises(ValueError, match=f"audit={text}: must be one of .*standard"):
+            audits.budget(text)
+
+
+def test_the_command_that_does_it_again():
+    config = audits.AuditConfig("a.b:c", sensitive=("ink", "paper"), seed=3)
+    assert config.command(pathlib.Path("w")) == (
+        "python -m experiments.audit --release=a.b:c --sensitive=ink,paper --seed=3 --workdir=w"
+    )
+    assert config.folder() != audits.AuditConfig("a.b:c").folder()
+    assert json.loads(json.dumps(config.__dict__))["seed"] == 3
+
+
+def command(*arguments):
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.audit", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((), "flag --release=: name a client"),
+        (("--workdir=nowhere",), "flag --workdir=nowhere: holds no finished run"),
+        (("--workdir=nowhere", "--seed=1"), "flag --seed=1: belongs to --release"),
+        (("--release=math:sqrt", "--audit=huge"), "flag --audit=huge: must be one of"),
+        (("more",), "argument more: not understood"),
+    ],
+)
+def test_mistakes_cost_one_line(arguments, reason):
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_command_prints_a_table_and_its_report(mine, tmp_path):
+    settings = (f"--release={mine}:client", f"--predict={mine}:server", "--audit=smoke", f"--workdir={tmp_path / 'w'}")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.audit", *settings],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        check=True,
+    )
+    assert "Attribute paper: attribute attack" in done.stdout
+    assert f"report: {tmp_path / 'w' / 'report.html'}" in done.stdout

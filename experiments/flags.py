@@ -15,7 +15,7 @@ from ani_jax.data import augment, catalog
 from ani_jax.defenses import registry
 from ani_jax.defenses.base import Defense
 from ani_jax.evaluation.audit import BUDGETS
-from ani_jax.training.loop import TrainConfig
+from ani_jax.training.config import TrainConfig
 
 FLAGS = flags.FLAGS
 
@@ -157,7 +157,7 @@ def define() -> None:
     flags.DEFINE_string("workdir", None, "Run folder (default runs/DATASET-DEFENSE-HASH).")
     flags.DEFINE_string("cache_dir", "~/.cache/ani_jax", "Where undefended references and compiled programs are kept.")
     for field in dataclasses.fields(TrainConfig):
-        flags.DEFINE_integer(field.name, None, f"Training (default {field.default}).")
+        _DEFINE[type(field.default)](field.name, None, f"Training (default {field.default}).")
     for option, owners in _options().items():
         kind = type(next(iter(owners.values())))
         text = "; ".join(f"{name}: default {value}" for name, value in owners.items())

@@ -3,20 +3,21 @@
     python -m experiments.main --defense=funnel
 
 trains on the embedded digits beside an undefended reference, audits both, prints the table and writes report.html into the run
-folder; about two minutes on two cores. The same command again resumes, or shows the finished run.
+folder; about two minutes on two cores. The same command again resumes, or shows the finished run. SIGTERM saves and exits with
+code 75: run it again to go on.
 """
 
-import os
 import pathlib
-
-import jax
+import signal
+import sys
 
 from ani_jax.data import catalog
 from ani_jax.data.files import DataError
 from ani_jax.reporting.table import summary
+from ani_jax.training import processes
 from ani_jax.training.checkpoint import CheckpointError
-from ani_jax.training.loop import TrainingError
-from experiments import flags, runs
+from ani_jax.training.loop import Stopped, TrainingError
+from experiments import flags, machine, runs, together
 
 
 def main(argv: list[str]) -> None:
@@ -27,20 +28,28 @@ def main(argv: list[str]) -> None:
         print(listing())
         return
     try:
-        config = flags.from_flags()
+        config, given = flags.from_flags(), machine.from_flags()
+        for one in (config, config.reference()):
+            given.spread.check(one.train.batch_size)
     except ValueError as error:
         flags.fail(f"flag --{error}")
     cache = pathlib.Path(flags.FLAGS.cache_dir).expanduser()
     folder = pathlib.Path(flags.FLAGS.workdir or f"runs/{config.dataset}-{config.defense}-{config.digest}")
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    runs.cache_programs(cache)
     where = {name: flags.FLAGS[name].value for name in ("data_dir", "manual_dir")}
     try:
-        found = runs.execute(config, folder, cache, where)
-    except (runs.WorkdirError, DataError, CheckpointError, TrainingError) as error:
+        if given.common:
+            together.train_together(config, folder, cache, where, given)
+            # What is left, audit and report, is the main process's own.
+            given = machine.Machine(stop=machine.Told(signal.SIGTERM))
+        found = runs.execute(config, folder, cache, where, given) if processes.is_main() else []
+    except Stopped as stopped:
+        print(f"ani_jax: stopped at {stopped}; the same command goes on from there", file=sys.stderr)
+        raise SystemExit(machine.STOPPED) from None
+    except (runs.WorkdirError, DataError, CheckpointError, TrainingError, processes.Elsewhere) as error:
         flags.fail(f"flag --{error}" if isinstance(error, ValueError) else str(error))
+    if not found:
+        return
     print(summary([run.evidence for run in found]))
     places = "".join(f" --{name}={value}" for name, value in where.items() if value is not None)
     print(f"\nreport:    {folder / 'report.html'}\nreproduce: {flags.command(config, folder)}{places}")
@@ -55,4 +64,5 @@ def listing() -> str:
 
 if __name__ == "__main__":
     flags.define()
+    machine.define()
     flags.run(main)

@@ -60,6 +60,9 @@ class Progress:
             self.bar.set_postfix({k: f"{event['metrics'][k]:.3f}" for k in ("loss", "accuracy")}, refresh=False)
             self.bar.update(event["step"] - self.bar.n)
 
+    def _on_skipped(self, event: Mapping[str, Any]) -> None:
+        tqdm.tqdm.write(f"skipped {event['reason']}", sys.stderr)
+
     def _on_end(self, event: Mapping[str, Any]) -> None:
         self._close()
 

@@ -26,9 +26,12 @@ from ani_jax.reporting import page
 from ani_jax.reporting.adversaries import gaps, silent
 from ani_jax.training.budget import UtilityBudget
 from ani_jax.training.checkpoint import Checkpoints
-from ani_jax.training.loop import train
-from ani_jax.types import Data
+from ani_jax.training.loop import Stopped, train
+from ani_jax.training.state import init
+from ani_jax.types import Data, Release
 from experiments.flags import RunConfig, command
+from experiments.machine import Machine
+from experiments.parts import Parts, write
 from experiments.progress import Progress
 
 DRAWS = 20
@@ -50,7 +53,11 @@ class Run:
 
 
 def execute(
-    config: RunConfig, folder: pathlib.Path, cache: pathlib.Path, where: Mapping[str, Any] | None = None
+    config: RunConfig,
+    folder: pathlib.Path,
+    cache: pathlib.Path,
+    where: Mapping[str, Any] | None = None,
+    machine: Machine | None = None,
 ) -> list[Run]:
     """Brings a run to its end, from wherever it stands, the undefended reference first.
 
@@ -59,6 +66,7 @@ def execute(
         folder: its run folder; created, or resumed if it belongs to the same config.
         cache: where the undefended reference is kept.
         where: "data_dir" and "manual_dir" of ``catalog.load``; no part of the result.
+        machine: what to run on; None is one device, resuming what is there.
 
     Returns:
         The undefended reference, where the run is not one itself, and the finished run.
@@ -67,20 +75,25 @@ def execute(
         WorkdirError: the folder is a file, cannot be written, is in use, or belongs to another config.
         DataError: see ``data``.
         CheckpointError, TrainingError: see ``training``.
+        Stopped: ``machine.stop`` said so.
     """
+    machine = machine or Machine()
     with claim(folder, config, wait=False):
-        references = [] if config.defense == "none" else [undefended(config, cache, where)]
-        _finish(config, folder, references[0] if references else None, where)
+        check_resume(folder, machine.resume)
+        references = [] if config.defense == "none" else [undefended(config, cache, where, machine)]
+        _finish(config, folder, references[0] if references else None, where, machine)
         runs = [*references, load(folder)]
         write(folder / "report.html", report(runs))
     return runs
 
 
-def undefended(config: RunConfig, cache: pathlib.Path, where: Mapping[str, Any] | None = None) -> Run:
+def undefended(
+    config: RunConfig, cache: pathlib.Path, where: Mapping[str, Any] | None = None, machine: Machine | None = None
+) -> Run:
     """The undefended reference of a run, trained once and then read from the cache."""
     folder, config = reference_folder(config, cache), config.reference()
     with claim(folder, config, wait=True, flag="cache_dir"):
-        _finish(config, folder, None, where)
+        _finish(config, folder, None, where, machine or Machine())
     return load(folder)
 
 
@@ -101,10 +114,10 @@ def load(folder: pathlib.Path) -> Run:
         evidence = from_json(Evidence, (folder / "evidence.json").read_text())
     except (OSError, ValueError) as error:
         raise WorkdirError(f"workdir={folder}: holds no finished run ({error})") from None
-    return Run(folder, config, evidence, _log(folder))
+    return Run(folder, config, evidence, log(folder))
 
 
-def _log(folder: pathlib.Path) -> list[dict[str, Any]]:
+def log(folder: pathlib.Path) -> list[dict[str, Any]]:
     """The training log, empty where there is none."""
     file = folder / "metrics.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -169,12 +182,32 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return "; ".join(f"{name}: {flat[0].get(name)} there, {flat[1].get(name)} asked" for name in names[:3])
 
 
-def _finish(config: RunConfig, folder: pathlib.Path, reference: Run | None, where: Mapping[str, Any] | None) -> None:
+def check_resume(folder: pathlib.Path, resume: str) -> None:
+    """Refuses a claimed folder that holds what it must not hold, or not what it must.
+
+    Raises:
+        WorkdirError: "never" where a run was begun, "must" where none was.
+    """
+    steps = Checkpoints(folder / "checkpoints").steps()
+    begun = f"a run at step {steps[-1]}" if steps else "a finished run" if (folder / "evidence.json").exists() else None
+    if resume == "never" and begun:
+        raise WorkdirError(f"resume=never: {folder} holds {begun}; name another workdir, or delete it")
+    if resume == "must" and not begun:
+        raise WorkdirError(f"resume=must: {folder} holds no checkpoint to go on from")
+
+
+def _finish(
+    config: RunConfig,
+    folder: pathlib.Path,
+    reference: Run | None,
+    where: Mapping[str, Any] | None,
+    machine: Machine,
+) -> None:
     """Trains and audits in a claimed folder, unless its evidence is there."""
     if (folder / "evidence.json").exists():
         return
     started = time.monotonic()
-    data, defense = _problem(config, where)
+    data, defense = problem(config, where)
     logged: list[tuple[int, float]] = []
     with Progress(folder, config.defense) as progress:
 
@@ -183,12 +216,19 @@ def _finish(config: RunConfig, folder: pathlib.Path, reference: Run | None, wher
                 logged.append((event["step"], time.monotonic()))
             progress(event)
 
+        def on_attack(event: Mapping[str, Any]) -> None:
+            progress(event)
+            if machine.stop():
+                raise Stopped("the audit; what it has finished is kept")
+
         utility = None
         if config.utility_budget is not None and reference is not None:
             utility = UtilityBudget.of(reference.metrics, config.utility_budget)
         saved = Checkpoints(folder / "checkpoints", config.train.keep)
-        state = train(defense, data, config.train, saved, on_event, utility, watch=reference is None)
-        trained = time.monotonic()
+        state = train(
+            defense, data, config.train, saved, on_event, utility, reference is None, machine.spread, machine.stop
+        )
+        trained, parts = time.monotonic(), Parts(folder / "audit")
         release, predict = freeze(defense, state.params, state.statistics)
         evidence = audit(
             release,
@@ -198,13 +238,15 @@ def _finish(config: RunConfig, folder: pathlib.Path, reference: Run | None, wher
             seed=config.train.seed,
             reference=reference.evidence if reference else None,
             subject=config.defense,
-            on_event=progress,
+            on_event=on_attack,
+            random_release=untrained(defense, config.train.seed),
+            store=parts,
         )
     if utility is not None and reference is not None:
         evidence = _noted(evidence, (_kept(evidence, reference.evidence, utility),))
     # The log is that of an uninterrupted run however often this one was killed, so the evidence stays the same too.
-    log = _log(folder)
-    warnings = (*silent(log, config.train.batch_size), *gaps(log, evidence), *_compute(config, evidence))
+    lines = log(folder)
+    warnings = (*silent(lines, config.train.batch_size), *gaps(lines, evidence), *_compute(config, evidence))
     evidence = _noted(evidence, warnings)
     timing = {
         "train_s": trained - started,
@@ -212,12 +254,14 @@ def _finish(config: RunConfig, folder: pathlib.Path, reference: Run | None, wher
         **_waiting(data, config, logged),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "devices": str(jax.devices()),
+        "parallel": machine.spread.mode,
     }
     write(folder / "timing.json", json.dumps(timing, indent=1))
     write(folder / "evidence.json", to_json(evidence))
+    parts.clear()
 
 
-def _problem(config: RunConfig, where: Mapping[str, Any] | None) -> tuple[Data, Defense]:
+def problem(config: RunConfig, where: Mapping[str, Any] | None) -> tuple[Data, Defense]:
     """The data of a run, and the defence built for it."""
     primary, sensitive = config.tasks
     data = catalog.load(
@@ -238,6 +282,20 @@ def _problem(config: RunConfig, where: Mapping[str, Any] | None) -> tuple[Data, 
         **config.options,
     )
     return data, defense
+
+
+def untrained(defense: Defense, seed: int) -> Release:
+    """The client with fresh random weights, not those that training started from."""
+    state = init(defense, jax.random.fold_in(jax.random.key(seed), 1))
+    return freeze(defense, state.params, state.statistics)[0]
+
+
+def cache_programs(cache: pathlib.Path) -> None:
+    """Keeps compiled programs for later processes, unless the environment says where they are kept."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _noted(evidence: Evidence, notes: Iterable[str]) -> Evidence:
@@ -274,13 +332,3 @@ def _kept(evidence: Evidence, reference: Evidence, utility: UtilityBudget) -> st
     before, after = (record.utility["accuracy"].value or 0.0 for record in (reference, evidence))
     held = "held" if before - after <= utility.lost else "did not hold"
     return f"utility budget of {utility.lost:.1%}: accuracy on test {before:.1%} -> {after:.1%}, so it {held}"
-
-
-def write(path: pathlib.Path, text: str) -> None:
-    """Writes a file so that it is either there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -1,9 +1,18 @@
-"""Which originals make up the batch of a step: a pure function of key and step, so that resuming needs no state."""
+"""Which originals make up the batch of a step: a pure function of key and step, so that resuming needs no state.
 
+Originals that fit on the device stay there and the compiled step takes its own (:func:`draw_batch`). For others the host reads
+ahead what the next steps will show (:func:`read_ahead`), and only drawing is left to the device. Both show the same batches.
+"""
+
+import dataclasses
+import functools
 import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
 from ani_jax.types import Batch, PRNGKey, Source
@@ -12,6 +21,28 @@ SORTED = 1024
 """Up to this many originals an epoch's order comes from a sort at every step; beyond it, from a cipher."""
 ROUNDS = 8
 """Rounds of the cipher; four with random round functions already give a pseudo-random permutation (Luby, Rackoff 1988)."""
+AHEAD = 8
+"""Dispatches that the host reads ahead."""
+READERS = 4
+"""Threads that read them."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The originals that the next steps show, read by the host.
+
+    Attributes:
+        stored: a pytree of arrays (steps, batch, ...).
+        render: the source's.
+    """
+
+    stored: Any
+    render: Callable[[PRNGKey, Any], Batch] = dataclasses.field(metadata={"static": True})
+
+
+Feed = Source | Rows
+"""Where batches are drawn from: all originals, or the rows of a few steps."""
 
 
 def epoch_index(key: PRNGKey, step: Int[Array, ""] | int, size: int, batch_size: int) -> Int[Array, " b"]:
@@ -111,3 +142,62 @@ def draw_batch(source: Source, key: PRNGKey, step: Int[Array, ""] | int, batch_s
     index_key, render_key = jax.random.split(key)
     index = epoch_index(index_key, step, source.size, batch_size)
     return source.batch(jax.random.fold_in(render_key, step), index)
+
+
+def draw_steps(feed: Feed, key: PRNGKey, step: Int[Array, ""], first: Int[Array, ""], batch_size: int) -> Batch:
+    """The batch of ``step`` from either kind of feed; the same for both.
+
+    Args:
+        feed: all originals, or the rows of the steps from ``first`` on.
+        key: see :func:`draw_batch`.
+        step: may be traced.
+        first: the step of a feed's first rows.
+        batch_size: see :func:`draw_batch`.
+    """
+    if isinstance(feed, Source):
+        return draw_batch(feed, key, step, batch_size)
+    rows = jax.tree.map(lambda leaf: leaf[step - first], feed.stored)
+    return feed.render(jax.random.fold_in(jax.random.split(key)[1], step), rows)
+
+
+def read_ahead(
+    source: Source, key: PRNGKey, batch_size: int, plan: Sequence[tuple[int, int]], share: slice = slice(None)
+) -> Iterator[Rows]:
+    """Reads the rows of a sequence of dispatches ahead of their use, by grain.
+
+    Args:
+        source: originals on the host, memory-mapped files included.
+        key: see :func:`draw_batch`.
+        batch_size: see :func:`draw_batch`.
+        plan: (first step, number of steps) of each dispatch.
+        share: the part of each batch that this process shows.
+
+    Example:
+        >>> from ani_jax.types import fixed
+        >>> source = Source(Batch(np.zeros((6, 2, 2, 1)), np.arange(6), {}), fixed)
+        >>> [rows.stored.label.shape for rows in read_ahead(source, jax.random.key(0), 2, [(0, 2), (2, 1)])]
+        [(2, 2), (1, 2)]
+    """
+    import grain
+
+    index_key = jax.random.split(key)[0]
+    place = functools.partial(_indices, index_key, source.size, batch_size)
+
+    def read(dispatch: tuple[int, int]) -> Any:
+        index = np.stack([place(step) for step in range(dispatch[0], sum(dispatch))])[:, share]
+        return jax.tree.map(
+            lambda leaf: np.asarray(leaf[index.ravel()]).reshape(*index.shape, *leaf.shape[1:]), source.stored
+        )
+
+    options = grain.ReadOptions(num_threads=READERS, prefetch_buffer_size=AHEAD)
+    for stored in grain.MapDataset.source(list(plan)).map(read).to_iter_dataset(options):
+        yield Rows(stored, source.render)
+
+
+def _indices(key: PRNGKey, size: int, batch_size: int, step: int) -> np.ndarray:
+    """``epoch_index`` on the host's own processor: the accelerator has better things to do."""
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return np.asarray(_compiled_index(key, step, size, batch_size))
+
+
+_compiled_index = jax.jit(epoch_index, static_argnames=("size", "batch_size"))

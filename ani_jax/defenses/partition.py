@@ -236,6 +236,9 @@ class Partition(Defense):
             losses["attribute"] = jnp.stack(confusion).mean()
         if self.reconstruction:
             error = self._reconstruction(forward.adversaries[IMAGE], batch)
+            if self.axis_name is not None:
+                # The least of a mean and a floor is not the mean of what each device would make of its own.
+                error = jax.lax.pmean(error, self.axis_name)
             losses["reconstruction"] = adversarial.hinged(error, forward.extra["class_mean"]) if self.hinge else error
         return losses
 

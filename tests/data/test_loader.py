@@ -146,3 +146,16 @@ np.savez(sys.argv[3], image=batch.image[part], label=batch.label[part])
     for name in ("image", "label"):
         one, *two = (np.load(path)[name] for path in files.values())
         assert np.array_equal(one, np.concatenate(two))
+
+
+def test_rows_read_ahead_from_a_file_show_the_batches_of_the_device(tmp_path, key):
+    np.save(tmp_path / "stored.npy", np.arange(23, dtype=np.int32))
+    mapped = Source(np.load(tmp_path / "stored.npy", mmap_mode="r"), jitter)
+    whole, plan = Source(jnp.arange(23, dtype=jnp.int32), jitter), [(3, 2), (5, 2), (7, 1)]
+    for (first, count), rows in zip(plan, loader.read_ahead(mapped, key, 6, plan), strict=True):
+        halves = [next(loader.read_ahead(mapped, key, 6, [(first, count)], part)) for part in (slice(3), slice(3, 6))]
+        np.testing.assert_array_equal(np.concatenate([half.stored for half in halves], 1), rows.stored)
+        for step in range(first, first + count):
+            expected = loader.draw_batch(whole, key, step, 6)
+            found = loader.draw_steps(rows, key, jnp.int32(step), jnp.int32(first), 6)
+            jax.tree.map(np.testing.assert_array_equal, found, expected)

@@ -17,12 +17,13 @@ class ToyClient(nn.Module):
     """Batch norm and noise, so that statistics and keys matter."""
 
     stddev: float
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x, key, *, train):
         # No bias: batch norm removes it, so its gradient is rounding noise, which Adam would blow up.
         z = nn.Dense(6, use_bias=False, name="dense")(x.reshape(len(x), -1))
-        z = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(z)
+        z = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name, name="norm")(z)
         return Sent(z + self.stddev * jax.random.normal(key, z.shape), {})
 
 
@@ -48,7 +49,7 @@ class Toy(Defense):
 
     @property
     def client(self):
-        return ToyClient(self.stddev)
+        return ToyClient(self.stddev, self.axis_name)
 
     @property
     def server(self):
@@ -95,8 +96,7 @@ def toy():
     return build
 
 
-@pytest.fixture(scope="session")
-def toy_batch():
+def make_batch():
     """Thirty-two images in which label and ink can be read."""
     key = jax.random.key(7)
     label = jnp.arange(32) % 3
@@ -106,17 +106,17 @@ def toy_batch():
     return Batch(image, label, {"ink": ink}, jnp.arange(32))
 
 
+def make_data(batch):
+    """One batch in the role of every split."""
+    source, tasks = Source(batch, fixed), (Task("label", ("a", "b", "c")), Task("ink", ("red", "blue")))
+    return Data(source, batch, source, batch, batch, "toy", tasks[0], tasks[1:])
+
+
+@pytest.fixture(scope="session")
+def toy_batch():
+    return make_batch()
+
+
 @pytest.fixture(scope="session")
 def toy_data(toy_batch):
-    """The toy batch in the role of every split."""
-    source = Source(toy_batch, fixed)
-    return Data(
-        source,
-        toy_batch,
-        source,
-        toy_batch,
-        toy_batch,
-        "toy",
-        Task("label", ("a", "b", "c")),
-        (Task("ink", ("red", "blue")),),
-    )
+    return make_data(toy_batch)

@@ -83,3 +83,28 @@ def test_another_structure_is_one_line(saved):
 def test_saving_a_step_again_replaces_it(saved):
     saved.save(3, state(30))
     assert (saved.restore(state(0))[1]["params"]["w"] == 30).all()
+
+
+def test_a_state_may_be_donated_while_it_is_written(saved):
+    donated = jax.tree.map(jnp.copy, state(4))
+    saved.save(4, donated, wait=False)
+    jax.jit(lambda tree: jax.tree.map(lambda x: x, tree), donate_argnums=0)(donated)["params"]["w"].delete()
+    step, restored = saved.restore(state(0))
+    assert step == 4
+    assert (restored["params"]["w"] == 4).all()
+
+
+def test_a_save_that_fails_in_the_background_is_not_kept_quiet(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file is in the way")
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, state(1), wait=False)
+    with pytest.raises((OSError, ValueError)):
+        checkpoints.wait()
+
+
+def test_what_a_killed_save_left_behind_goes_with_the_next(saved):
+    (saved.directory / "9.orbax-checkpoint-tmp").mkdir()
+    saved.directory.joinpath("kept").mkdir()
+    saved.save(4, state(4))
+    names = {path.name for path in saved.directory.iterdir()}
+    assert names == {"3", "3.json", "4", "4.json", "kept"}

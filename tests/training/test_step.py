@@ -160,3 +160,26 @@ def test_pmap_over_equal_batches_equals_one_device(toy, toy_batch):
     spread = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (8, *leaf.shape)), (state, toy_batch))
     many = jax.pmap(make_step(defense, defense.phases[1]), axis_name="devices")(*spread)[0]
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y[0], atol=2e-6), one.params, many.params)
+
+
+def test_clipping_scales_the_whole_gradient_and_only_a_longer_one(toy, toy_batch):
+    defense = toy(updates=1)
+    state = init(defense, jax.random.key(0))
+    moments = []
+    for clip in (0.0, 1e-3, 1e3):
+        after, metrics = jax.jit(make_step(defense, defense.phases[1], clip=clip))(state, toy_batch)
+        moments.append({group: optax.tree.get(found, "mu") for group, found in after.optimizers.items()})
+    norm = float(metrics["gradient_norm"])
+    assert norm > 2e-3
+    for group in ("client", "server"):
+        # Adam's first moment after one step is (1 - b1) times the gradient.
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a * 1e-3 / norm, b, rtol=2e-2, atol=1e-9),
+            moments[0][group],
+            moments[1][group],
+        )
+        assert same(moments[0][group], moments[2][group])
+    # Party by party the norms add up to the whole, and the adversary is clipped by itself.
+    parts = np.hypot(float(metrics["gradient_norm/client"]), float(metrics["gradient_norm/server"]))
+    assert parts == pytest.approx(norm, rel=1e-4)
+    assert float(optax.tree.norm(moments[1]["adversaries/ink"])) == pytest.approx(1e-4, rel=1e-3)

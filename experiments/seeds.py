@@ -10,7 +10,7 @@ import pathlib
 
 from absl import flags as absl_flags
 
-from ani_jax.reporting import figures, seeds
+from ani_jax.reporting import agreement, figures, seeds
 from experiments import flags, runs
 
 
@@ -33,7 +33,8 @@ def main(argv: list[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     runs.write(out / "summary.csv", seeds.as_csv(lines))
     runs.write(out / "summary.svg", figures.variants(variants).decode())
-    print(seeds.table(lines))
+    told = agreement.lines([run.evidence for run in found])
+    print("\n".join((seeds.table(lines), *told)))
     print(f"\nsummary: {out / 'summary.csv'}, {out / 'summary.svg'}")
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ani_jax.evaluation.frontier import Frontier, Leak, Point
 from ani_jax.records import AttackResult, CostCard, Estimate, Evidence, Member, Picture
 
 
@@ -73,3 +74,24 @@ def log():
         {"step": 10 * i, "phase": i // 5, "loss": 2.0 / (i + 1), "terms": {"ce": 1.0 / (i + 1)}, "ok": True}
         for i in range(10)
     ]
+
+
+def member(name, multiplier, weights, seed, accuracy, ink, image, often=None):
+    leaks = [Leak("attribute", "ink", 1, 0.25 + 0.75 * ink, ink), Leak("decoder", "image", 1, 0.05, image)]
+    leaks += [] if often is None else [Leak("decoder", "image", 64, 0.04, often)]
+    return Point(name, multiplier, weights, seed, accuracy, 0.1, tuple(leaks))
+
+
+@pytest.fixture(scope="session")
+def frontier():
+    """Two defences, one of which is deterministic, and the undefended reference, at two seeds."""
+    points = (
+        *(member("none", 1.0, {}, seed, 0.98, 1.0, 0.99) for seed in (0, 1)),
+        *(member("funnel", 0.1, {"beta": 3.0}, seed, 0.97 + 0.01 * seed, 0.9 - 0.1 * seed, 0.5) for seed in (0, 1)),
+        *(member("funnel", 10.0, {"beta": 300.0}, seed, 0.9, 0.95, 0.6) for seed in (0, 1)),
+        *(
+            member("ani", 1.0, {"entropy": 0.5}, seed, 0.96 - 0.02 * seed, 0.4 - 0.1 * seed, 0.3, 0.5)
+            for seed in (0, 1)
+        ),
+    )
+    return Frontier("digits", "quick", points)

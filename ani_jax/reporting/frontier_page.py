@@ -1,0 +1,141 @@
+"""A frontier as a picture and as a self-contained page: no script, no external address."""
+
+import base64
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jinja2
+
+from ani_jax.evaluation.frontier import Frontier, front
+from ani_jax.reporting import figures
+from ani_jax.reporting.findings import percent, ratio
+from ani_jax.reporting.frontier import REFERENCE, Mean, Panel, caveats, cells, findings, panels
+from ani_jax.reporting.seeds import mean
+from ani_jax.reporting.table import Cell, estimate
+
+
+def figure(found: Sequence[Panel], columns: int = 3) -> bytes:
+    """Utility against leakage, a panel for every measure; lower and further right is better.
+
+    Small marks are seeds, large ones means, filled where nothing dominates them. Stairs join a defence's own undominated means;
+    the band is the 95% interval of its leakage, thin bars that of its accuracy.
+
+    Args:
+        found: the panels.
+        columns: panels in a row.
+
+    Returns:
+        An SVG document.
+
+    Raises:
+        ValueError: no panel.
+    """
+    if not found:
+        raise ValueError("panels: no point has both an accuracy and a leakage; nothing to draw")
+    names = list(dict.fromkeys(m.defense for panel in found for m in panel.means))
+    with figures._style():
+        drawn, axes = figures._grid(len(found), columns)
+        for axis, panel in zip(axes, found, strict=True):
+            for number, name in enumerate(names):
+                _draw(axis, [m for m in panel.means if m.defense == name], number)
+            seen = [leaked for m in panel.means for _, leaked in m.seeds]
+            # Intervals over two or three seeds are wide: they may leave the picture, the points may not.
+            axis.set_ylim(min(0.0, *seen) - 0.06, max(1.0, *seen) + 0.06)
+            right = [100 * accuracy for m in panel.means for accuracy, _ in m.seeds]
+            margin = 0.06 * (max(right) - min(right)) + 1
+            axis.set_xlim(min(right) - margin, max(right) + margin)
+            axis.axhline(0, color=figures.MUTED, linewidth=0.9, linestyle="--")
+            axis.set_title(figures._drawable(panel.measure))
+            axis.set_xlabel("accuracy on the task, %")
+            axis.set_ylabel("leakage")
+        handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        drawn.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8.5)
+        return figures._svg(drawn)
+
+
+def _draw(axis: Any, means: Sequence[Mean], number: int) -> None:
+    if not means:
+        return
+    colour = figures.COLOURS[number % len(figures.COLOURS)]
+    marker = figures.MARKERS[number % len(figures.MARKERS)]
+    means = sorted(means, key=lambda m: m.utility.value or 0.0)
+    x, y = ([100 * (m.utility.value or 0.0) for m in means], [m.leakage.value or 0.0 for m in means])
+    own = front(x, y)
+    stairs = [(u, v) for u, v, best in zip(x, y, own, strict=True) if best]
+    axis.plot(*zip(*stairs, strict=True), color=colour, linewidth=1.3, drawstyle="steps-pre")
+    if len(means) > 1 and all(m.leakage.low is not None for m in means):
+        axis.fill_between(
+            x, [m.leakage.low for m in means], [m.leakage.high for m in means], color=colour, alpha=0.13, lw=0
+        )
+    for m, right, leaked in zip(means, x, y, strict=True):
+        seeds = [(100 * accuracy, value) for accuracy, value in m.seeds]
+        axis.plot(*zip(*seeds, strict=True), linestyle="", marker=marker, markersize=3, alpha=0.45, color=colour)
+        if m.utility.low is not None and m.utility.high is not None:
+            axis.plot((100 * m.utility.low, 100 * m.utility.high), (leaked, leaked), color=colour, linewidth=0.7)
+        face = colour if m.front else figures.PAPER
+        axis.plot(right, leaked, linestyle="", marker=marker, markersize=7, color=colour, markerfacecolor=face)
+    # The legend shows a filled mark whichever of the points are filled here.
+    axis.plot(
+        [], [], linestyle="", marker=marker, markersize=7, color=colour, label=figures._drawable(means[0].defense)
+    )
+
+
+def render(frontier: Frontier, *, command: str) -> str:
+    """The report as one HTML document; equal inputs give equal bytes, and every name is escaped.
+
+    Args:
+        frontier: all points.
+        command: what reproduces it.
+
+    Raises:
+        ValueError: nothing to draw.
+    """
+    found = panels(frontier)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ani_jax.reporting"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    compared = [point.defense for point in frontier.points if point.defense.split()[0] != REFERENCE]
+    return environment.get_template("frontier.html").render(
+        frontier=frontier,
+        title=f"{', '.join(dict.fromkeys(compared))} on {frontier.dataset}",
+        seeds=len({point.seed for point in frontier.points}),
+        findings=findings(frontier),
+        caveats=caveats(frontier),
+        images=[(_uri(figure((panel,), columns=1)), _words(panel)) for panel in found],
+        measures=[panel.measure for panel in found],
+        rows=list(_rows(frontier, found)),
+        volumes=list(_volumes(frontier, found)),
+        command=command,
+    )
+
+
+def _rows(frontier: Frontier, found: Sequence[Panel]) -> Iterator[dict[str, Any]]:
+    """A row for every defence and multiplier: accuracy, and the leakage by every measure with whether it is undominated."""
+    for (name, multiplier), members in cells(frontier.points).items():
+        rights = [point.accuracy for point in members if point.accuracy is not None]
+        of = [next((m for m in p.means if (m.defense, m.multiplier) == (name, multiplier)), None) for p in found]
+        yield {
+            "name": members[0].title,
+            "weights": ", ".join(f"{weight} {value:g}" for weight, value in members[0].weights.items()),
+            "accuracy": estimate(mean(rights) if len(rights) == len(members) else None, percent),
+            "cells": [(estimate(m and m.leakage, ratio), bool(m and m.front)) for m in of],
+        }
+
+
+def _volumes(frontier: Frontier, found: Sequence[Panel]) -> Iterator[tuple[str, list[Cell]]]:
+    for name in dict.fromkeys(point.defense for point in frontier.points):
+        yield name, [estimate(panel.volumes.get(name), ratio) for panel in found]
+
+
+def _words(panel: Panel) -> str:
+    """What the picture shows, for those who cannot see it."""
+    best = ", ".join(f"{m.title}" for m in panel.means if m.front)
+    return f"Accuracy against leakage by {panel.measure}; not dominated: {best}. The table has the numbers."
+
+
+def _uri(svg: bytes) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"

@@ -1,0 +1,108 @@
+"""The command: what it refuses, what it leaves behind, where it goes on, and what it costs beside separate runs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from ani_jax.evaluation.frontier import Frontier
+from ani_jax.records import from_json
+from ani_jax.reporting import frontier as numbers
+from ani_jax.reporting import frontier_page
+from experiments import grid, runs
+from experiments.flags import RunConfig
+
+SMALL = ("--width=4", "--expansion=8", "--steps=12", "--log_every=3", "--batch_size=16", "--audit=smoke")
+GRID = ("--defenses=funnel", "--weights=2", "--seeds=1", *SMALL)
+
+
+def start(*arguments):
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
+    command = [sys.executable, "-m", "experiments.frontier", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--defenses=funnel,moat",), "flag --defenses=funnel,moat: must be names, each once, out of none, ani"),
+        (("--defenses=funnel", "--utility_budget=0.01"), "flag --utility_budget=0.01: a frontier does not take it"),
+        (("--defenses=ani", "--beta=1"), "flag --beta"),
+    ],
+)
+def test_mistakes_cost_one_line(arguments, message):
+    _, errors = (process := start(*arguments)).communicate(timeout=300)
+    assert process.returncode == 2
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_an_interrupted_frontier_goes_on_where_it_stopped(tmp_path):
+    cache, whole, killed = (tmp_path / name for name in ("cache", "whole", "killed"))
+    process = start(*GRID, f"--cache_dir={cache}", f"--workdir={whole}")
+    output, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors
+    assert "[2/2] funnel ×10, seed 0: " in errors
+    assert f"python -m experiments.frontier {' '.join(GRID[:3])} --width=4 " in output
+    found = from_json(Frontier, (whole / "frontier.json").read_text())
+    assert [point.title for point in found.points] == ["none --width=4", "funnel ×0.1", "funnel ×10"]
+
+    process = start(*GRID, f"--cache_dir={cache}", f"--workdir={killed}")
+    deadline = time.monotonic() + 600
+    while not list(killed.glob("points/*/evidence.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    (first,) = killed.glob("points/*/evidence.json")
+    written = first.stat().st_mtime_ns
+    process = start(*GRID, f"--cache_dir={cache}", f"--workdir={killed}")
+    assert process.communicate(timeout=900)
+    assert first.stat().st_mtime_ns == written
+    for name in ("frontier.json", "frontier.csv", "frontier.svg"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_frontier_costs_no_more_than_separate_runs(tmp_path):
+    """8 weights and 3 seeds of the funnel on digits, trained, audited and reported, against 24 runs in the same process.
+
+    An hour and more on two cores. The references are made before; the first of the two pays for what has to be compiled, so the
+    small grid goes through both beforehand.
+    """
+    config = RunConfig("funnel")
+    compare(config, 1, 1, tmp_path / "warm")
+    assert compare(config, 8, 3, tmp_path) <= 1.05
+
+
+def compare(config, weights, seeds, folder):
+    """The time of a frontier over that of its members as separate runs, row by row in turns, in one process."""
+    rows = grid.rows([config], weights, seeds, 10.0)
+    for row in rows:
+        runs.undefended(row[0].config, folder / "cache")
+    points, taken = [], {"frontier": 0.0, "separate": 0.0}
+
+    def as_frontier(row):
+        points.extend(p for found in grid.execute(row, 1, folder / "frontier", folder / "cache", {}) for p in found)
+
+    def as_runs(row):
+        for member in row:
+            runs.execute(member.config, folder / "separate" / member.place, folder / "cache", {})
+
+    for turn, row in enumerate(rows):
+        sides = [("frontier", as_frontier), ("separate", as_runs)]
+        for name, side in sides if turn % 2 else reversed(sides):
+            started = time.perf_counter()
+            side(row)
+            taken[name] += time.perf_counter() - started
+    started = time.perf_counter()
+    found = Frontier(config.dataset, config.audit, tuple({(p.title, p.seed): p for p in points}.values()))
+    frontier_page.render(found, command="")
+    frontier_page.figure(numbers.panels(found))
+    return (taken["frontier"] + time.perf_counter() - started) / taken["separate"]

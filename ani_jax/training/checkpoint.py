@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import shutil
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -21,6 +22,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ani_jax.training.processes import from_main, is_main, on_main
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Orbax counts its operations for the whole process: of two saves at once, one waits minutes for the other's signals."""
 
 
 class CheckpointError(ValueError):
@@ -73,7 +77,7 @@ class Checkpoints:
         # A step is never listed while its files are incomplete, so the manifest goes first and comes last.
         self._manifest(step).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        with _checkpointer() as checkpointer:
+        with _ONE_AT_A_TIME, _checkpointer() as checkpointer:
             checkpointer.save(folder, plain)
             checkpointer.wait_until_finished()
         partial = self._manifest(step).with_suffix(".partial")
@@ -134,7 +138,7 @@ class Checkpoints:
 
     def _read(self, step: int, like: Any) -> Any:
         try:
-            with _checkpointer() as checkpointer:
+            with _ONE_AT_A_TIME, _checkpointer() as checkpointer:
                 plain = checkpointer.restore(self.directory / str(step), jax.tree.map(_plain, like))
             return jax.tree.map(_like, like, plain)
         except (ValueError, KeyError, TypeError) as error:

@@ -64,6 +64,8 @@ def test_the_layer_refines_the_code(view, fitted):
 
 
 def test_an_image_is_found_alone_as_among_others(view, fitted):
-    together = fitted.attacker(jax.random.key(1), view.held)
-    alone = fitted.attacker(jax.random.key(1), view.held[:, 5:6])
-    assert float(jnp.abs(alone - together[5:6]).max()) < 0.02
+    # A few steps: over many, rounding that depends on the batch's size decides between two valleys.
+    attacker = dataclasses.replace(fitted.attacker, steps=5)
+    together = attacker(jax.random.key(1), view.held)
+    alone = attacker(jax.random.key(1), view.held[:, 5:6])
+    np.testing.assert_allclose(alone, together[5:6], atol=1e-3)

@@ -42,6 +42,16 @@ def test_nothing_saved_is_none(tmp_path):
     assert Checkpoints(tmp_path / "absent").restore(state(0)) is None
 
 
+def test_two_folders_are_written_at_once(tmp_path):
+    both = [Checkpoints(tmp_path / name) for name in ("one", "two")]
+    for step in range(1, 9):
+        for checkpoints in both:
+            checkpoints.save(step, state(step), wait=False)
+    for checkpoints in both:
+        assert checkpoints.steps() == [7, 8]
+        assert checkpoints.restore(state(0))[0] == 8
+
+
 def test_only_the_newest_are_kept(saved):
     assert saved.steps() == [2, 3]
     assert not (saved.directory / "1").exists()

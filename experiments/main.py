@@ -3,7 +3,7 @@
     python -m experiments.main --defense=funnel
 
 trains on the embedded digits beside an undefended reference, audits both, prints the table and writes report.html into the run
-folder; about two minutes on two cores. The same command again resumes, or shows the finished run. SIGTERM saves and exits with
+folder; about three minutes on two cores. The same command again resumes, or shows the finished run. SIGTERM saves and exits with
 code 75: run it again to go on.
 """
 

@@ -68,14 +68,24 @@ def gradients(state):
     return jax.tree.map(lambda mu: mu / 0.1, {g: optax.tree.get(o, "mu") for g, o in state.optimizers.items()})
 
 
+REST = (("none", "pmap"), ("none", "sharding"), ("partition", "sharding"))
+
+
 @functools.cache
 def _runs(name):
     data = digits.load(image_size=16)
     return {mode: losses_and_states(build(name, 10), data, Spread(mode)) for mode in MODES}
 
 
-@pytest.mark.parametrize("mode", ["pmap", "sharding"])
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("funnel", "pmap"),
+        ("funnel", "sharding"),
+        ("partition", "pmap"),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in REST),
+    ],
+)
 def test_first_gradients_and_ten_losses_are_those_of_one_device(name, mode):
     (one, states), (many, spread_states) = _runs(name)["jit"], _runs(name)[mode]
     for group, expected in gradients(states[1]).items():

@@ -33,6 +33,7 @@ def done():
     return found
 
 
+@pytest.mark.slow
 def test_a_function_and_the_models_of_two_libraries_are_audited_in_five_lines(done):
     assert len(done) == 3
     assert all(len(block.strip().splitlines()) <= 6 for block in BLOCKS)

@@ -87,6 +87,7 @@ def test_what_is_no_client_is_refused_in_one_line(mine, tmp_path, name, reason):
     assert not (tmp_path / "audit").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_audited_again_without_training(tmp_path, monkeypatch):
     train = TrainConfig(batch_size=16, log_every=3, checkpoint_every=3)
     options = {"width": 4, "steps": 3}
@@ -148,6 +149,7 @@ def command(*arguments):
         (("more",), "argument more: not understood"),
     ],
 )
+@pytest.mark.slow
 def test_mistakes_cost_one_line(arguments, reason):
     done = command(*arguments)
     assert done.returncode == 2

@@ -34,6 +34,7 @@ def start(*arguments):
         (("--defenses=ani", "--beta=1"), "flag --beta"),
     ],
 )
+@pytest.mark.slow
 def test_mistakes_cost_one_line(arguments, message):
     _, errors = (process := start(*arguments)).communicate(timeout=300)
     assert process.returncode == 2

@@ -146,6 +146,7 @@ def test_report_is_rewritten_without_training(whole, tmp_path, cache):
     assert json.loads((folder / "timing.json").read_text())["train_s"] > 0
 
 
+@pytest.mark.slow
 def test_a_utility_budget_is_spent_and_reported(whole, cache, tmp_path):
     """The whole fixture is asked for only so that the undefended reference is there."""
     arguments = ("--defense=ani", "--utility_budget=0.05", "--width=4", "--steps=20", "--pretraining_steps=5")

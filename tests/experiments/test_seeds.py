@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 
 def run(*arguments):
     return subprocess.run(
@@ -8,6 +10,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_mistakes_cost_one_line(tmp_path):
     for arguments in ((), (f"--out={tmp_path}", str(tmp_path / "missing"))):
         done = run(*arguments)

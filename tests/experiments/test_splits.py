@@ -18,6 +18,7 @@ TRAIN = TrainConfig(batch_size=16, log_every=2, checkpoint_every=2)
 CONFIG = flags.RunConfig("none", image_size=16, audit="smoke", options={"width": 4, "steps": 2}, train=TRAIN)
 
 
+@pytest.mark.slow
 def test_every_depth_is_a_run_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "audit", functools.partial(audit, attacks=CLOSED))
     found = splits.cuts(CONFIG, ("1", "3"), tmp_path, tmp_path / "cache", {})

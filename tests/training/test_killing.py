@@ -57,6 +57,7 @@ def test_a_run_killed_twenty_times_ends_bit_identical(tmp_path):
     check(killed(tmp_path, 20, 1, seed=2), 20, 1)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(toy, toy_data, tmp_path):
     losses, config = [], TrainConfig(batch_size=8, log_every=5, checkpoint_every=5)
 

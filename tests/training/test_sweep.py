@@ -193,6 +193,7 @@ class Counted(Funnel):
 
 
 @pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.slow
 def test_a_frontier_compiles_its_step_once(group):
     """Two weights and two seeds with splits of their own, one by one and together."""
     Counted.traced.clear()

@@ -243,6 +243,7 @@ def against_torch(key, images, ours, steps, sample):
     return decibels(fitted, view), max(theirs)
 
 
+@pytest.mark.slow
 def test_reaches_a_torch_transcription_of_he_et_al(key):
     ours = WhiteBox(100, 1, (0.01, 0.03), (0.0, 1e-3), (0.0,), tuned_on=8)
     reached, reference = against_torch(key, 8, ours, 100, 512)

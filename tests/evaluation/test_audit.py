@@ -299,6 +299,7 @@ def test_declared_noise_is_attacked_with_its_likelihood_and_asked_repeatedly(dat
     assert once.references["raw_input"] == pytest.approx(1.0, abs=0.02)
 
 
+@pytest.mark.slow
 def test_networks_of_the_quick_budget_run(data, identity):
     reference, _ = identity
     attacks = default_attacks(SMALL, data.sensitive, (SIDE, SIDE, 3))

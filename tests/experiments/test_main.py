@@ -81,6 +81,7 @@ def test_the_same_command_again_shows_the_finished_run(whole, cache):
     assert (folder / "evidence.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_identical_parameters_and_evidence(whole, cache, tmp_path):
     folder, _ = whole
     process = start("--defense=funnel", *SMALL, f"--workdir={tmp_path}", cache=cache)

@@ -122,6 +122,7 @@ def test_together_is_one_by_one(toy_data, swept):
     check_equality(swept(50), toy_data, count=3)
 
 
+@pytest.mark.slow
 def test_groups_of_any_size_train_the_same_members(toy_data, swept):
     config, members = TrainConfig(batch_size=16, log_every=2), members_of(swept(4), 5)
     whole = sweep.train_together(members, toy_data, config, 5)

@@ -15,7 +15,6 @@ import jax
 from ani_jax.attacks.base import as_release, ask
 from ani_jax.data import catalog
 from ani_jax.defenses import registry
-from ani_jax.defenses.base import freeze
 from ani_jax.evaluation.audit import BUDGETS, audit
 from ani_jax.records import Evidence, from_json, to_json
 from ani_jax.reporting import page
@@ -205,20 +204,8 @@ def _again(run: runs.Run, name: str, reference: Evidence | None, where: Where) -
         found = Checkpoints(saved).restore(init(defense, jax.random.key(run.config.train.seed)))
         if found is None:
             raise runs.WorkdirError(f"workdir={run.folder}: holds no checkpoint to audit")
-        release, predict = freeze(defense, found[1].params, found[1].statistics)
         parts = Parts(target / "parts")
-        evidence = audit(
-            release,
-            data,
-            predict,
-            budget=budget(name),
-            seed=run.config.train.seed,
-            reference=reference,
-            subject=run.config.defense,
-            on_event=progress,
-            random_release=runs.untrained(defense, run.config.train.seed),
-            store=parts,
-        )
+        evidence = runs.attacked(run.config, data, defense, found[1], budget(name), reference, parts, progress)
         target.mkdir(parents=True, exist_ok=True)
         write(target / "evidence.json", to_json(evidence))
         parts.clear()

@@ -10,7 +10,7 @@ import pathlib
 import resource
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -27,7 +27,7 @@ from ani_jax.reporting.adversaries import gaps, silent
 from ani_jax.training.budget import UtilityBudget
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.loop import Stopped, train
-from ani_jax.training.state import init
+from ani_jax.training.state import State, init
 from ani_jax.types import Data, Release
 from experiments.flags import RunConfig, command
 from experiments.machine import Machine
@@ -229,19 +229,8 @@ def _finish(
             defense, data, config.train, saved, on_event, utility, reference is None, machine.spread, machine.stop
         )
         trained, parts = time.monotonic(), Parts(folder / "audit")
-        release, predict = freeze(defense, state.params, state.statistics)
-        evidence = audit(
-            release,
-            data,
-            predict,
-            budget=config.audit,
-            seed=config.train.seed,
-            reference=reference.evidence if reference else None,
-            subject=config.defense,
-            on_event=on_attack,
-            random_release=untrained(defense, config.train.seed),
-            store=parts,
-        )
+        known = reference.evidence if reference else None
+        evidence = attacked(config, data, defense, state, config.audit, known, parts, on_attack)
     if utility is not None and reference is not None:
         evidence = _noted(evidence, (_kept(evidence, reference.evidence, utility),))
     # The log is that of an uninterrupted run however often this one was killed, so the evidence stays the same too.
@@ -284,7 +273,44 @@ def problem(config: RunConfig, where: Mapping[str, Any] | None) -> tuple[Data, D
     return data, defense
 
 
-def untrained(defense: Defense, seed: int) -> Release:
+def attacked(
+    config: RunConfig,
+    data: Data,
+    defense: Defense,
+    state: State,
+    budget: str | float,
+    reference: Evidence | None,
+    parts: Parts,
+    on_event: Callable[[Mapping[str, Any]], None],
+) -> Evidence:
+    """The evidence about a trained client.
+
+    Args:
+        config: of its run.
+        data: see :func:`problem`, like the defence.
+        defense: whose client it is.
+        state: its weights.
+        budget: of the audit.
+        reference: the evidence of the undefended run, where there is one.
+        parts: what an interrupted audit has finished.
+        on_event: see ``audit``.
+    """
+    release, predict = freeze(defense, state.params, state.statistics)
+    return audit(
+        release,
+        data,
+        predict,
+        budget=budget,
+        seed=config.train.seed,
+        reference=reference,
+        subject=config.defense,
+        on_event=on_event,
+        random_release=_untrained(defense, config.train.seed),
+        store=parts,
+    )
+
+
+def _untrained(defense: Defense, seed: int) -> Release:
     """The client with fresh random weights, not those that training started from."""
     state = init(defense, jax.random.fold_in(jax.random.key(seed), 1))
     return freeze(defense, state.params, state.statistics)[0]

@@ -88,8 +88,8 @@ def curves(metrics: Sequence[Mapping[str, Any]], names: Sequence[str] | None = N
     if not names or any(name not in found for name in names):
         raise ValueError(f"names is {names}: expected some of the logged scalars {tuple(found)}")
     ends = _phase_ends(metrics)
-    with _style():
-        figure, axes = _grid(len(names), columns)
+    with styled():
+        figure, axes = grid(len(names), columns)
         for axis, name, number in zip(axes, names, range(len(names)), strict=True):
             steps, values = found[name]
             stride = max(1, len(steps) // POINTS)
@@ -97,9 +97,9 @@ def curves(metrics: Sequence[Mapping[str, Any]], names: Sequence[str] | None = N
             axis.plot(steps[::stride], values[::stride], color=COLOURS[number % 4], linewidth=1.4, marker=mark)
             for end in ends:
                 axis.axvline(end, color=MUTED, linewidth=0.8, linestyle=":")
-            axis.set_title(_drawable(name.replace("_", " ").replace("/", " / ")))
+            axis.set_title(drawable(name.replace("_", " ").replace("/", " / ")))
             axis.set_xlabel("step")
-        return _svg(figure)
+        return svg(figure)
 
 
 def scatter(evidences: Sequence[Evidence], measures: Sequence[str] | None = None, columns: int = 3) -> bytes:
@@ -123,13 +123,13 @@ def scatter(evidences: Sequence[Evidence], measures: Sequence[str] | None = None
     measures = available if measures is None else tuple(measures)
     if not measures or any(measure not in available for measure in measures):
         raise ValueError(f"measures is {tuple(measures)}: expected some of the measured targets {available}")
-    with _style():
-        figure, axes = _grid(len(measures), columns)
+    with styled():
+        figure, axes = grid(len(measures), columns)
         for axis, target in zip(axes, measures, strict=True):
             _scatter_panel(axis, evidences, target)
         handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8.5)
-        return _svg(figure)
+        return svg(figure)
 
 
 def variants(pairs: Mapping[str, Sequence[tuple[Evidence, Evidence]]], columns: int = 3) -> bytes:
@@ -149,8 +149,8 @@ def variants(pairs: Mapping[str, Sequence[tuple[Evidence, Evidence]]], columns: 
     available = measured(everything) if everything else ()
     if not available:
         raise ValueError("pairs: no run has both an accuracy and an attack; nothing to draw")
-    with _style():
-        figure, axes = _grid(len(available), columns)
+    with styled():
+        figure, axes = grid(len(available), columns)
         for axis, target in zip(axes, available, strict=True):
             for number, (name, runs) in enumerate(pairs.items()):
                 points = [(before, _point(run, target)) for before, run in runs]
@@ -164,17 +164,17 @@ def variants(pairs: Mapping[str, Sequence[tuple[Evidence, Evidence]]], columns: 
                 x, y = zip(*drawn, strict=True)
                 style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
                 axis.plot(x, y, linestyle="", markersize=4, alpha=0.5, **style)
-                axis.plot(np.mean(x), np.mean(y), linestyle="", markersize=9, label=_drawable(name), **style)
+                axis.plot(np.mean(x), np.mean(y), linestyle="", markersize=9, label=drawable(name), **style)
             chances = [point[2] for runs in pairs.values() for _, run in runs if (point := _point(run, target))]
             if (floor := 0.0 if target == "image" else next(iter(chances), None)) is not None:
                 axis.axhline(floor, color=MUTED, linewidth=0.9, linestyle="--")
             axis.margins(0.2)
             unit = "R² over class mean" if target == "image" else f"{target}: balanced accuracy, %"
-            axis.set_title(_drawable(unit))
+            axis.set_title(drawable(unit))
             axis.set_xlabel("points of accuracy lost")
         handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=8.5)
-        return _svg(figure)
+        return svg(figure)
 
 
 def measured(evidences: Sequence[Evidence]) -> tuple[str, ...]:
@@ -209,12 +209,12 @@ def gallery(originals: Picture, rows: Mapping[str, Picture], width: int = 900) -
     strips = [_strip(picture, scale, gap) for picture in (originals, *rows.values())]
     pitch = strips[0].shape[0] + line
     size = (max(strips[0].shape[1] + gap, 320), pitch * len(strips) + gap)
-    with _style():
+    with styled():
         figure = Figure(figsize=(size[0] / 100, size[1] / 100), dpi=100)
         FigureCanvasAgg(figure)
         for number, (label, strip) in enumerate(zip(("original", *rows), strips, strict=True)):
             top = size[1] - pitch * number
-            figure.text(gap / size[0], (top - line / 2) / size[1], _drawable(label), fontsize=12, va="center")
+            figure.text(gap / size[0], (top - line / 2) / size[1], drawable(label), fontsize=12, va="center")
             figure.figimage(strip, gap, top - pitch, origin="upper")
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=100, metadata={"Software": None})
@@ -237,14 +237,14 @@ def _scatter_panel(axis: Any, evidences: Sequence[Evidence], target: str) -> Non
             color=COLOURS[number % len(COLOURS)],
             elinewidth=1.2,
             markersize=7,
-            label=_drawable(evidence.subject),
+            label=drawable(evidence.subject),
         )
         floor = chance if floor is None else floor
     if floor is not None:
         axis.axhline(floor, color=MUTED, linewidth=0.9, linestyle="--")
     axis.margins(0.2)
     unit = "R² over class mean" if target == "image" else "balanced accuracy, %"
-    axis.set_title(_drawable(f"{'image' if target == 'image' else target}: {unit}"))
+    axis.set_title(drawable(f"{'image' if target == 'image' else target}: {unit}"))
     axis.set_xlabel("accuracy on the task, %")
 
 
@@ -293,7 +293,8 @@ def _phase_ends(metrics: Sequence[Mapping[str, Any]]) -> list[float]:
     return [step for (old, _), (new, step) in itertools.pairwise(phases) if old != new]
 
 
-def _grid(panels: int, columns: int) -> tuple[Figure, list[Any]]:
+def grid(panels: int, columns: int) -> tuple[Figure, list[Any]]:
+    """A figure with as many panels, ``columns`` in a row."""
     columns = max(1, min(columns, panels))
     rows = math.ceil(panels / columns)
     figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows), layout="constrained")
@@ -301,7 +302,7 @@ def _grid(panels: int, columns: int) -> tuple[Figure, list[Any]]:
     return figure, [figure.add_subplot(rows, columns, number + 1) for number in range(panels)]
 
 
-def _svg(figure: Figure) -> bytes:
+def svg(figure: Figure) -> bytes:
     """Serialises without a date, and repaints ink and paper where the reader prefers dark pages."""
     out = io.BytesIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
@@ -313,13 +314,13 @@ def _svg(figure: Figure) -> bytes:
     return head + f"<style>@media (prefers-color-scheme:dark){{{rules}}}</style>".encode() + mark + body
 
 
-def _drawable(label: str) -> str:
+def drawable(label: str) -> str:
     """The label with every character that the font lacks shown as "?"."""
     known = get_font(findfont("DejaVu Sans")).get_charmap()
     return "".join(c if c.isprintable() and ord(c) in known else "?" for c in label)
 
 
-def _style() -> Any:
+def styled() -> Any:
     """The defaults of matplotlib with our style on top, whatever the reader's matplotlibrc says; undone on leaving."""
     settings: Any = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith("backend")} | STYLE
     return matplotlib.rc_context(settings)

@@ -1,15 +1,13 @@
 """A frontier as a picture and as a self-contained page: no script, no external address."""
 
-import base64
 from collections.abc import Iterator, Sequence
 from typing import Any
-
-import jinja2
 
 from ani_jax.evaluation.frontier import Frontier, front
 from ani_jax.reporting import figures
 from ani_jax.reporting.findings import percent, ratio
 from ani_jax.reporting.frontier import REFERENCE, Mean, Panel, caveats, cells, findings, panels
+from ani_jax.reporting.page import data_uri, document
 from ani_jax.reporting.seeds import mean
 from ani_jax.reporting.table import Cell, estimate
 
@@ -33,8 +31,8 @@ def figure(found: Sequence[Panel], columns: int = 3) -> bytes:
     if not found:
         raise ValueError("panels: no point has both an accuracy and a leakage; nothing to draw")
     names = list(dict.fromkeys(m.defense for panel in found for m in panel.means))
-    with figures._style():
-        drawn, axes = figures._grid(len(found), columns)
+    with figures.styled():
+        drawn, axes = figures.grid(len(found), columns)
         for axis, panel in zip(axes, found, strict=True):
             for number, name in enumerate(names):
                 _draw(axis, [m for m in panel.means if m.defense == name], number)
@@ -45,12 +43,12 @@ def figure(found: Sequence[Panel], columns: int = 3) -> bytes:
             margin = 0.06 * (max(right) - min(right)) + 1
             axis.set_xlim(min(right) - margin, max(right) + margin)
             axis.axhline(0, color=figures.MUTED, linewidth=0.9, linestyle="--")
-            axis.set_title(figures._drawable(panel.measure))
+            axis.set_title(figures.drawable(panel.measure))
             axis.set_xlabel("accuracy on the task, %")
             axis.set_ylabel("leakage")
         handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
         drawn.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8.5)
-        return figures._svg(drawn)
+        return figures.svg(drawn)
 
 
 def _draw(axis: Any, means: Sequence[Mean], number: int) -> None:
@@ -75,9 +73,7 @@ def _draw(axis: Any, means: Sequence[Mean], number: int) -> None:
         face = colour if m.front else figures.PAPER
         axis.plot(right, leaked, linestyle="", marker=marker, markersize=7, color=colour, markerfacecolor=face)
     # The legend shows a filled mark whichever of the points are filled here.
-    axis.plot(
-        [], [], linestyle="", marker=marker, markersize=7, color=colour, label=figures._drawable(means[0].defense)
-    )
+    axis.plot([], [], linestyle="", marker=marker, markersize=7, color=colour, label=figures.drawable(means[0].defense))
 
 
 def render(frontier: Frontier, *, command: str) -> str:
@@ -91,21 +87,15 @@ def render(frontier: Frontier, *, command: str) -> str:
         ValueError: nothing to draw.
     """
     found = panels(frontier)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ani_jax.reporting"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     compared = [point.defense for point in frontier.points if point.defense.split()[0] != REFERENCE]
-    return environment.get_template("frontier.html").render(
+    return document(
+        "frontier.html",
         frontier=frontier,
         title=f"{', '.join(dict.fromkeys(compared))} on {frontier.dataset}",
         seeds=len({point.seed for point in frontier.points}),
-        findings=findings(frontier),
+        headlines=findings(frontier),
         caveats=caveats(frontier),
-        images=[(_uri(figure((panel,), columns=1)), _words(panel)) for panel in found],
+        images=[(data_uri("svg+xml", figure((panel,), columns=1)), _words(panel)) for panel in found],
         measures=[panel.measure for panel in found],
         rows=list(_rows(frontier, found)),
         volumes=list(_volumes(frontier, found)),
@@ -135,7 +125,3 @@ def _words(panel: Panel) -> str:
     """What the picture shows, for those who cannot see it."""
     best = ", ".join(f"{m.title}" for m in panel.means if m.front)
     return f"Accuracy against leakage by {panel.measure}; not dominated: {best}. The table has the numbers."
-
-
-def _uri(svg: bytes) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"

@@ -45,14 +45,8 @@ def render(
     """
     base = evidences[reference(evidences)]
     found = sections(evidences)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ani_jax.reporting"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(
+    return document(
+        "report.html",
         base=base,
         title=_title(evidences),
         evidences=evidences,
@@ -70,6 +64,37 @@ def render(
     )
 
 
+def document(template: str, **values: Any) -> str:
+    """A page of the house: a template that extends ``base.html``, with every value escaped.
+
+    Args:
+        template: its file name.
+        values: what it shows; "title", "headlines" and "caveats" are the frame's.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ani_jax.reporting"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(values)
+
+
+def data_uri(kind: str, data: bytes) -> str:
+    """An image inside the page.
+
+    Args:
+        kind: of the image, "png" or "svg+xml".
+        data: the file.
+
+    Example:
+        >>> data_uri("png", b"abc")
+        'data:image/png;base64,YWJj'
+    """
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
 def _title(evidences: Sequence[Evidence]) -> str:
     base = reference(evidences)
     others = " and ".join(e.subject for i, e in enumerate(evidences) if i != base)
@@ -80,7 +105,7 @@ def _title(evidences: Sequence[Evidence]) -> str:
 def _scatters(evidences: Sequence[Evidence]) -> Iterator[Image]:
     for target in figures.measured(evidences):
         alt = f"Scatter plot of accuracy against leakage of {target}, one point per subject; the table has the numbers."
-        yield Image(_uri("svg+xml", figures.scatter(evidences, (target,))), alt)
+        yield Image(data_uri("svg+xml", figures.scatter(evidences, (target,))), alt)
 
 
 def _galleries(evidences: Sequence[Evidence]) -> Iterator[Image]:
@@ -92,7 +117,7 @@ def _galleries(evidences: Sequence[Evidence]) -> Iterator[Image]:
                 rows |= {_row_label(evidence, r): r.gallery for r in evidence.attacks if r.gallery and r.status == "ok"}
         alt = f"{originals.shape[0]} test images above what attackers reconstruct from each release."
         caption = f"From top to bottom: {'; '.join(('original', *rows))}."
-        yield Image(_uri("png", figures.gallery(originals, rows)), alt, caption)
+        yield Image(data_uri("png", figures.gallery(originals, rows)), alt, caption)
 
 
 def _row_label(evidence: Evidence, result: AttackResult) -> str:
@@ -106,7 +131,7 @@ def _curves(subject: str, log: Sequence[Mapping[str, Any]]) -> Iterator[Image]:
     for name, (steps, values) in figures.scalars(log).items():
         first, last = (f"{values[i]:.3g} at step {steps[i]:.0f}" for i in (0, -1))
         alt = f"{subject}: {name} from {first} to {last}."
-        yield Image(_uri("svg+xml", figures.curves(log, (name,), columns=1)), alt)
+        yield Image(data_uri("svg+xml", figures.curves(log, (name,), columns=1)), alt)
 
 
 def _families(evidences: Sequence[Evidence]) -> Iterator[dict[str, Any]]:
@@ -130,7 +155,3 @@ def _members(result: AttackResult) -> list[dict[str, Any]]:
         }
         for member in result.members
     ]
-
-
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

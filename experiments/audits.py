@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.state import init
 from ani_jax.types import Release
 from experiments import runs
+from experiments.folders import WorkdirError, held, marked
 from experiments.parts import Parts, write
 from experiments.progress import Progress
 
@@ -91,16 +92,16 @@ def of_function(config: AuditConfig, folder: pathlib.Path, where: Where) -> list
     """Audits somebody's own function; its finished parts are kept, so the same call again only reads them.
 
     Raises:
-        ValueError: a name that cannot be imported, a function that is no client, or a folder of something else.
+        ValueError: a name that cannot be imported, or a function that is no client.
+        WorkdirError: the folder cannot be used.
         DataError: see ``data``.
     """
     release, predict = (imported(name, getattr(config, name)) for name in ("release", "predict"))
     chosen = {name: getattr(config, name) for name in ("seed", "image_size", "primary", "sensitive", "originals")}
     data = catalog.load(config.dataset, **chosen, **where)
     client = _working(config.release, release, data.test.image[:2])
-    _claim(folder, config)
     subject = config.release.rpartition(":")[2]
-    with Progress(folder, subject) as progress:
+    with _claim(folder, config), Progress(folder, subject) as progress:
         evidence = audit(
             client,
             data,
@@ -137,7 +138,7 @@ def of_run(
     name = run.config.audit if name is None else name
     found: list[Evidence] = []
     if run.config.defense != "none":
-        with contextlib.suppress(runs.WorkdirError):
+        with contextlib.suppress(WorkdirError):
             reference = runs.load(runs.reference_folder(run.config, cache))
             found.append(reference.evidence if name == reference.config.audit else _again(reference, name, None, where))
     found.append(_again(run, name, found[0] if found else None, where))
@@ -178,15 +179,14 @@ def _working(name: str, function: Any, images: Any) -> Release:
     return release
 
 
-def _claim(folder: pathlib.Path, config: AuditConfig) -> None:
-    """Marks a fresh folder with its config, or compares with the mark that is there."""
-    mark, text = folder / "audit.json", json.dumps(dataclasses.asdict(config), indent=1)
-    if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not mark.exists()):
-        raise ValueError(f"workdir={folder}: holds something else than an audit; name another folder")
-    if mark.exists() and mark.read_text() != text:
-        raise ValueError(f"workdir={folder}: belongs to an audit with other settings; name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    write(mark, text)
+@contextlib.contextmanager
+def _claim(folder: pathlib.Path, config: AuditConfig) -> Iterator[None]:
+    """Holds a folder that is fresh or belongs to this audit."""
+    with held(folder, wait=False):
+        text = json.dumps(dataclasses.asdict(config), indent=1)
+        if marked(folder, "audit.json", text, "audit") != text:
+            raise WorkdirError(f"workdir={folder}: belongs to an audit with other settings; name another folder")
+        yield
 
 
 def _target(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -203,7 +203,7 @@ def _again(run: runs.Run, name: str, reference: Evidence | None, where: Where) -
         saved = run.folder / "checkpoints" / ("" if run.config.utility_budget is None else "kept")
         found = Checkpoints(saved).restore(init(defense, jax.random.key(run.config.train.seed)))
         if found is None:
-            raise runs.WorkdirError(f"workdir={run.folder}: holds no checkpoint to audit")
+            raise WorkdirError(f"workdir={run.folder}: holds no checkpoint to audit")
         parts = Parts(target / "parts")
         evidence = runs.attacked(run.config, data, defense, found[1], budget(name), reference, parts, progress)
         target.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import itertools
 import json
 import os
@@ -30,16 +29,13 @@ from ani_jax.training.loop import Stopped, train
 from ani_jax.training.state import State, init
 from ani_jax.types import Data, Release
 from experiments.flags import RunConfig, command
+from experiments.folders import WorkdirError, held, marked
 from experiments.machine import Machine
 from experiments.parts import Parts, write
 from experiments.progress import Progress
 
 DRAWS = 20
 """Batches that are drawn to time the drawing."""
-
-
-class WorkdirError(ValueError):
-    """The run folder cannot be used; the message names it and the way out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,32 +138,17 @@ def claim(folder: pathlib.Path, config: RunConfig, *, wait: bool, flag: str = "w
     Raises:
         WorkdirError: see :func:`execute`.
     """
-    if folder.exists() and not folder.is_dir():
-        raise WorkdirError(f"{flag}={folder}: is a file; name a folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise WorkdirError(f"{flag}={folder}: cannot be written ({error.strerror}); name a folder that can") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise WorkdirError(f"workdir={folder}: another process is using it; wait, or name another folder") from None
+    with held(folder, wait=wait, flag=flag):
         _belongs(folder, config)
         yield
 
 
 def _belongs(folder: pathlib.Path, config: RunConfig) -> None:
     """Marks a fresh folder with its config, or compares with the mark that is there."""
-    mark = folder / "config.json"
-    if not mark.exists():
-        if any(path.name != ".lock" for path in folder.iterdir()):
-            raise WorkdirError(f"workdir={folder}: holds files but no run; name an empty or a new folder")
-        write(mark, config.json())
-        return
     try:
-        found = RunConfig.read(mark.read_text())
+        found = RunConfig.read(marked(folder, "config.json", config.json(), "run"))
+    except WorkdirError:
+        raise
     except ValueError as error:
         raise WorkdirError(f"workdir={folder}: its config.json cannot be read ({error}); name another folder") from None
     if found != config:

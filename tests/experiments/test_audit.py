@@ -66,7 +66,7 @@ def test_a_function_is_audited_and_the_same_call_again_reads_it(mine, tmp_path, 
         audits.of_function(audits.AuditConfig(f"{mine}:client", audit="quick"), folder, {})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("mine")
-    with pytest.raises(ValueError, match="holds something else"):
+    with pytest.raises(ValueError, match="holds files but no audit"):
         audits.of_function(config, tmp_path / "other", {})
 
 

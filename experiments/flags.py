@@ -16,6 +16,7 @@ from ani_jax.defenses import registry
 from ani_jax.defenses.base import Defense
 from ani_jax.evaluation.audit import BUDGETS
 from ani_jax.training.config import TrainConfig
+from experiments import memory
 
 FLAGS = flags.FLAGS
 
@@ -239,6 +240,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         if not FLAGS["verbosity"].present:
             # jax tells at INFO which accelerators this machine does not have.
             logging.set_verbosity(logging.WARNING)
+        memory.keep()
         main(argv)
 
     app.run(quietly, flags_parser=parse)

@@ -10,18 +10,23 @@ partial has the implementation that measures fastest:
 - on the CPU, a kernel of few channels (attention's 7x7, 2 -> 1) is one product of rows with a banded matrix
   (`_banded`);
 - on the CPU, a large kernel's gradient is a product with patches (im2col), a few MB of them at a time;
+- on the CPU, the output of a large convolution that XLA would leave to one core is a product with rows of patches;
 - on the CPU, ``vmap`` over kernels is a batched product with patches, where XLA makes a grouped convolution;
 - else XLA's.
 
-Time of the path over time of XLA's (jax 0.10.2, two busy cores, medians of alternating runs, batch 64 or 128):
+Time of the path over time of XLA's (jax 0.10.2, two cores, medians of alternating runs, batch 64):
 
-- kernel gradient by patches: 0.43 to 1.1 (64 -> 128 at 16x16), 0.75 to 0.84 (128 -> 128 at 8x8), 0.5 to 0.9 (3 -> 64 at
-  32x32), but 2 to 3 with few features (12 -> 12 at 8x8), which go to XLA;
+- kernel gradient by patches: 0.36 (64 -> 128 at 16x16), 0.26 (64 -> 64 at 32x32), 0.35 (128 -> 128 at 16x16), 0.4
+  (3 -> 64 at 32x32), 1.1 (128 -> 128 at 8x8), but 2 to 3 with few features (12 -> 12 at 8x8), which go to XLA;
+- output by rows: 0.78 to 0.82 (64 -> 128 and 128 -> 64 at 16x16, 64 -> 64 at 32x32), above 1 for smaller ones. XLA gives
+  each core its own block of features: measured, 64 features keep one core busy and 128 keep two;
+- input gradient: XLA's. By rows it is as fast as the output, but it is computed beside the kernel's gradient, which has
+  use for the core that XLA leaves idle: the whole step took 1.02 of the time;
 - banded 7x7, 2 -> 1: output 0.04 to 0.11, input gradient 0.03 to 0.11; its kernel gradient goes to XLA, as patches
   took 4 to 18 times as long;
 - 1x1, 64 -> 16: output 0.7, input gradient 0.4, kernel gradient 0.3;
 - four vmapped kernels, 64 -> 128 at 16x16: 0.5, 0.3 and 0.35;
-- output by patches 0.7 to 1.6 (above 1 in most runs), input gradient 1.1 to 3.6: XLA computes both.
+- output by patches 0.9 to 1.6, input gradient 1.0 to 3.6: XLA computes both.
 """
 
 import functools
@@ -37,7 +42,7 @@ from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-PATCH_BYTES = 4 * 2**20
+PATCH_BYTES = 5 * 2**20
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -180,7 +185,11 @@ def _cpu_output(spec: _Spec, x: Array, kernel: Array, many: bool = False) -> Arr
         return _product(x, kernel[0, 0])
     if _few_channels(spec, *kernel.shape[2:]):
         return _banded(x, kernel, spec.pads)
-    return _by_patches(x, kernel, spec.strides, spec.pads) if many else _xla_output(spec, x, kernel)
+    if many:
+        return _by_patches(x, kernel, spec.strides, spec.pads)
+    if spec.strides == (1, 1) and _on_one_core(x.shape, kernel.shape):
+        return _by_rows(x, kernel, spec.pads)
+    return _xla_output(spec, x, kernel)
 
 
 def _cpu_input_gradient(spec: _Spec, g: Array, kernel: Array, many: bool = False) -> Array:
@@ -207,21 +216,23 @@ def _cpu_kernel_gradient(spec: _Spec, x: Array, g: Array, many: bool = False) ->
     if f < 32 or (macs < 2e8 and b * p * q < 2**15 and not many):
         return _xla_kernel_gradient(spec, x, g)
 
+    # XLA's CPU code contracts over positions 1.2 to 1.7 times faster where the larger factor stands on the right.
+    wide = math.prod(spec.kernel) * c >= f
+
     def product(x: Array, g: Array) -> Array:
         columns = _patches(x, spec.kernel, spec.strides, spec.pads)
-        return columns.reshape(-1, columns.shape[-1]).T @ g.reshape(-1, f)
+        columns, g = columns.reshape(-1, columns.shape[-1]), g.reshape(-1, f)
+        return g.T @ columns if wide else columns.T @ g
 
-    size = _chunk(spec.kernel, c, p * q, x.dtype)
-    whole, rest = b // size, b % size
-    total = jnp.zeros((math.prod(spec.kernel) * c, f), x.dtype)
-    if whole > 1:
-        chunks = jax.tree.map(lambda a: a[: whole * size].reshape(whole, size, *a.shape[1:]), (x, g))
-        total, _ = lax.scan(lambda total, chunk: (total + product(*chunk), None), total, chunks)
-    elif whole:
-        total = product(x[:size], g[:size])
-    if rest:
-        total = total + product(x[whole * size :], g[whole * size :])
-    return total.reshape(*spec.kernel, c, f)
+    size = _share(b, p * q * math.prod(spec.kernel) * c, x.dtype)
+    if size == b:
+        total = product(x, g)
+    else:
+        # Two independent chunks at a time: one's patches are copied while the other's are multiplied.
+        pairs = [_divided(a, 2 * size).reshape(-1, 2, size, *a.shape[1:]) for a in (x, g)]
+        begin = jnp.zeros((f, math.prod(spec.kernel) * c) if wide else (math.prod(spec.kernel) * c, f), x.dtype)
+        total, _ = lax.scan(lambda total, pair: (total + sum(map(product, *pair)), None), begin, pairs)
+    return (total.T if wide else total).reshape(*spec.kernel, c, f)
 
 
 def _pointwise(spec: _Spec) -> bool:
@@ -231,6 +242,13 @@ def _pointwise(spec: _Spec) -> bool:
 def _few_channels(spec: _Spec, channels: int, features: int) -> bool:
     """Whether the banded matrix's waste (width / kernel width) is worth its being one product."""
     return spec.strides == (1, 1) and spec.kernel[1] > 1 and spec.image[1] * channels * features <= 256 * spec.kernel[1]
+
+
+def _on_one_core(x: Sequence[int], kernel: Sequence[int]) -> bool:
+    """Whether XLA leaves a large convolution to one core: it shares out blocks of features alone, and here is but one."""
+    c, f = kernel[2:]
+    blocks = f >= 256 or (f >= 128 and c >= 96)
+    return kernel[0] > 1 and kernel[1] > 1 and c * f >= 4096 and math.prod(x[:3]) >= 2**13 and not blocks
 
 
 def _product(x: Array, matrix: Array) -> Array:
@@ -251,9 +269,28 @@ def _patches(x: Array, sides: tuple[int, int], strides: tuple[int, int], pads: P
     return jnp.concatenate(columns, -1)
 
 
-def _chunk(sides: tuple[int, int], channels: int, positions: int, dtype: jnp.dtype) -> int:
-    """How many images' patches fill `PATCH_BYTES`, at least one."""
-    return max(1, PATCH_BYTES // (positions * math.prod(sides) * channels * jnp.dtype(dtype).itemsize))
+def _share(images: int, elements: int, dtype: jnp.dtype) -> int:
+    """How many images' patches of that many elements fill `PATCH_BYTES`: all, or a number that cuts few in pieces."""
+    most = max(1, PATCH_BYTES // (elements * jnp.dtype(dtype).itemsize))
+    if images <= most:
+        return images
+    return next((size for size in range(most, most // 2, -1) if images % (2 * size) == 0), most)
+
+
+def _divided(x: Array, size: int) -> Array:
+    """``(chunks, size, ...)``, the last chunk filled up with zeros."""
+    missing = -x.shape[0] % size
+    if missing:
+        x = jnp.pad(x, ((0, missing), *((0, 0),) * (x.ndim - 1)))
+    return x.reshape(-1, size, *x.shape[1:])
+
+
+def _piecewise(one: Callable[[Array], Array], x: Array, size: int) -> Array:
+    """``one`` of all images, ``size`` at a time."""
+    if size >= x.shape[0]:
+        return one(x)
+    y = lax.map(one, _divided(x, size))
+    return y.reshape(-1, *y.shape[2:])[: x.shape[0]]
 
 
 def _by_patches(x: Array, kernel: Array, strides: tuple[int, int], pads: Pads) -> Array:
@@ -264,17 +301,31 @@ def _by_patches(x: Array, kernel: Array, strides: tuple[int, int], pads: Pads) -
     def one(x: Array) -> Array:
         return _product(_patches(x, sides, strides, pads), matrix)
 
-    b, h, w, c = x.shape
+    _, h, w, c = x.shape
     positions = math.prod(
         (n + sum(pad) - side) // stride + 1 for n, pad, side, stride in zip((h, w), pads, sides, strides)
     )
-    size = _chunk(sides, c, positions, x.dtype)
-    if b <= size:
-        return one(x)
-    whole = b // size
-    y = lax.map(one, x[: whole * size].reshape(whole, size, h, w, c))
-    y = y.reshape(whole * size, *y.shape[2:])
-    return jnp.concatenate([y, one(x[whole * size :])]) if b % size else y
+    return _piecewise(one, x, _share(x.shape[0], positions * math.prod(sides) * c, x.dtype))
+
+
+def _by_rows(x: Array, kernel: Array, pads: Pads) -> Array:
+    """Stride-1 convolution: patches one pixel high times all rows of the kernel side by side, then the rows' sum.
+
+    A third of the copies of im2col for a kernel of three rows.
+    """
+    m, n, c, f = kernel.shape
+    matrix = kernel.transpose(1, 2, 0, 3).reshape(n * c, m * f)
+
+    def one(x: Array) -> Array:
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+        p, q = x.shape[1] - m + 1, x.shape[2] - n + 1
+        seen = jnp.concatenate([x[:, :, j : j + q] for j in range(n)], -1)
+        y = _product(seen, matrix).reshape(*seen.shape[:3], m, f)
+        return sum((y[:, i : i + p, :, i] for i in range(1, m)), y[:, :p, :, 0])
+
+    b, h, w, _ = x.shape
+    height, width = h + sum(pads[0]), w + sum(pads[1]) - n + 1
+    return _piecewise(one, x, _share(b, height * width * (n * c + m * f), x.dtype))
 
 
 def _banded(x: Array, kernel: Array, pads: Pads) -> Array:

@@ -19,6 +19,7 @@ CASES = {
     "banded valid": (2, 9, 8, 2, 3, (3, 5), (1, 1), "VALID"),
     "strided": (3, 9, 7, 5, 6, (3, 3), (2, 2), "SAME"),
     "strided even": (3, 8, 8, 5, 6, (3, 3), (2, 2), "SAME"),
+    "one core": (8, 32, 32, 64, 64, (3, 3), (1, 1), "SAME"),
     "explicit": (2, 9, 7, 5, 6, (3, 5), (1, 2), ((2, 0), (1, 3))),
 }
 
@@ -70,6 +71,14 @@ def test_vmap_over_one_argument_and_nested():
             np.testing.assert_allclose(got[i, j], plain(x[j], kernel[i]), atol=1e-4)
 
 
+@pytest.mark.parametrize("padding", ["VALID", ((2, 0), (1, 3))])
+@pytest.mark.parametrize("sides", [(3, 5), (2, 3)])
+def test_rows_of_any_kernel_and_padding(sides, padding):
+    x, kernel, _ = arrays(3, 9, 7, 5, 6, sides, (1, 1), padding)
+    spec = conv._spec(x, kernel, (1, 1), padding)
+    close(conv._by_rows(x, kernel, spec.pads), plain(x, kernel, (1, 1), padding))
+
+
 @pytest.mark.parametrize(("batch", "images"), [(5, 2), (4, 2), (3, 8)])
 def test_chunks_of_any_size(monkeypatch, batch, images):
     """Batches that the chunk divides, does not divide, and that are smaller than it, through the large-kernel paths."""
@@ -79,6 +88,7 @@ def test_chunks_of_any_size(monkeypatch, batch, images):
     spec = conv._spec(x, kernel, (1, 1), "SAME")
     y, (dx, dk) = plain(x, kernel), jax.vjp(plain, x, kernel)[1](g)
     close(conv._cpu_output(spec, x, kernel, many=True), y)
+    close(conv._by_rows(x, kernel, spec.pads), y)
     close(conv._cpu_input_gradient(spec, g, kernel, many=True), dx)
     close(conv._cpu_kernel_gradient(spec, x, g, many=True), dk)
 

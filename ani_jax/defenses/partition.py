@@ -23,13 +23,15 @@ from ani_jax.losses.task import accuracy, cross_entropy
 from ani_jax.modules.adversaries import ConvClassifier, MirrorDecoder, MLPClassifier
 from ani_jax.modules.cloud import SplitCloud
 from ani_jax.modules.edge import SplitEdge
-from ani_jax.modules.probes import ChannelVotes, Heard, LinearClassifier, PositionVotes
+from ani_jax.modules.probes import ChannelVotes, Heard, LinearClassifier, LocalDecoder, PositionVotes
 from ani_jax.types import Batch, Data, Labels, Logits, PRNGKey, Source
 
 ATTRIBUTE_OBJECTIVES = ("max_entropy", "neg_ce", "kl_to_prior")
 RECONSTRUCTION_OBJECTIVES = {"mse": reconstruction.mse, "l1": reconstruction.l1, "ssim": reconstruction.ssim_loss}
 LISTENERS = ("conv", "mlp", "linear", "positions", "channels")
 """Kinds of attribute adversaries; the last two vote, on decorrelated features."""
+DECODERS = ("local", "mirror")
+"""Kinds of reconstruction adversaries; the first hears decorrelated features."""
 IMAGE = "image"
 """Name of the reconstruction adversary."""
 DRAWN = 2048
@@ -57,6 +59,8 @@ class Partition(Defense):
             the label.
         listeners: kinds of adversaries of a hidden attribute, comma-separated, out of "conv", "mlp", "linear", "positions"
             and "channels" (see ``modules/probes.py``); they share the attribute's weight equally.
+        decoder: the reconstruction adversary: "local", whose every position paints its part of the image (see
+            ``modules/probes.py``), or "mirror", the edge in reverse.
         adversary_updates: k, adversary updates before each update of the defender, 1 to 5.
         adversary_width: channels of the adversaries.
         adversary_rate: their step size.
@@ -74,6 +78,7 @@ class Partition(Defense):
     reconstruction_objective: str = "mse"
     hinge: bool = True
     listeners: str = "positions,channels"
+    decoder: str = "local"
     adversary_updates: int = 1
     adversary_width: int = 64
     adversary_rate: float = 3e-3
@@ -102,6 +107,7 @@ class Partition(Defense):
         for name, allowed in (
             ("attribute_objective", ATTRIBUTE_OBJECTIVES),
             ("reconstruction_objective", tuple(RECONSTRUCTION_OBJECTIVES)),
+            ("decoder", DECODERS),
         ):
             require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
         require(1 <= self.adversary_updates <= 5, "adversary_updates", self.adversary_updates, "1 to 5")
@@ -166,7 +172,9 @@ class Partition(Defense):
         for name, classes in self.hidden.items():
             found |= {f"{name}-{kind}": self._listener(kind, classes) for kind in self._kinds()}
         if self.reconstruction:
-            found[IMAGE] = Heard(MirrorDecoder(self.image_shape, self.adversary_width), axis_name=self.axis_name)
+            local = self.decoder == "local"
+            module = (LocalDecoder if local else MirrorDecoder)(self.image_shape, self.adversary_width)
+            found[IMAGE] = Heard(module, local, self.axis_name)
         return found
 
     def _listener(self, kind: str, classes: int) -> nn.Module:

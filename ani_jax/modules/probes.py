@@ -1,4 +1,4 @@
-"""What co-trained adversaries listen with: standardised and decorrelated features, and small classifiers that vote.
+"""What co-trained adversaries listen with: standardised and decorrelated features, small classifiers that vote, a local decoder.
 
 A client that is trained against an adversary hides from it by speaking quietly: in features of little variance, and in small
 differences between features that otherwise agree. Attackers scale such directions up again, so an adversary must too, or it is
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ani_jax.modules.conv import Conv
-from ani_jax.types import Features, Logits
+from ani_jax.types import Features, Images, Logits
 
 Votes = Float[Array, "b n k"]
 """n independent opinions on each example, as logits."""
@@ -180,6 +180,49 @@ class ChannelVotes(nn.Module):
         kernel = self.param("kernel", zeros, (*x.shape[1:], self.classes))
         bias = self.param("bias", zeros, (x.shape[2], self.classes))
         return jnp.einsum("bpc,pck->bck", x, kernel) + bias[None]
+
+
+class LocalDecoder(nn.Module):
+    """Every position paints its own part of the image from its own surroundings: a linear map plus a small perceptron.
+
+    It has little to learn, so it keeps up with a client that moves, where a deep decoder falls behind.
+
+    Args:
+        image_shape: ``(height, width, channels)`` of the images to reconstruct.
+        width: hidden units.
+
+    Returns:
+        Images ``(b, height, width, channels)``; 0.5 everywhere at first, unbounded.
+
+    Raises:
+        ValueError: features that are not ``(b, p, q, c)``, with p a divisor of the height and q of the width.
+
+    Example:
+        >>> z = jnp.ones((2, 4, 4, 5))
+        >>> LocalDecoder((8, 8, 3), 8).init_with_output(jax.random.key(0), z)[0].shape
+        (2, 8, 8, 3)
+    """
+
+    image_shape: tuple[int, int, int]
+    width: int = 64
+
+    @nn.compact
+    def __call__(self, z: Features, *, train: bool = False) -> Images:
+        """Reconstructs images; ``train`` changes nothing."""
+        del train
+        height, width, channels = self.image_shape
+        if z.ndim != 4 or height % z.shape[1] or width % z.shape[2]:
+            raise ValueError(f"z: shape {z.shape}; must be (b, p, q, c), p a divisor of {height} and q of {width}")
+        p, q = z.shape[1:3]
+        rows, columns = height // p, width // q
+        zeros, painted = nn.initializers.zeros_init(), rows * columns * channels
+        x = nn.relu(Conv(self.width, name="first")(z))
+        x = nn.relu(nn.LayerNorm(name="norm")(Conv(self.width, (1, 1), name="second")(x)))
+        x = Conv(painted, (1, 1), kernel_init=zeros, name="curved")(x) + Conv(
+            painted, kernel_init=zeros, name="linear"
+        )(z)
+        x = x.reshape(-1, p, q, rows, columns, channels).transpose(0, 1, 3, 2, 4, 5).reshape(-1, *self.image_shape)
+        return x + self.param("base", nn.initializers.constant(0.5), self.image_shape)[None]
 
 
 def _grid(z: Features) -> Float[Array, "b h w c"]:

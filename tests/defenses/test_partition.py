@@ -71,7 +71,7 @@ def test_adversaries_are_those_that_the_weights_and_hide_ask_for():
     assert set(small(attribute=0.5).adversaries) == {"ink-conv", "ink-channels"}
     assert set(small(attribute=0.5, hide="paper, ink").hidden) == {"paper", "ink"}
     assert len(small(attribute=0.5, hide="ink,paper", listeners="positions").adversaries) == 2
-    assert set(small(attribute=0.0, reconstruction=0.5).adversaries) == {"image"}
+    assert set(small(attribute=0.0, reconstruction=0.5, decoder="mirror").adversaries) == {"image"}
     assert small(attribute=0.0, reconstruction=0.0).adversaries == {}
 
 
@@ -335,6 +335,7 @@ def test_pretraining_leaves_the_adversaries_alone_and_warm_up_the_parties(data):
         ({"listeners": "ears"}, r"listeners=ears: must be names out of conv, mlp, linear, positions, channels"),
         ({"attribute_objective": "hope"}, r"attribute_objective=hope: must be one of max_entropy, neg_ce, kl_to_prior"),
         ({"reconstruction_objective": "psnr"}, r"reconstruction_objective=psnr: must be one of mse, l1, ssim"),
+        ({"decoder": "crayon"}, r"decoder=crayon: must be one of local, mirror"),
         ({"adversary_updates": 0}, r"adversary_updates=0: must be 1 to 5"),
         ({"adversary_updates": 6}, r"adversary_updates=6: must be 1 to 5"),
         ({"pretraining_steps": -1}, r"pretraining_steps=-1: must be 0 or more"),

@@ -9,6 +9,7 @@ from ani_jax.modules.probes import (
     ChannelVotes,
     Heard,
     LinearClassifier,
+    LocalDecoder,
     PositionVotes,
     decorrelate,
     standardise,
@@ -106,3 +107,20 @@ def test_flat_features(module, voters, key):
 def test_features_of_another_rank_are_refused(key):
     with pytest.raises(ValueError, match="z: shape"):
         PositionVotes(4).init(key, jnp.ones((2, 3, 4)))
+
+
+def test_a_local_decoder_paints_from_its_surroundings(key):
+    decoder, z = LocalDecoder((16, 16, 3), 8), jax.random.normal(key, (2, 4, 4, 5))
+    y, variables = decoder.init_with_output(key, z)
+    np.testing.assert_array_equal(y, 0.5)
+    loud = jax.tree.map(lambda leaf: jax.random.normal(key, leaf.shape), variables)
+    moved = jnp.abs(decoder.apply(loud, z.at[:, 0, 0].add(1)) - decoder.apply(loud, z)).max((0, 3))
+    assert float(moved[:8, :8].min()) > 0
+    np.testing.assert_array_equal(moved[8:], 0)
+    np.testing.assert_array_equal(moved[:, 8:], 0)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 4, 3), (2, 4, 3, 3), (2, 12)])
+def test_a_local_decoder_needs_a_grid_that_divides_the_image(shape, key):
+    with pytest.raises(ValueError, match="must be"):
+        LocalDecoder((16, 16, 3)).init(key, jnp.zeros(shape))

@@ -43,6 +43,7 @@ class Member:
         test: its score on ``test``; serves the envelope only, never the headline.
         steps: optimisation steps it was given, 0 for a closed form.
         status: "ok", or "failed: <reason>"; a failed attack is never counted as privacy.
+        note: what it found out about the client that a reader must know, "" for nothing.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Member:
     test: float | None
     steps: int = 0
     status: str = "ok"
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

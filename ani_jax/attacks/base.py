@@ -44,10 +44,12 @@ class Fitted(NamedTuple):
     Attributes:
         attacker: the attacker; after a failure the last one that was finite, None if there never was one.
         failed: why fitting ended early, None if it did not.
+        note: what a reader must know of the client, found while fitting; "" for nothing.
     """
 
     attacker: Attacker | None
     failed: str | None = None
+    note: str = ""
 
 
 class Member(Protocol):

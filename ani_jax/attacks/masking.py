@@ -18,6 +18,8 @@ from ani_jax.modules.initialise import initialise
 from ani_jax.optimize.fit import adam, fit
 from ani_jax.types import Features, Images, PRNGKey, Release, Source
 
+NOTE = "the client's gradients say nothing, which is no privacy: white box inverted a copy of it, fitted to queries, as well"
+"""What a report says of such a client."""
 PROBES = 32
 """Images whose gradients are looked at."""
 AGREEMENT = 0.1

@@ -60,12 +60,13 @@ class WhiteBox:
         found = [*earlier, *(starter.fit(start_key, view, None, ()) for starter in self.starters)]
         guess = best_guess(start_key, view, found)
         releases = [view.release] if masking.differentiable(view) else []
-        if not releases or masking.masked(probe_key, view):
-            report(on_event, step=0, masked=True)
+        masked = not releases or masking.masked(probe_key, view)
+        if masked:
             releases.append(masking.surrogate(copy_key, view, self.surrogate_steps))
         inverters = [self.inverter(start_key, view, release, guess) for release in releases]
         grid = settings(self.rates, self.variations, self.energies)
-        return tune(tune_key, view, inverters, grid, self.tuned_on, on_event)
+        fitted = tune(tune_key, view, inverters, grid, self.tuned_on, on_event)
+        return fitted._replace(note=masking.NOTE if masked else "")
 
     def inverter(self, key: PRNGKey, view: View, release: Release, guess: Any = None) -> "Inverter":
         """The attack on one release before its setting is chosen."""

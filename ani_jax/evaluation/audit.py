@@ -8,7 +8,7 @@ once, here and nowhere else. ``defend`` and ``budget`` are never looked at.
 
 import functools
 import hashlib
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import TypeVar
 
 import jax
@@ -103,7 +103,7 @@ def audit(
         attacks=results,
         gallery=judge.picture(np.asarray(scene.data.test.image)[scene.shown]),
         cost=_cost(release, shape),
-        notes=(*_notes(scene, attacks), *problem),
+        notes=(*_notes(scene, attacks), *_found(results), *problem),
         criterion=found,
     )
 
@@ -185,6 +185,11 @@ def _notes(scene: Scene, attacks: Sequence[Attack]) -> tuple[str, ...]:
     if scene.random is None:
         notes.append("no random copy of the client was given: what its architecture alone lets through is not shown")
     return tuple(notes)
+
+
+def _found(results: Sequence[AttackResult]) -> Iterator[str]:
+    """What attackers found out about the client, each once."""
+    return iter(dict.fromkeys(member.note for result in results for member in result.members if member.note))
 
 
 def _cost(release: Release, shape: tuple[int, int, int]) -> CostCard | None:

@@ -94,11 +94,11 @@ def _judged(
     failed = fitted.failed or next((guess for guess in guesses if isinstance(guess, str)), None)
     status = "ok" if failed is None else f"failed: {failed}"
     if any(isinstance(guess, str) for guess in guesses):
-        return Trial(Member(member.name, None, None, member.steps, status), None)
+        return Trial(Member(member.name, None, None, member.steps, status, note=fitted.note), None)
     strengths = [
         _strength(attack.target, *pair) for pair in zip(guesses, (view.validation, scene.data.test), strict=True)
     ]
-    return Trial(Member(member.name, *strengths, steps=member.steps, status=status), guesses[1])
+    return Trial(Member(member.name, *strengths, steps=member.steps, status=status, note=fitted.note), guesses[1])
 
 
 def _guess(fitted: Fitted, key: PRNGKey, z: Observed) -> np.ndarray | str:

@@ -57,6 +57,7 @@ def test_the_identity_is_found_behind_every_disguise(key, name):
     view = seen(DISGUISES[name], count=8)
     fitted = COLD.fit(key, view)
     assert fitted.failed is None
+    assert bool(fitted.note) == (name in ("stopped", "rounded"))
     assert decibels(fitted, view) > 40
 
 
@@ -151,9 +152,9 @@ def test_a_client_that_cannot_be_differentiated_at_all_is_copied(key):
     def foreign(x):
         return jax.pure_callback(lambda x: 1 - np.asarray(x), jax.ShapeDtypeStruct(x.shape, x.dtype), x)
 
-    view, events = seen(foreign, count=8), []
-    fitted = COLD.fit(key, view, events.append)
-    assert events[0]["masked"]
+    view = seen(foreign, count=8)
+    fitted = COLD.fit(key, view)
+    assert "which is no privacy" in fitted.note
     assert decibels(fitted, view) > 40
 
 

@@ -105,6 +105,17 @@ def test_disguises_are_found_out(data, identity, name):
     assert image.scores["ssim"].value > 0.95
 
 
+def test_what_an_attacker_found_out_is_a_caveat(data):
+    class Wise:
+        name, steps = "wise", 0
+
+        def fit(self, *args):
+            return CLOSED[0].members[0].fit(*args)._replace(note="the client lies")
+
+    attack = dataclasses.replace(CLOSED[0], members=(Wise(), Wise()))
+    assert audit(lambda x: x, data, None, (attack,)).notes.count("the client lies") == 1
+
+
 def test_a_constant_client_leaks_nothing(data, identity):
     reference, _ = identity
     evidence = audit(lambda x: jnp.ones((len(x), 6)), data, lambda z: z @ jnp.eye(6, 10), CLOSED, reference=reference)

@@ -149,9 +149,20 @@ def table(config: Config, rows: Sequence[Row]) -> str:
     if config.suite != "steps":
         lines = [("what", "seconds", "over", "ratio", "goal")]
         for row in rows:
-            times = {name: f"{row.median(name):.4g}" for name in row.seconds}
-            lines += [(name, time, "", "", "") for name, time in times.items()]
-            lines += [("", "", over, _shown(spread), _goal(row, over)) for over, spread in row.ratios.items()]
+            over = {
+                name: next((label for label in row.ratios if label.startswith(f"{name} / ")), "")
+                for name in row.seconds
+            }
+            lines += [
+                (
+                    name,
+                    _number(row.median(name), 1),
+                    label[len(name) + 3 :],
+                    _shown(row.ratios.get(label)),
+                    _goal(row, label),
+                )
+                for name, label in over.items()
+            ]
         return aligned(lines)
     rate = limit(rows)
     head = ("case", "ms", "torch ms", "/ torch", "goal", "stock / torch", "/ stock", "/ base", "goal", "torch / base")

@@ -184,8 +184,13 @@ def _virtual(count: int) -> dict[str, str]:
     return {"XLA_FLAGS": flags.strip(), "NPROC": "32"}
 
 
-IMPORTS = {"ani_jax": "import ani_jax", "its dependencies": "import jax, flax, optax"}
-START_GOALS = {"ani_jax / its dependencies": 1.3}
+IMPORTS = {
+    "ani_jax": "import ani_jax",
+    "ani_jax.audit": "import ani_jax; ani_jax.audit",
+    "jax, flax, optax": "import jax, flax, optax",
+}
+"""What is imported; public names resolve on first use, so the second is what a user of the audit waits for."""
+START_GOALS = {"ani_jax / jax, flax, optax": 1.3}
 FIRST_STEP = 8.0
 """Seconds from the start of the default command to its first training step, with a warm compilation cache."""
 
@@ -196,7 +201,8 @@ def start_rows(environment: Mapping[str, str], rounds: int, note: Note) -> Itera
         name: (lambda count, code=code: [_imported(code) for _ in range(count)]) for name, code in IMPORTS.items()
     }
     seconds = measure(timers, rounds, functools.partial(_counted, note, "import", rounds))
-    ratios = {"ani_jax / its dependencies": ratio(*(seconds[name] for name in IMPORTS))}
+    *names, plain = IMPORTS
+    ratios = {f"{name} / {plain}": ratio(seconds[name], seconds[plain]) for name in names}
     yield Row("import", Shape(), seconds, ratios, START_GOALS, {})
     first = {"first step": lambda count: [first_step(environment) for _ in range(count)]}
     seconds = measure(first, rounds, functools.partial(_counted, note, "first step", rounds), least=0.0)

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -44,6 +44,11 @@ def _last(value: Any) -> Any:
     return value.to(memory_format=torch.channels_last)
 
 
+def _adam(parameters: Iterable[nn.Parameter], rate: float = LEARNING_RATE) -> torch.optim.Optimizer:
+    # The fused form takes a quarter of the default's time.
+    return torch.optim.Adam(parameters, rate, fused=True)
+
+
 def _cosine(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
@@ -70,10 +75,10 @@ class Training:
         self.image, self.label, self.attribute = tensors(shape.batch, shape)
         self.client, self.server = _last(client), _last(server)
         self.adversaries, self.objective = _last(nn.ModuleDict(adversaries or {})), objective
-        self.optimizer = torch.optim.Adam([*client.parameters(), *server.parameters()], LEARNING_RATE)
+        self.optimizer = _adam([*client.parameters(), *server.parameters()])
         self.schedule = _cosine(self.optimizer, STEPS)
         own = list(self.adversaries.parameters())
-        self.own_optimizer = torch.optim.Adam(own, 3e-3) if own else None
+        self.own_optimizer = _adam(own, 3e-3) if own else None
         self.flat = networks.rows(self.image)
 
     def __call__(self) -> Tensor:
@@ -192,7 +197,7 @@ class CriticStep:
         of_x, of_z, pool = 3 * shape.image**2, 12 * (shape.image // 4) ** 2, 4 * shape.batch
         self.x, self.z, self.batch = torch.randn(pool, of_x), torch.randn(pool, of_z), shape.batch
         self.critic, self.log_ema = networks.Critic(of_x, of_z, 128), torch.zeros(())
-        self.optimizer = torch.optim.Adam(self.critic.parameters(), LEARNING_RATE)
+        self.optimizer = _adam(self.critic.parameters())
         self.schedule = _cosine(self.optimizer, STEPS)
 
     def __call__(self) -> None:
@@ -221,7 +226,7 @@ class DecoderStep:
         self.decoder = _last(networks.ResidualDecoder(2 * shape.width, shape.width, blocks))
         side = shape.image // 4
         self.mean, self.rate = torch.zeros(2 * shape.width, side, side), torch.ones(2 * shape.width, side, side)
-        self.optimizer = torch.optim.Adam(self.decoder.parameters(), LEARNING_RATE)
+        self.optimizer = _adam(self.decoder.parameters())
         self.schedule = _cosine(self.optimizer, STEPS)
 
     def __call__(self) -> None:
@@ -261,7 +266,7 @@ class Inversion:
         with torch.no_grad():
             goal = self.client(self.image)
         image = torch.full_like(self.image, 0.5).requires_grad_(True)
-        optimizer = torch.optim.Adam([image], 0.01, eps=1e-12)
+        optimizer = torch.optim.Adam([image], 0.01, eps=1e-12, fused=True)
         for index in range(self.steps):
             optimizer.param_groups[0]["lr"] = 0.01 * 0.5 * (1 + math.cos(math.pi * index / self.steps))
             misfit = ((self.client(image) - goal) * self.rate).square().mean((1, 2, 3))

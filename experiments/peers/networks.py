@@ -29,6 +29,16 @@ def relu(x: Tensor) -> Tensor:
     return F.relu(x, inplace=True)
 
 
+def mean(x: Tensor, axes: tuple[int, ...], keepdim: bool = False) -> Tensor:
+    """The mean, divided where it is small: the gradient of PyTorch's own divides a tensor of x's size."""
+    return x.sum(axes, keepdim=keepdim) / math.prod(x.shape[axis] for axis in axes)
+
+
+def peak(x: Tensor, axis: int) -> Tensor:
+    """The maximum; ``amax`` would count ties in its gradient, which costs another pass (here only zeros tie, behind a ReLU)."""
+    return x.max(axis).values
+
+
 def fold(x: Tensor, factor: int = 2) -> Tensor:
     """``space_to_depth``, in our order of channels."""
     b, c, h, w = x.shape
@@ -137,7 +147,7 @@ class Cloud(nn.Module):
             z = self.expansion(z)
         for index in self.blocks:
             z = self.get_submodule(f"block_{index}")(z)
-        return self.classifier(z.mean((2, 3)) if self.backbone == "resnet" else rows(z))
+        return self.classifier(mean(z, (2, 3)) if self.backbone == "resnet" else rows(z))
 
 
 def _rewire(part: nn.Module, channels: int) -> None:
@@ -176,7 +186,7 @@ class Excite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scales each channel."""
-        gate = torch.sigmoid(self.excite(relu(self.squeeze(x.mean((2, 3))))))
+        gate = torch.sigmoid(self.excite(relu(self.squeeze(mean(x, (2, 3))))))
         return x * gate[:, :, None, None]
 
 
@@ -189,9 +199,10 @@ class CBAM(Excite):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scales channels, then positions."""
-        gates = [self.excite(relu(self.squeeze(pooled))) for pooled in (x.mean((2, 3)), x.amax((2, 3)))]
+        seen = (mean(x, (2, 3)), F.adaptive_max_pool2d(x, 1)[:, :, 0, 0])
+        gates = [self.excite(relu(self.squeeze(pooled))) for pooled in seen]
         x = x * torch.sigmoid(gates[0] + gates[1])[:, :, None, None]
-        pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        pooled = torch.stack([mean(x, (1,)), peak(x, 1)], 1)
         return x * torch.sigmoid(self.spatial(pooled))
 
 
@@ -206,15 +217,13 @@ class Triplet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Averages the three branches."""
-        last = x.permute(0, 2, 3, 1)
-        total: Tensor | None = None
+        last, gates = x.permute(0, 2, 3, 1), []
         for axis, name in ((1, "height"), (2, "width"), (3, "channels")):
-            y = torch.stack([last.amax(axis), last.mean(axis)], 1)
+            y = torch.stack([peak(last, axis), mean(last, (axis,))], -1).permute(0, 3, 1, 2)
             y = self.get_submodule(f"{name}_norm")(self.get_submodule(f"{name}_conv")(y))
-            gate = torch.sigmoid(y[:, 0]).unsqueeze(axis)
-            total = gate if total is None else total + gate
-        assert total is not None
-        return (last * total / 3).permute(0, 3, 1, 2)
+            # Gates are smaller than what they scale, so that they are what is divided.
+            gates.append((torch.sigmoid(y[:, 0]) / 3).unsqueeze(axis))
+        return (last * (gates[0] + gates[1]).add_(gates[2])).permute(0, 3, 1, 2)
 
 
 class Sift(nn.Module):

@@ -80,3 +80,105 @@ def test_three_steps_have_the_same_losses(name, backbone):
         state, outcome = step(state)
         # A difference of 1e-7 grows under Adam: what is equal is the first loss, and nearly so the next two.
         assert peer().item() == pytest.approx(float(outcome.metrics["loss"]), rel=(1e-4, 2e-3, 1e-2)[index], abs=1e-4)
+
+
+def turned(images):
+    """NHWC to PyTorch's, channels_last."""
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
+
+
+def test_the_critic_climbs_the_same_bound():
+    keys = jax.random.split(jax.random.key(3), 3)
+    peer = peers.CriticStep(SMALL)
+    x, z = (jax.random.normal(key, (8, part.shape[1])) for key, part in zip(keys, (peer.x, peer.z)))
+    network = critics.Critics("mine").network
+    params = network.init(keys[2], x, z)["params"]
+    copy(params, peer.critic)
+    objective = critics._Objective(critics.Critics("mine", batch=8))
+    assert isinstance(network, Critic)
+    average = jnp.zeros(())
+    for _ in range(3):
+        # A batch of all pairs has them all, in whatever order.
+        data = (critics.Pairs(x, z), None, jnp.float32(0))
+        gradient = jax.grad(objective)({"critic": {"params": params}, "log_ema": average}, data, keys[0])
+        before = average
+        average = average - gradient["log_ema"]
+        peer.optimizer.param_groups[0]["lr"] = 0.0
+        peer.update(torch.from_numpy(np.array(x)), torch.from_numpy(np.array(z)))
+        assert peer.log_ema.item() == pytest.approx(float(average), abs=1e-6)
+        same_gradient(gradient["critic"]["params"], peer.critic)
+        params = jax.tree.map(lambda leaf, g: leaf - 0.1 * g, params, gradient["critic"]["params"])
+        copy(params, peer.critic)
+        assert average != before or float(average) == 0
+
+
+def same_gradient(gradient, module, scale=None):
+    """Of every parameter, where PyTorch's is clipped to norm 1."""
+    ours = leaves(gradient)
+    norm = float(np.sqrt(sum(np.square(leaf).sum() for leaf in ours.values())))
+    theirs = dict(module.named_parameters())
+    for path, leaf in ours.items():
+        name = ".".join((*path[:-1], {"kernel": "weight", "scale": "weight"}.get(path[-1], path[-1])))
+        found = theirs[name].grad.numpy()
+        found = found.transpose({4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[leaf.ndim])
+        np.testing.assert_allclose(found * max(norm, 1.0), leaf, atol=2e-4 * max(norm, 1e-3), rtol=2e-3)
+
+
+def frozen():
+    """Our undefended client of the small shape, and PyTorch's with its weights."""
+    defense = cases.DEFENSES["plain"](SMALL)
+    state = init(defense, jax.random.key(0))
+    return freeze(defense, state.params, state.statistics)[0], state.params["client"]
+
+
+def test_the_decoder_has_the_same_loss_and_gradient():
+    release, params = frozen()
+    peer = peers.DecoderStep(SMALL, blocks=1, pool=4)
+    copy(params, peer.client)
+    image = cases.batch(4, SMALL)
+    module = ResidualDecoder((16, 16, 3), SMALL.width, 1)
+    z = release(image.image, jax.random.key(0))
+    network = initialise(module, jax.random.key(1), z)["params"]
+    copy(network, peer.decoder)
+
+    def loss(network):
+        return decoder.image_loss(module.apply({"params": network}, z), image).mean()
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(network)
+    assert peer.update(turned(image.image)).item() == pytest.approx(float(value), abs=1e-5)
+    same_gradient(gradient, peer.decoder)
+
+
+def test_inversion_walks_the_same_way():
+    shape, steps = dataclasses.replace(SMALL, count=2), 5
+    release, params = frozen()
+    peer = peers.Inversion(shape, steps)
+    copy(params, peer.client)
+    image, key = cases.batch(2, shape).image, jax.random.key(0)
+    z = release(image, key)
+    target = descent.Target(release, jnp.ones(z.shape[1:]))
+    starts, setting = jnp.full((1, *image.shape), 0.5), descent.Setting(0.01, 1e-3)
+    found = descent.descend(target, descent.Pixels(), None, starts, z[None], setting, steps, key)
+    np.testing.assert_allclose(peer().permute(0, 2, 3, 1).numpy(), found.unknown, atol=2e-3)
+
+
+def test_distance_correlation_is_one_number_in_three_forms():
+    x, z = (jax.random.normal(key, (6, 20)) for key in jax.random.split(jax.random.key(0)))
+    known, gradient = jax.value_and_grad(distance_correlation, 1)(x, z)
+    other, slow = jax.value_and_grad(cases.by_differences, 1)(x, z)
+    their = torch.from_numpy(np.array(z)).requires_grad_(True)
+    value = losses.distance_correlation(torch.from_numpy(np.array(x)), their)
+    (found,) = torch.autograd.grad(value, their)
+    assert value.item() == pytest.approx(float(known), abs=1e-5)
+    assert float(other) == pytest.approx(float(known), abs=1e-5)
+    np.testing.assert_allclose(found.numpy(), gradient, atol=1e-5)
+    np.testing.assert_allclose(slow, gradient, atol=1e-5)
+
+
+def test_every_peer_runs():
+    table = peers.peers()
+    assert set(table) <= set(cases.ours())
+    for name in ("critic", "inversion", "decoder", "correlation", "forward", "matmul"):
+        case = table[name](dataclasses.replace(SMALL, count=2))
+        case.unit()
+        assert case.pieces == (100 if name == "inversion" else 1)

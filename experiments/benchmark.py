@@ -8,6 +8,7 @@ what a start costs. Prints tables and writes SUITE.json into --workdir.
 """
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -137,6 +138,8 @@ def tell(line: str) -> None:
 def record(config: Config, rows: Sequence[Row]) -> dict[str, Any]:
     """Everything that was measured, for JSON."""
     machine = {"processor": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0))}
+    libraries = ("jax", config.against) if config.against else ("jax",)
+    machine |= {name: importlib.metadata.version(name) for name in libraries}
     return {
         "command": config.command,
         "machine": {**machine, "system": platform.platform(), "python": platform.python_version()},

@@ -265,13 +265,13 @@ class Inversion:
         """The images found; each keeps its own objective, since they share a sum."""
         with torch.no_grad():
             goal = self.client(self.image)
-        image = torch.full_like(self.image, 0.5).requires_grad_(True)
+        image = _last(0.25 + self.image.flip(1) / 2).requires_grad_(True)
         optimizer = torch.optim.Adam([image], 0.01, eps=1e-12, fused=True)
         for index in range(self.steps):
             optimizer.param_groups[0]["lr"] = 0.01 * 0.5 * (1 + math.cos(math.pi * index / self.steps))
             misfit = ((self.client(image) - goal) * self.rate).square().mean((1, 2, 3))
-            (gradient,) = torch.autograd.grad((misfit + 1e-3 * losses.total_variation(image)).sum(), image)
-            image.grad = gradient
+            optimizer.zero_grad()
+            (misfit + 1e-3 * losses.total_variation(image)).sum().backward()
             optimizer.step()
             with torch.no_grad():
                 image.clamp_(0, 1)

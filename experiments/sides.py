@@ -81,6 +81,16 @@ def pictures(count: int, shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return image, draw.integers(0, shape.classes, count), draw.integers(0, ATTRIBUTES, count)
 
 
+def iterations(shape: Shape) -> int:
+    """Of a descent that one unit of inversion makes: fewer where each takes long.
+
+    Example:
+        >>> iterations(Shape(count=1)), iterations(Shape(count=64))
+        (50, 10)
+    """
+    return max(10, 50 // shape.count)
+
+
 class SideError(Exception):
     """A side could not do what it was asked to; the message says which and why, in one line."""
 
@@ -157,20 +167,19 @@ class _Cases:
 
 
 def _serve(source: str, pipe: Connection) -> None:
-    """Answers until the parent hangs up."""
+    """Answers until the parent hangs up, or is gone."""
     cases = None
-    while True:
-        try:
+    with contextlib.suppress(EOFError, OSError):
+        while True:
             name, *arguments = pipe.recv()
-        except EOFError:
-            return
-        try:
-            if cases is None:
-                module, function = source.split(":")
-                cases = _Cases(getattr(importlib.import_module(module), function)())
-            pipe.send((True, getattr(cases, name)(*arguments)))
-        except Exception as error:
-            pipe.send((False, " ".join(f"{type(error).__name__}: {error}".split())))
+            try:
+                if cases is None:
+                    module, function = source.split(":")
+                    cases = _Cases(getattr(importlib.import_module(module), function)())
+                answer = (True, getattr(cases, name)(*arguments))
+            except Exception as error:
+                answer = (False, " ".join(f"{type(error).__name__}: {error}".split()))
+            pipe.send(answer)
 
 
 @contextlib.contextmanager

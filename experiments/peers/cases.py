@@ -10,7 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.peers import losses, networks
-from experiments.sides import ATTRIBUTES, CEILING, LEARNING_RATE, PENALTY, STEPS, Builders, Case, Shape, pictures
+from experiments.sides import (
+    ATTRIBUTES,
+    CEILING,
+    LEARNING_RATE,
+    PENALTY,
+    STEPS,
+    Builders,
+    Case,
+    Shape,
+    iterations,
+    pictures,
+)
 
 Objective = Callable[["Training", Tensor, Any, Tensor, Mapping[str, Tensor]], Tensor]
 """``(training, z, aux, logits, answers of the adversaries) -> loss`` of the defender."""
@@ -254,22 +265,22 @@ def _frozen(client: nn.Module) -> nn.Module:
 class Inversion:
     """White-box descent for ``shape.count`` images of the undefended client."""
 
-    def __init__(self, shape: Shape, steps: int = 50):
+    def __init__(self, shape: Shape, steps: int):
         self.client, self.steps = _last(_frozen(networks.Edge(shape.width, "cnn"))), steps
         self.image = tensors(shape.count, shape)[0]
-        with torch.inference_mode():
-            self.rate = torch.ones_like(self.client(self.image[:1]))
-        self.rate = self.rate.clone()
+        self.goal, self.rate = self._send(), _last(torch.ones_like(self._send()[:1]))
+
+    def _send(self) -> Tensor:
+        with torch.no_grad():
+            return self.client(self.image)
 
     def __call__(self) -> Tensor:
         """The images found; each keeps its own objective, since they share a sum."""
-        with torch.no_grad():
-            goal = self.client(self.image)
         image = _last(0.25 + self.image.flip(1) / 2).requires_grad_(True)
         optimizer = torch.optim.Adam([image], 0.01, eps=1e-12, fused=True)
         for index in range(self.steps):
             optimizer.param_groups[0]["lr"] = 0.01 * 0.5 * (1 + math.cos(math.pi * index / self.steps))
-            misfit = ((self.client(image) - goal) * self.rate).square().mean((1, 2, 3))
+            misfit = ((self.client(image) - self.goal) * self.rate).square().mean((1, 2, 3))
             optimizer.zero_grad()
             (misfit + 1e-3 * losses.total_variation(image)).sum().backward()
             optimizer.step()
@@ -280,7 +291,7 @@ class Inversion:
 
 def inversion(shape: Shape) -> Case:
     """Per image and iteration."""
-    unit = Inversion(shape)
+    unit = Inversion(shape, iterations(shape))
     return Case(unit, unit.steps * shape.count)
 
 

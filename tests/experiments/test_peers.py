@@ -162,6 +162,7 @@ def test_inversion_walks_the_same_way():
     target = descent.Target(release, jnp.ones(z.shape[1:]))
     starts, setting = cases.elsewhere(image)[None], descent.Setting(0.01, 1e-3)
     found = descent.descend(target, descent.Pixels(), None, starts, z[None], setting, steps, key)
+    peer.goal = turned(z)
     np.testing.assert_allclose(peer().permute(0, 2, 3, 1).numpy(), found.unknown, atol=2e-3)
 
 
@@ -184,4 +185,4 @@ def test_every_peer_runs():
     for name in ("critic", "inversion", "decoder", "correlation", "forward", "matmul"):
         case = table[name](dataclasses.replace(SMALL, count=2))
         case.unit()
-        assert case.pieces == (100 if name == "inversion" else 1)
+        assert case.pieces == (50 if name == "inversion" else 1)

@@ -221,19 +221,17 @@ def _facts(traced: Any) -> dict[str, float]:
     }
 
 
-def _fit(loss: Any, optimizer: Any, params: Any, data: Any, steps: int = 20) -> Case:
-    """Per step of a fit, whose start and end are a small part of it."""
-    key = jax.random.key(2)
+def _fit(loss: Any, optimizer: Any, params: Any, data: Any, steps: int) -> Case:
+    """Steps of a fit as its loop on the host dispatches them."""
+    key, carried = jax.random.key(2), (params, optimizer.init(params), jnp.asarray(True))
 
     def unit() -> Any:
-        found = fitting.fit(key, params, loss, data, steps=steps, optimizer=optimizer, every=steps)
-        return jax.block_until_ready(found.last)
+        nonlocal carried
+        for index in range(steps):
+            *carried, value = fitting._step(loss, optimizer, *carried, data, key, index)
+        return jax.block_until_ready((carried, value))[1]
 
-    def facts() -> dict[str, float]:
-        good = jnp.asarray(True)
-        return _facts(fitting._step.trace(loss, optimizer, params, optimizer.init(params), good, data, key, 0))
-
-    return Case(unit, steps, facts)
+    return Case(unit, steps, lambda: _facts(fitting._step.trace(loss, optimizer, *carried, data, key, 0)))
 
 
 def critic(shape: Shape) -> Case:
@@ -247,7 +245,7 @@ def critic(shape: Shape) -> Case:
         "log_ema": jnp.zeros(()),
     }
     optimizer = critics._optimizer(LEARNING_RATE, STEPS)
-    return _fit(critics._Objective(chosen), optimizer, params, (pairs, None, jnp.float32(0.1)), steps=50)
+    return _fit(critics._Objective(chosen), optimizer, params, (pairs, None, jnp.float32(0.1)), steps=10)
 
 
 def _undefended(shape: Shape) -> Release:
@@ -276,7 +274,7 @@ def decoder_step(shape: Shape, blocks: int = 8, pool: int = 512) -> Case:
     )
     params = initialise(module, jax.random.key(0), jnp.zeros(z.shape))["params"]
     loss = Objective(module, decoder.image_loss, shape.batch)
-    return _fit(loss, fitting.adam(LEARNING_RATE, STEPS, 1.0), params, (view, None, None))
+    return _fit(loss, fitting.adam(LEARNING_RATE, STEPS, 1.0), params, (view, None, None), steps=1)
 
 
 def elsewhere(image: Images) -> Images:

@@ -53,9 +53,9 @@ STEPS = {
     "partition": Entry("partition", "plain", BOTH, 2.5),
     "ani": Entry("ani", "ani_base", {"cnn": 1.0}, 1.12),
     "dependence": Entry("dependence", "plain", {"cnn": None, "resnet": None}),
-    "critic": Entry("critic", sides=("ours", "torch")),
+    "critic": Entry("critic", sides=("ours", "torch"), change={"batch": 256}),
     **{f"inversion_{count}": Entry("inversion", goals=INVERSION, change={"count": count}) for count in (1, 16, 64)},
-    "decoder": Entry("decoder"),
+    "decoder": Entry("decoder", change={"batch": 64}),
     "correlation": Entry(
         "correlation", "correlation_differences", {"cnn": None}, 0.2, ("ours", "torch"), ("ours",), {"count": 12_288}
     ),

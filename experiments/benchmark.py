@@ -97,13 +97,15 @@ def main(argv: list[str]) -> None:
         config = Config(**{**given, "cases": tuple(given["cases"]), "against": given["against"] or ""})
     except ValueError as error:
         flags.fail(f"flag --{error}")
+    rows, out = [], pathlib.Path(values.workdir) / f"{config.suite}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        rows = list(measured(config, programs(pathlib.Path(values.cache_dir).expanduser())))
+        for row in measured(config, programs(pathlib.Path(values.cache_dir).expanduser())):
+            rows.append(row)
+            # A run that is ended early keeps what it measured.
+            write(out, json.dumps(record(config, rows), indent=1, allow_nan=False))
     except (SideError, RuntimeError) as error:
         flags.fail(str(error))
-    out = pathlib.Path(values.workdir) / f"{config.suite}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write(out, json.dumps(record(config, rows), indent=1, allow_nan=False))
     print(table(config, rows))
     print(f"\nresults:   {out}\nreproduce: {config.command}")
 

@@ -224,13 +224,15 @@ def first_step(environment: Mapping[str, str], *options: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         places = [f"--{name}={folder}/{name}" for name in ("workdir", "cache_dir")]
         command = [sys.executable, "-m", "experiments.main", "--log_every=1", *places, *options]
-        started = time.perf_counter()
-        run = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        errors = pathlib.Path(folder) / "errors"
+        with errors.open("wb") as file:
+            started = time.perf_counter()
+            run = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=file)
         try:
             while not any(log.stat().st_size for log in pathlib.Path(folder).rglob("metrics.jsonl")):
                 if run.poll() is not None:
-                    told = run.stderr.read().decode().strip() if run.stderr else ""
-                    raise RuntimeError(f"python -m experiments.main ended before its first step: {told[-200:]}")
+                    told = errors.read_text().strip()[-200:]
+                    raise RuntimeError(f"python -m experiments.main ended before its first step: {told}")
                 time.sleep(0.005)
             return time.perf_counter() - started
         finally:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from experiments import memory
 from experiments.timing import repeat
 
 SIDES = {
@@ -168,6 +169,8 @@ class _Cases:
 
 def _serve(source: str, pipe: Connection) -> None:
     """Answers until the parent hangs up, or is gone."""
+    # For every side alike, as the commands do.
+    memory.keep()
     cases = None
     with contextlib.suppress(EOFError, OSError):
         while True:

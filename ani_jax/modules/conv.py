@@ -213,7 +213,7 @@ def _cpu_kernel_gradient(spec: _Spec, x: Array, g: Array, many: bool = False) ->
     if _pointwise(spec):
         return (x.reshape(-1, c).T @ g.reshape(-1, f))[None, None]
     macs = b * p * q * f * c * math.prod(spec.kernel)
-    if f < 32 or (macs < 2e8 and b * p * q < 2**15 and not many):
+    if f < 32 or (macs < 2e8 and b * p * q < 2**14 and not many):
         return _xla_kernel_gradient(spec, x, g)
 
     # XLA's CPU code contracts over positions 1.2 to 1.7 times faster where the larger factor stands on the right.

@@ -142,7 +142,7 @@ def _own(kind: type[Defense], shape: Shape, **options: Any) -> Defense:
 
 
 OFF = {"beta": 0.0, "gamma": 0.0, "l1": 0.0}
-AGAINST = {"listeners": "conv", "attribute": 0.45, "reconstruction": 0.45}
+AGAINST = {"listeners": "conv", "decoder": "mirror", "attribute": 0.45, "reconstruction": 0.45}
 DEFENSES: dict[str, Callable[[Shape], Defense]] = {
     "plain": lambda shape: _build("none", shape),
     "dependence": lambda shape: _own(Penalised, shape, backbone=shape.backbone),

@@ -45,6 +45,7 @@ def test_a_function_and_the_models_of_two_libraries_are_audited_in_five_lines(do
         assert evidence.attack("decoder", "image").scores["r2_mean"].value > 0.8
 
 
+@pytest.mark.slow
 def test_the_random_copy_and_the_seconds_are_on_record(done):
     plain, copied, timed = (names["evidence"] for names in done)
     assert copied.attack("attribute", "ink").references["random_encoder"] > 0.9

@@ -17,7 +17,7 @@ partial has the implementation that measures fastest:
 Time of the path over time of XLA's (jax 0.10.2, two cores, medians of alternating runs, batch 64):
 
 - kernel gradient by patches: 0.36 (64 -> 128 at 16x16), 0.26 (64 -> 64 at 32x32), 0.35 (128 -> 128 at 16x16), 0.4
-  (3 -> 64 at 32x32), 1.1 (128 -> 128 at 8x8), but 2 to 3 with few features (12 -> 12 at 8x8), which go to XLA;
+  (3 -> 64 at 32x32), but 1.1 (128 -> 128 at 8x8) and 2 to 3 with few features (12 -> 12 at 8x8), which go to XLA;
 - output by rows: 0.78 to 0.82 (64 -> 128 and 128 -> 64 at 16x16, 64 -> 64 at 32x32), above 1 for smaller ones. XLA gives
   each core its own block of features: measured, 64 features keep one core busy and 128 keep two;
 - input gradient: XLA's. By rows it is as fast as the output, but it is computed beside the kernel's gradient, which has
@@ -213,7 +213,8 @@ def _cpu_kernel_gradient(spec: _Spec, x: Array, g: Array, many: bool = False) ->
     if _pointwise(spec):
         return (x.reshape(-1, c).T @ g.reshape(-1, f))[None, None]
     macs = b * p * q * f * c * math.prod(spec.kernel)
-    if f < 32 or (macs < 2e8 and b * p * q < 2**14 and not many):
+    small = b * p * q < 2**13 or (macs < 2e8 and b * p * q < 2**14)
+    if f < 32 or (small and not many):
         return _xla_kernel_gradient(spec, x, g)
 
     # XLA's CPU code contracts over positions 1.2 to 1.7 times faster where the larger factor stands on the right.
@@ -248,7 +249,7 @@ def _on_one_core(x: Sequence[int], kernel: Sequence[int]) -> bool:
     """Whether XLA leaves a large convolution to one core: it shares out blocks of features alone, and here is but one."""
     c, f = kernel[2:]
     blocks = f >= 256 or (f >= 128 and c >= 96)
-    return kernel[0] > 1 and kernel[1] > 1 and c * f >= 4096 and math.prod(x[:3]) >= 2**13 and not blocks
+    return kernel[0] > 1 and kernel[1] > 1 and c * f >= 4096 and math.prod(x[:3]) >= 2**14 and not blocks
 
 
 def _product(x: Array, matrix: Array) -> Array:

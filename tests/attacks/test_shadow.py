@@ -44,6 +44,7 @@ def view():
     return dataclasses.replace(found, knowledge=knowledge._replace(release=base.as_release(forbidden)))
 
 
+@pytest.mark.slow
 def test_the_shadow_convinces_the_provider_and_its_inversion_beats_the_mean_image(key, view):
     member = Shadow(QUICK, steps=100, width=8)
     shadow, failed = member.train(key, view, view.knowledge.predict)

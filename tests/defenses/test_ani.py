@@ -65,7 +65,7 @@ def test_pretraining_leaves_the_injector_alone_and_almost_silent(batch):
     assert "term/entropy" not in metrics
 
 
-@pytest.mark.parametrize("noise", ["additive", "masking"])
+@pytest.mark.parametrize("noise", ["additive", pytest.param("masking", marks=pytest.mark.slow)])
 def test_the_noise_grows_with_the_weight(batch, noise):
     amounts = []
     for weight in (0.0, 0.1, 10.0):

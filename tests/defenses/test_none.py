@@ -24,14 +24,16 @@ def test_client_has_the_published_size_at_64_pixels():
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 76_032
 
 
+NARROW = {"expansion": 4, "channels": 2, "dependence": "corrected"}
+
+
 @pytest.mark.parametrize(
     ("defence", "options"),
     [
         ("none", {"backbone": "resnet", "depth": 3}),
         ("none", {"backbone": "vgg"}),
         ("none", {"depth": 3}),
-        ("funnel", {"backbone": "resnet", "expansion": 4, "channels": 2, "dependence": "corrected"}),
-        ("funnel", {"backbone": "vgg", "expansion": 4, "channels": 2, "dependence": "corrected"}),
+        *(pytest.param("funnel", {"backbone": name, **NARROW}, marks=pytest.mark.slow) for name in ("resnet", "vgg")),
     ],
 )
 def test_every_backbone_takes_a_finite_step(defence, options):

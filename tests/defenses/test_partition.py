@@ -76,7 +76,9 @@ def test_adversaries_are_those_that_the_weights_and_hide_ask_for():
 
 
 @pytest.mark.parametrize("objective", ["max_entropy", "neg_ce", "kl_to_prior"])
-@pytest.mark.parametrize("reconstructed", ["mse", "l1", "ssim"])
+@pytest.mark.parametrize(
+    "reconstructed", ["mse", *(pytest.param(name, marks=pytest.mark.slow) for name in ("l1", "ssim"))]
+)
 def test_every_objective_trains_with_finite_gradients(objective, reconstructed, data):
     defense = small(
         attribute=0.4, reconstruction=0.3, attribute_objective=objective, reconstruction_objective=reconstructed

@@ -77,6 +77,7 @@ def test_points_come_with_their_reference_and_failures_are_points_too(executed, 
     assert [folder for _, folder in executed] == [tmp_path / "points" / member.place for member in rest]
 
 
+@pytest.mark.slow
 def test_a_group_leaves_every_member_its_last_checkpoint(executed, tmp_path, monkeypatch):
     """What is trained together resumes as if it had been trained alone, and only an unfinished group is trained again."""
     config = RunConfig(

@@ -73,7 +73,9 @@ def pair(name, shape):
 
 
 NAMES = [
-    *((name, "cnn") for name in peers.TRAININGS),
+    ("plain", "cnn"),
+    ("ani", "cnn"),
+    *(pytest.param(name, "cnn", marks=pytest.mark.slow) for name in peers.TRAININGS if name not in ("plain", "ani")),
     *(pytest.param(name, "resnet", marks=pytest.mark.slow) for name in ("plain", "funnel", "partition")),
 ]
 

@@ -91,6 +91,7 @@ def test_batch_statistics_are_shared_over_the_axis(key):
     np.testing.assert_allclose(halves.reshape(4, 4, 4, 4), jax.jit(lambda x: send(alone, x))(x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_client_and_server_learn_the_brighter_side(key):
     """Forty steps separate two classes that differ in which half is bright: the client learns through the server."""
     client, server = CnnFunnel(width=8, channels=4, bottleneck=4), CnnCloud(2, width=4)

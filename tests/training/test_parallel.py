@@ -68,7 +68,7 @@ def gradients(state):
     return jax.tree.map(lambda mu: mu / 0.1, {g: optax.tree.get(o, "mu") for g, o in state.optimizers.items()})
 
 
-REST = (("none", "pmap"), ("none", "sharding"), ("partition", "sharding"))
+REST = (("none", "pmap"), ("none", "sharding"), ("funnel", "pmap"), ("funnel", "sharding"), ("partition", "sharding"))
 
 
 @functools.cache
@@ -80,8 +80,6 @@ def _runs(name):
 @pytest.mark.parametrize(
     ("name", "mode"),
     [
-        ("funnel", "pmap"),
-        ("funnel", "sharding"),
         ("partition", "pmap"),
         *(pytest.param(*pair, marks=pytest.mark.slow) for pair in REST),
     ],
@@ -172,7 +170,7 @@ def test_a_run_resumes_in_another_mode(mode, toy, toy_data, tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), whole.params, resumed.params)
 
 
-@pytest.mark.parametrize("mode", ["pmap", "sharding"])
+@pytest.mark.parametrize("mode", [pytest.param("pmap", marks=pytest.mark.slow), "sharding"])
 def test_phases_and_dispatches_of_several_steps(mode, toy, toy_data):
     defense = toy(stddev=0.0, steps=4, pretraining=3)
     config = TrainConfig(batch_size=8, log_every=2, checkpoint_every=2, steps_per_dispatch=2)

@@ -48,12 +48,14 @@ def error(attacker, view):
     return float(mse(attacker(jax.random.key(1), view.held), view.validation.image).mean())
 
 
+@pytest.mark.slow
 def test_a_prior_finds_what_pixels_alone_cannot(key, view, fitted):
     assert fitted.failed is None
     pixels = WhiteBox(100, 1, (0.01, 0.03), (0.0, 1e-2), (0.0,), tuned_on=16, starters=()).fit(key, view)
     assert error(fitted.attacker, view) < 0.5 * error(pixels.attacker, view)
 
 
+@pytest.mark.slow
 def test_the_layer_refines_the_code(view, fitted):
     still = dataclasses.replace(fitted.attacker, steps=0)
     assert error(fitted.attacker, view) < error(still, view)
@@ -63,6 +65,7 @@ def test_the_layer_refines_the_code(view, fitted):
     assert float(guess.max()) <= 1
 
 
+@pytest.mark.slow
 def test_an_image_is_found_alone_as_among_others(view, fitted):
     # A few steps: over many, rounding that depends on the batch's size decides between two valleys.
     attacker = dataclasses.replace(fitted.attacker, steps=5)

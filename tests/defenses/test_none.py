@@ -30,7 +30,7 @@ NARROW = {"expansion": 4, "channels": 2, "dependence": "corrected"}
 @pytest.mark.parametrize(
     ("defence", "options"),
     [
-        ("none", {"backbone": "resnet", "depth": 3}),
+        pytest.param("none", {"backbone": "resnet", "depth": 3}, marks=pytest.mark.slow),
         ("none", {"backbone": "vgg"}),
         ("none", {"depth": 3}),
         *(pytest.param("funnel", {"backbone": name, **NARROW}, marks=pytest.mark.slow) for name in ("resnet", "vgg")),

@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags as absl_flags
 
 from ani_jax.reporting.table import summary
-from experiments import audits, flags, runs
+from experiments import audits, flags, programs
 
 FLAGS = absl_flags.FLAGS
 OF_A_FUNCTION = ("predict", "dataset", "primary", "sensitive", "originals", "image_size", "seed")
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     given: dict[str, Any] = {
         name: FLAGS[name].value for name in (*OF_A_FUNCTION, "audit") if FLAGS[name].value is not None
     }
-    runs.cache_programs(cache)
+    programs.keep(cache)
     try:
         audits.budget(given.get("audit", "quick"))
         if FLAGS.release is not None:

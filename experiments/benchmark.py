@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from experiments import flags, suites
+from experiments import flags, programs, suites
 from experiments.parts import write
 from experiments.sides import Shape, SideError
 from experiments.suites import Row
@@ -100,7 +100,7 @@ def main(argv: list[str]) -> None:
     rows, out = [], pathlib.Path(values.workdir) / f"{config.suite}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        for row in measured(config, programs(pathlib.Path(values.cache_dir).expanduser())):
+        for row in measured(config, programs.environment(pathlib.Path(values.cache_dir).expanduser())):
             rows.append(row)
             # A run that is ended early keeps what it measured.
             write(out, json.dumps(record(config, rows), indent=1, allow_nan=False))
@@ -108,15 +108,6 @@ def main(argv: list[str]) -> None:
         flags.fail(str(error))
     print(table(config, rows))
     print(f"\nresults:   {out}\nreproduce: {config.command}")
-
-
-def programs(cache: pathlib.Path) -> dict[str, str]:
-    """Where every process keeps and finds compiled programs."""
-    return {
-        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache / "compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
 
 
 def measured(config: Config, environment: Mapping[str, str]) -> Iterator[Row]:

@@ -292,18 +292,16 @@ def inversion(shape: Shape) -> Case:
     )
     z = release(image, key)
     target = descent.Target(release, jnp.ones(z.shape[1:]))
-    begin, z, setting = descent._begin(elsewhere(image)[None], z[None], descent.Setting(0.01, 1e-3))
-
-    def arguments(state: Any, index: int) -> Any:
-        return descent.Pixels(), target, None, state, begin.unknown, z, setting, index, steps, key
+    setting = descent.Setting(0.01, 1e-3)
+    search, begin = descent.begin(target, descent.Pixels(), None, elsewhere(image)[None], z[None], setting, key)
 
     def unit() -> Any:
         state = begin
         for index in range(steps):
-            state, _ = descent._step(*arguments(state, index))
+            state, _ = descent.advance(search, state, index, steps)
         return jax.block_until_ready(state.unknown)
 
-    return Case(unit, steps * shape.count, lambda: _facts(descent._step.trace(*arguments(begin, 0))))
+    return Case(unit, steps * shape.count, lambda: _facts(descent.advance.trace(search, begin, 0, steps)))
 
 
 def _program(function: Callable[..., Any], *arguments: Any) -> Case:

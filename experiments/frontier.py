@@ -18,7 +18,7 @@ from ani_jax.records import to_json
 from ani_jax.reporting import frontier, frontier_page
 from ani_jax.training import sweep
 from ani_jax.training.checkpoint import CheckpointError
-from experiments import flags, grid, runs
+from experiments import flags, grid, programs, runs
 
 FLAGS = absl_flags.FLAGS
 
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     name = hashlib.sha256(grid.command(chosen, asked, pathlib.Path()).encode()).hexdigest()[:10]
     folder = pathlib.Path(FLAGS.workdir or f"runs/frontier-{chosen[0].dataset}-{name}")
     cache = pathlib.Path(FLAGS.cache_dir).expanduser()
-    runs.cache_programs(cache)
+    programs.keep(cache)
     where = {name: FLAGS[name].value for name in ("data_dir", "manual_dir")}
     try:
         points = _points(rows, folder, cache, where)

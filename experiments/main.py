@@ -17,7 +17,7 @@ from ani_jax.reporting.table import summary
 from ani_jax.training import processes
 from ani_jax.training.checkpoint import CheckpointError
 from ani_jax.training.loop import Stopped, TrainingError
-from experiments import flags, machine, runs, together
+from experiments import flags, machine, programs, runs, together
 
 
 def main(argv: list[str]) -> None:
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
         flags.fail(f"flag --{error}")
     cache = pathlib.Path(flags.FLAGS.cache_dir).expanduser()
     folder = pathlib.Path(flags.FLAGS.workdir or f"runs/{config.dataset}-{config.defense}-{config.digest}")
-    runs.cache_programs(cache)
+    programs.keep(cache)
     where = {name: flags.FLAGS[name].value for name in ("data_dir", "manual_dir")}
     try:
         if given.common:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import pathlib
 import resource
 import statistics
@@ -295,14 +294,6 @@ def _untrained(defense: Defense, seed: int) -> Release:
     """The client with fresh random weights, not those that training started from."""
     state = init(defense, jax.random.fold_in(jax.random.key(seed), 1))
     return freeze(defense, state.params, state.statistics)[0]
-
-
-def cache_programs(cache: pathlib.Path) -> None:
-    """Keeps compiled programs for later processes, unless the environment says where they are kept."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _noted(evidence: Evidence, notes: Iterable[str]) -> Evidence:

@@ -17,7 +17,7 @@ from absl import flags as absl_flags
 from ani_jax.records import Evidence
 from ani_jax.reporting import agreement, page, splits
 from ani_jax.training.loop import TrainingError
-from experiments import flags, runs
+from experiments import flags, programs, runs
 
 
 def main(argv: list[str]) -> None:
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
         flags.fail(f"argument {argv[1]}: not understood; options are written --name=value")
     values = absl_flags.FLAGS
     cache, out = pathlib.Path(values.cache_dir).expanduser(), pathlib.Path(values.workdir or "runs/splits")
-    runs.cache_programs(cache)
+    programs.keep(cache)
     try:
         found = cuts(
             flags.from_flags(),

@@ -81,8 +81,6 @@ class Attack:
         target: "image", or the attribute's name.
         members: who competes, in order; the first of equals is chosen.
         queries: k, releases of the same image that every member sees.
-        images: scored at most, and chosen on at most, where every image costs an optimisation of its own; 0 for all. Retrieval
-            is then among these.
         mismatched: whether the members' images come from another distribution (METHODS 5.7).
         images: scored at most, and chosen on at most, where every image costs an optimisation of its own; 0 for all.
             Retrieval is then among these.

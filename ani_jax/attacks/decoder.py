@@ -99,7 +99,7 @@ def _closed_form(view: View, widths: Sequence[Array | None], penalties: Sequence
     best, least = None, math.inf
     for width in widths:
         if support is None:
-            matrix, target, coordinates = _product(z.T, z), _product(z.T, centred), held
+            matrix, target, coordinates = product(z.T, z), product(z.T, centred), held
         else:
             matrix, coordinates = (_kernel(*likeness, width) for likeness in products)  # type: ignore[misc]
             target = centred
@@ -109,7 +109,7 @@ def _closed_form(view: View, widths: Sequence[Array | None], penalties: Sequence
                 best, least = (matrix, target, penalty, width), error
     if best is None:
         return Fitted(None, "no penalty gave a finite decoder")
-    return Fitted(ClosedForm(_solve(*best[:3]), bias, support, best[3], view.whitener, shape))  # type: ignore[arg-type]
+    return Fitted(ClosedForm(solve(*best[:3]), bias, support, best[3], view.whitener, shape))  # type: ignore[arg-type]
 
 
 @jax.jit
@@ -120,7 +120,7 @@ def _centre(x: Float[Array, "n p"]) -> tuple[Float[Array, " p"], Float[Array, "n
 @jax.jit
 def _likeness(z: Float[Array, "m d"], support: Float[Array, "n d"]) -> tuple[Float[Array, "m n"], Float[Array, "m n"]]:
     """Products and squared distances between features and the sample's."""
-    products = _product(z, support.T)
+    products = product(z, support.T)
     distances = jnp.square(z).sum(1)[:, None] - 2 * products + jnp.square(support).sum(1)[None]
     return products, jnp.maximum(distances, 0)
 
@@ -134,7 +134,7 @@ def _kernel(
 
 
 @jax.jit
-def _solve(matrix: Float[Array, "r r"], target: Float[Array, "r q"], penalty: float) -> Float[Array, "r q"]:
+def solve(matrix: Float[Array, "r r"], target: Float[Array, "r q"], penalty: float) -> Float[Array, "r q"]:
     """``(matrix + penalty * mean eigenvalue)^-1 target``; NaN where float32 cannot."""
     size = matrix.shape[0]
     # A client that sends a constant has a matrix of zeros: the decoder must then be the mean image, not NaN.
@@ -153,11 +153,11 @@ def _error(
     penalty: float,
 ) -> Float[Array, ""]:
     """MSE of one penalty on m images, solving for the images rather than for the pixels, of which there are more."""
-    guess = _product(_solve(matrix, coordinates.T, penalty).T, target) + bias[None]
+    guess = product(solve(matrix, coordinates.T, penalty).T, target) + bias[None]
     return jnp.square(guess.clip(0, 1) - images).mean()
 
 
-def _product(left: Array, right: Array) -> Array:
+def product(left: Array, right: Array) -> Array:
     """A matrix product in full float32, which GPUs and TPUs would round."""
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
@@ -193,7 +193,7 @@ class ClosedForm:
         coordinates = flat(self.whitener(z))
         if self.support is not None:
             coordinates = _kernel(*_likeness(coordinates, self.support), self.width)
-        return (_product(coordinates, self.weights) + self.bias[None]).clip(0, 1).reshape(-1, *self.image_shape)
+        return (product(coordinates, self.weights) + self.bias[None]).clip(0, 1).reshape(-1, *self.image_shape)
 
 
 @dataclasses.dataclass(frozen=True)

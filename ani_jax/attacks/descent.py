@@ -94,7 +94,12 @@ class Pixels:
 
     def energy(self, unknown: Images, start: Images) -> Float[Array, " n"]:
         """mean((x_hat - start)^2)."""
-        return jnp.square(flat(unknown - start)).mean(1)
+        return drift(unknown, start)
+
+
+def drift(unknown: Array, start: Array) -> Float[Array, " n"]:
+    """How far each unknown is from where it started: the mean square over its elements."""
+    return jnp.square(flat(unknown - start)).mean(1)
 
 
 @jax.tree_util.register_dataclass
@@ -150,6 +155,37 @@ class Found(NamedTuple):
     finite: Bool[Array, " n"]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Search:
+    """What stays the same throughout one descent; every start of every image is a row.
+
+    Attributes:
+        target: what is to be met.
+        variables: of the canvas.
+        start: where each row began.
+        z: k releases of each row's image.
+        setting: one number a row.
+        key: of undeclared noise.
+        canvas: what is unknown (static).
+    """
+
+    target: Target
+    variables: Any
+    start: Array
+    z: Observed
+    setting: Setting
+    key: PRNGKey
+    canvas: Canvas = dataclasses.field(metadata={"static": True})
+
+    def objective(self, unknown: Array, key: PRNGKey) -> Float[Array, " n"]:
+        """The module's objective of every row."""
+        images = self.canvas.paint(self.variables, unknown)
+        priors = self.setting.variation * total_variation(images)
+        priors = priors + self.setting.energy * self.canvas.energy(unknown, self.start)
+        return self.target.misfit(images, self.z, key) + priors
+
+
 class _State(NamedTuple):
     unknown: Array
     last: Array
@@ -192,18 +228,31 @@ def descend(
         >>> found.unknown.round(2).item(), found.finite.item()
         (0.75, True)
     """
-    begin, z, setting = _begin(starts, z, setting)
-    state, start, every = begin, begin.unknown, max(1, steps // 10)
+    search, state = begin(target, canvas, variables, starts, z, setting, key)
+    every = max(1, steps // 10)
     for index in range(steps):
-        state, objective = _step(canvas, target, variables, state, start, z, setting, index, steps, key)
+        state, objective = advance(search, state, index, steps)
         if on_event is not None and (index + 1) % every == 0:
             on_event({"step": index + 1, "loss": float(objective.mean())})
-    return _end(canvas, starts.shape[0], target, variables, state, start, z, setting, key)
+    return _end(starts.shape[0], search, state)
+
+
+def begin(
+    target: Target,
+    canvas: Canvas,
+    variables: Any,
+    starts: Float[Array, "r n ..."],
+    z: Observed,
+    setting: Setting,
+    key: PRNGKey,
+) -> tuple[_Search, _State]:
+    """A descent before its first step; arguments as of :func:`descend`."""
+    state, z, setting = _as_rows(starts, z, setting)
+    return _Search(target, variables, state.unknown, z, setting, key, canvas), state
 
 
 @jax.jit
-def _begin(starts: Float[Array, "r n ..."], z: Observed, setting: Setting) -> tuple[_State, Observed, Setting]:
-    """Every start of every image as a row of its own."""
+def _as_rows(starts: Float[Array, "r n ..."], z: Observed, setting: Setting) -> tuple[_State, Observed, Setting]:
     r, n = starts.shape[:2]
     setting = Setting(*(jnp.tile(jnp.broadcast_to(jnp.asarray(part, jnp.float32), (n,)), r) for part in setting))
     start = starts.reshape(r * n, *starts.shape[2:])
@@ -211,69 +260,32 @@ def _begin(starts: Float[Array, "r n ..."], z: Observed, setting: Setting) -> tu
     return state, jnp.tile(z, (1, r, *(1,) * (z.ndim - 2))), setting
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _step(
-    canvas: Canvas,
-    target: Target,
-    variables: Any,
-    state: _State,
-    start: Array,
-    z: Observed,
-    setting: Setting,
-    index: int,
-    steps: int,
-    key: PRNGKey,
-) -> tuple[_State, Float[Array, " n"]]:
+@jax.jit
+def advance(search: _Search, state: _State, index: int, steps: int) -> tuple[_State, Float[Array, " n"]]:
     """One step of every row that is still finite."""
-    step_key = jax.random.fold_in(key, index)
+    step_key = jax.random.fold_in(search.key, index)
 
     def total(unknown: Array) -> tuple[Array, Array]:
-        each = _objective(canvas, target, variables, unknown, start, z, setting, step_key)
+        each = search.objective(unknown, step_key)
         return each.sum(), each
 
     (_, each), gradient = jax.value_and_grad(total, has_aux=True)(state.unknown)
     good = state.good & jnp.isfinite(each) & jnp.isfinite(flat(gradient)).all(1)
     keep = functools.partial(_where, good)
     updates, adam = ADAM.update(jax.tree.map(jnp.nan_to_num, gradient), state.adam)
-    rate = setting.rate * 0.5 * (1 + jnp.cos(jnp.pi * index / steps))
-    moved = canvas.allowed(state.unknown - _rows(rate, state.unknown) * updates)  # type: ignore[operator]
+    rate = search.setting.rate * 0.5 * (1 + jnp.cos(jnp.pi * index / steps))
+    moved = search.canvas.allowed(state.unknown - _rows(rate, state.unknown) * updates)  # type: ignore[operator]
     # A row that is no longer finite goes back to where it was last seen finite, and stays there.
     return _State(keep(moved, state.last), keep(state.unknown, state.last), adam, good), each
 
 
-def _objective(
-    canvas: Canvas,
-    target: Target,
-    variables: Any,
-    unknown: Array,
-    start: Array,
-    z: Observed,
-    setting: Setting,
-    key: PRNGKey,
-) -> Float[Array, " n"]:
-    images = canvas.paint(variables, unknown)
-    priors = setting.variation * total_variation(images) + setting.energy * canvas.energy(unknown, start)
-    return target.misfit(images, z, key) + priors
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _end(
-    canvas: Canvas,
-    restarts: int,
-    target: Target,
-    variables: Any,
-    state: _State,
-    start: Array,
-    z: Observed,
-    setting: Setting,
-    key: PRNGKey,
-) -> Found:
+@functools.partial(jax.jit, static_argnums=0)
+def _end(restarts: int, search: _Search, state: _State) -> Found:
     """The finite state with the lowest objective among ends and starts of all restarts."""
-    keys = jax.random.split(key, DRAWS if target.noisy else 1)
+    start, keys = search.start, jax.random.split(search.key, DRAWS if search.target.noisy else 1)
 
     def objective(unknown: Array) -> Array:
-        values = [_objective(canvas, target, variables, unknown, start, z, setting, one) for one in keys]
-        return jnp.stack(values).mean(0)
+        return jnp.stack([search.objective(unknown, key) for key in keys]).mean(0)
 
     # A last step onto something not finite is taken back.
     ended = _where(jnp.isfinite(objective(state.unknown)), state.unknown, state.last)

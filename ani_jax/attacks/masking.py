@@ -12,6 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from ani_jax.attacks.base import View, ask, flat, query
+from ani_jax.attacks.decoder import product, solve
 from ani_jax.attacks.descent import Target, feature_rates, sample_means
 from ani_jax.modules.imitation import Imitation
 from ani_jax.modules.initialise import initialise
@@ -26,6 +27,8 @@ AGREEMENT = 0.1
 """Part of the observed change that a gradient must predict."""
 FAITHFUL = 0.999
 """Part of the variance that a linear copy must explain for no network to be trained."""
+RIDGE = 1e-6
+"""Penalty of a linear copy, in units of the mean eigenvalue."""
 NOISE = 4096
 """Most images of noise that a linear copy is fitted on beside real ones."""
 
@@ -112,14 +115,9 @@ def _linear(key: PRNGKey, view: View) -> Release:
 @jax.jit
 def _solved(images: Images, z: Features) -> Float[Array, "p d"]:
     x, y = flat(images - images.mean(0)[None]), flat(z - z.mean(0)[None])
-    high = jax.lax.Precision.HIGHEST
-    wide = x.shape[1] > x.shape[0]
-    gram = jnp.matmul(x, x.T, precision=high) if wide else jnp.matmul(x.T, x, precision=high)
-    gram = gram + 1e-6 * jnp.trace(gram) / len(gram) * jnp.eye(len(gram), dtype=gram.dtype)
-    factor = jax.scipy.linalg.cho_factor(gram)
-    if wide:
-        return jnp.matmul(x.T, jax.scipy.linalg.cho_solve(factor, y), precision=high)
-    return jax.scipy.linalg.cho_solve(factor, jnp.matmul(x.T, y, precision=high))
+    if x.shape[1] > x.shape[0]:
+        return product(x.T, solve(product(x, x.T), y, RIDGE))
+    return solve(product(x.T, x), product(x.T, y), RIDGE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,8 +57,7 @@ class WhiteBox:
     def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()) -> Fitted:
         """Chooses start, stand-in and setting on ``validation``."""
         start_key, probe_key, copy_key, tune_key = jax.random.split(key, 4)
-        found = [*earlier, *(starter.fit(start_key, view, None, ()) for starter in self.starters)]
-        guess = best_guess(start_key, view, found)
+        guess = first_guess(start_key, view, self.starters, earlier)
         releases = [view.release] if masking.differentiable(view) else []
         masked = not releases or masking.masked(probe_key, view)
         if masked:
@@ -193,6 +192,11 @@ def tune(
             if (bad, error) < least:
                 best, least = dataclasses.replace(attacker, setting=setting), (bad, error)
     return Fitted(best, "the objective or its gradient is not finite" if least[0] else None)
+
+
+def first_guess(key: PRNGKey, view: View, starters: Sequence[Member], earlier: Sequence[Fitted]) -> Any:
+    """The best of what was fitted earlier and of the starters, which are fitted here; None where there is none."""
+    return best_guess(key, view, [*earlier, *(starter.fit(key, view, None, ()) for starter in starters)])
 
 
 def best_guess(key: PRNGKey, view: View, found: Sequence[Fitted]) -> Any:

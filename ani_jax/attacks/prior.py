@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ani_jax.attacks import decoder
-from ani_jax.attacks.base import Fitted, Member, Observed, OnEvent, View, flat
-from ani_jax.attacks.descent import Setting, Target, descend, target_of
-from ani_jax.attacks.optimization import best_guess, by_parts, settings, shared, tune
+from ani_jax.attacks.base import Fitted, Member, Observed, OnEvent, View
+from ani_jax.attacks.descent import Setting, Target, descend, drift, target_of
+from ani_jax.attacks.optimization import by_parts, first_guess, settings, shared, tune
 from ani_jax.modules.initialise import initialise
 from ani_jax.modules.prior import Autoencoder
 from ani_jax.optimize.fit import adam, fit
@@ -69,8 +69,7 @@ class Prior:
         height, width, channels = view.sample.image.shape[1:]
         module = Autoencoder((height, width, channels), self.size, self.width)
         params, failed = self.train(train_key, module, view, on_event)
-        found = [*earlier, *(starter.fit(start_key, view, None, ()) for starter in self.starters)]
-        guess = best_guess(start_key, view, found)
+        guess = first_guess(start_key, view, self.starters, earlier)
         count = max(1, self.restarts - (guess is not None))
         codes = jax.random.normal(start_key, (count, self.size)).at[0].set(0)
         begin = _painted(module, params, codes[:1])
@@ -177,7 +176,7 @@ class Layers:
 
     def energy(self, unknown: Float[Array, "n h w c"], start: Float[Array, "n h w c"]) -> Float[Array, " n"]:
         """mean((l - start)^2)."""
-        return jnp.square(flat(unknown - start)).mean(1)
+        return drift(unknown, start)
 
 
 def _paint(module: Autoencoder, params: Any, layer: Array) -> Images:

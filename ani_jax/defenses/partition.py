@@ -30,8 +30,10 @@ ATTRIBUTE_OBJECTIVES = ("max_entropy", "neg_ce", "kl_to_prior")
 RECONSTRUCTION_OBJECTIVES = {"mse": reconstruction.mse, "l1": reconstruction.l1, "ssim": reconstruction.ssim_loss}
 LISTENERS = ("conv", "mlp", "linear", "positions", "channels")
 """Kinds of attribute adversaries; the last two vote, on decorrelated features."""
-DECODERS = ("local", "mirror")
-"""Kinds of reconstruction adversaries; the first hears decorrelated features."""
+DECODERS = {"local": LocalDecoder, "mirror": MirrorDecoder}
+"""Kinds of reconstruction adversaries."""
+DECORRELATED = ("positions", "channels", "local")
+"""Kinds of adversaries that hear decorrelated features, the others standardised ones."""
 IMAGE = "image"
 """Name of the reconstruction adversary."""
 DRAWN = 2048
@@ -107,7 +109,7 @@ class Partition(Defense):
         for name, allowed in (
             ("attribute_objective", ATTRIBUTE_OBJECTIVES),
             ("reconstruction_objective", tuple(RECONSTRUCTION_OBJECTIVES)),
-            ("decoder", DECODERS),
+            ("decoder", tuple(DECODERS)),
         ):
             require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
         require(1 <= self.adversary_updates <= 5, "adversary_updates", self.adversary_updates, "1 to 5")
@@ -172,9 +174,8 @@ class Partition(Defense):
         for name, classes in self.hidden.items():
             found |= {f"{name}-{kind}": self._listener(kind, classes) for kind in self._kinds()}
         if self.reconstruction:
-            local = self.decoder == "local"
-            module = (LocalDecoder if local else MirrorDecoder)(self.image_shape, self.adversary_width)
-            found[IMAGE] = Heard(module, local, self.axis_name)
+            module = DECODERS[self.decoder](self.image_shape, self.adversary_width)
+            found[IMAGE] = Heard(module, self.decoder in DECORRELATED, self.axis_name)
         return found
 
     def _listener(self, kind: str, classes: int) -> nn.Module:
@@ -185,7 +186,7 @@ class Partition(Defense):
             "positions": PositionVotes(classes, self.adversary_width),
             "channels": ChannelVotes(classes),
         }
-        return Heard(modules[kind], kind in ("positions", "channels"), self.axis_name)
+        return Heard(modules[kind], kind in DECORRELATED, self.axis_name)
 
     @property
     def phases(self) -> tuple[Phase, ...]:

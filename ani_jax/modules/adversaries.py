@@ -18,11 +18,15 @@ from ani_jax.modules.conv import Conv, max_pool
 from ani_jax.types import Features, Images, Logits
 
 
-def depth_to_space(x: Float[Array, "b h w c"], factor: int = 2) -> Float[Array, "b p q f"]:
-    """Unfolds channels into pixels: ``(b, h, w, f * factor**2)`` to ``(b, h * factor, w * factor, f)``.
+def depth_to_space(x: Float[Array, "b h w c"], factor: int | tuple[int, int] = 2) -> Float[Array, "b p q f"]:
+    """Unfolds channels into pixels: ``(b, h, w, f * rows * columns)`` to ``(b, h * rows, w * columns, f)``.
+
+    Args:
+        x: features.
+        factor: rows and columns, or one number for both.
 
     Raises:
-        ValueError: channels that ``factor ** 2`` does not divide.
+        ValueError: channels that ``rows * columns`` does not divide.
 
     Example:
         >>> import jax.numpy as jnp
@@ -30,10 +34,11 @@ def depth_to_space(x: Float[Array, "b h w c"], factor: int = 2) -> Float[Array, 
         [[0.0, 1.0], [2.0, 3.0]]
     """
     b, h, w, c = x.shape
-    if c % factor**2:
-        raise ValueError(f"x: {c} channels; must be a multiple of {factor**2}")
-    x = x.reshape(b, h, w, factor, factor, c // factor**2).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, h * factor, w * factor, c // factor**2)
+    rows, columns = (factor, factor) if isinstance(factor, int) else factor
+    if c % (rows * columns):
+        raise ValueError(f"x: {c} channels; must be a multiple of {rows * columns}")
+    x = x.reshape(b, h, w, rows, columns, c // (rows * columns)).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h * rows, w * columns, c // (rows * columns))
 
 
 def space_to_depth(x: Float[Array, "b h w c"], factor: int = 2) -> Float[Array, "b p q f"]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ani_jax.modules.adversaries import depth_to_space
 from ani_jax.modules.conv import Conv
 from ani_jax.types import Features, Images, Logits
 
@@ -213,16 +214,17 @@ class LocalDecoder(nn.Module):
         height, width, channels = self.image_shape
         if z.ndim != 4 or height % z.shape[1] or width % z.shape[2]:
             raise ValueError(f"z: shape {z.shape}; must be (b, p, q, c), p a divisor of {height} and q of {width}")
-        p, q = z.shape[1:3]
-        rows, columns = height // p, width // q
+        rows, columns = height // z.shape[1], width // z.shape[2]
         zeros, painted = nn.initializers.zeros_init(), rows * columns * channels
         x = nn.relu(Conv(self.width, name="first")(z))
         x = nn.relu(nn.LayerNorm(name="norm")(Conv(self.width, (1, 1), name="second")(x)))
         x = Conv(painted, (1, 1), kernel_init=zeros, name="curved")(x) + Conv(
             painted, kernel_init=zeros, name="linear"
         )(z)
-        x = x.reshape(-1, p, q, rows, columns, channels).transpose(0, 1, 3, 2, 4, 5).reshape(-1, *self.image_shape)
-        return x + self.param("base", nn.initializers.constant(0.5), self.image_shape)[None]
+        return (
+            depth_to_space(x, (rows, columns))
+            + self.param("base", nn.initializers.constant(0.5), self.image_shape)[None]
+        )
 
 
 def _grid(z: Features) -> Float[Array, "b h w c"]:

@@ -4,7 +4,10 @@
 
 ``ema`` follows the primary cross-entropy on the held-out tenth of ``defend``, in evaluation mode with the noise on: a training
 batch's would go to zero on small data and the multiplier would explode. ``m`` scales the weights in ``Defense.privacy``. Among
-the checkpoints, the one that leaks least inside the accuracy budget on ``validation`` is kept.
+the states of every ``CHOICE`` steps, the one that leaks least inside the accuracy budget on ``validation`` is kept. What a nat
+costs in accuracy differs from seed to seed, so each of them also moves the target, between what it began with and a floor:
+
+    log target <- clip(log target - rho * clip((needed - accuracy) / lost, -1, 1), floor, start)
 """
 
 import dataclasses
@@ -30,6 +33,12 @@ DECAY = 0.5
 """Weight of the past in ``ema``."""
 RANGE = (-7.0, 7.0)
 """Of log m; clipping is the anti-windup."""
+CHOICE = 50
+"""Steps between two states that may be kept."""
+TIGHTENING = 0.5
+"""How far the log of the target moves when the accuracy is a whole budget too low."""
+TIGHTEST = -2.5
+"""Of that log, relative to the budget's own target, which is never exceeded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +47,7 @@ class UtilityBudget:
 
     Attributes:
         lost: accuracy that may be lost, in (0, 1).
-        loss: cross-entropy on the held-out slice that dual ascent aims at, in nats.
+        loss: cross-entropy on the held-out slice that dual ascent aims at to begin with, in nats.
         accuracy: least accuracy on ``validation`` that counts as inside the budget.
     """
 
@@ -151,13 +160,28 @@ def ascend(
 
     Returns:
         The state with its multiplier, ema, constraint value (ema over target, minus 1) and weights moved.
+
+    The target is ``budget.loss`` as :func:`tighten` has left it.
     """
     ema = jnp.where(state.budget["ema"] < 0, loss, DECAY * state.budget["ema"] + (1 - DECAY) * loss)
-    excess = ema / budget.loss - 1
+    excess = ema / (budget.loss * jnp.exp(state.budget["log_target"])) - 1
     log_multiplier = jnp.clip(state.budget["log_multiplier"] - RATE * jnp.clip(excess, -1, 1), *RANGE)
     scaled = defense.scaled(weights, jnp.exp(log_multiplier))
     moved = {"log_multiplier": log_multiplier, "ema": ema, "constraint": excess}
-    return dataclasses.replace(state, weights=scaled, budget=moved)
+    return dataclasses.replace(state, weights=scaled, budget=state.budget | moved)
+
+
+def tighten(state: State, seen: Appraisal, budget: UtilityBudget) -> State:
+    """Moves the target of dual ascent by what a state's accuracy says of it: down outside the budget, back inside.
+
+    Args:
+        state: whose target it is.
+        seen: the state on ``validation``.
+        budget: the accuracy that is needed, and the scale on which it is missed.
+    """
+    fault = jnp.clip((budget.accuracy - seen.accuracy) / budget.lost, -1, 1)
+    log_target = jnp.clip(state.budget["log_target"] - TIGHTENING * fault, TIGHTEST, 0.0)
+    return dataclasses.replace(state, budget=state.budget | {"log_target": log_target})
 
 
 def preferred(new: Appraisal, old: Appraisal | None, budget: UtilityBudget) -> bool:

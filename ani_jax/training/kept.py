@@ -36,11 +36,15 @@ class Kept:
         self.state: State = like if found is None else found[1]
         self.seen: Appraisal | None = None if found is None else self._appraise(self.state)
 
-    def consider(self, state: State, on_event: OnEvent) -> None:
-        """Keeps a copy of the state if it is preferred; asked again about the same state, it decides the same."""
+    def consider(self, state: State, on_event: OnEvent) -> State:
+        """Keeps a copy of the state if it is preferred; asked again about the same state, it decides the same.
+
+        Returns:
+            The state to go on with, its target moved by what was seen.
+        """
         phases = schedule(self.defense)
         if not any(spends(self.defense, phase) for phase, _ in phases[: int(state.phase) + 1]):
-            return
+            return state
         seen = self._appraise(state)
         better = budget.preferred(seen, self.seen, self.utility)
         if better:
@@ -50,6 +54,7 @@ class Kept:
                 self.saved.save(int(state.step), state, wait=False)
         values = {"accuracy": float(seen.accuracy), "leakage": float(seen.leakage)}
         on_event({"kind": "selection", "step": int(state.step), "kept": better, **values})
+        return budget.tighten(state, seen, self.utility)
 
     def wait(self) -> None:
         """Returns once the kept state is on disk."""

@@ -66,14 +66,14 @@ def train(
     init_key, data_key = jax.random.split(jax.random.key(config.seed))
     start = init(defense, init_key)
     phases = schedule(defense)
-    saves = {part.end for part in _plan(phases, 0, config) if part.saves}
+    choices = {part.end for part in _plan(phases, 0, config) if part.chooses}
     kept = None if utility is None else Kept(defense, data.validation, utility, checkpoints, start)
     log = Log(on_event, config.skip_nonfinite)
     if checkpoints is not None and (found := checkpoints.restore(start)) is not None:
         log.saved, start = found
-        # What a stopped run saved between two checkpoints, a run that was not stopped would never have considered.
-        if kept is not None and log.saved in saves:
-            kept.consider(start, on_event)
+        # It was saved before it was considered; what a stop saved in between is never considered.
+        if kept is not None and log.saved in choices:
+            start = kept.consider(start, on_event)
     first, total = int(start.step), phases[-1][1]
     on_event({"kind": "start", "step": first, "total": total})
     plan = list(_plan(phases, first, config))
@@ -100,8 +100,9 @@ def train(
                     checkpoints.save(step, spread.gather(state), wait=False)
                     log.saved = step
                     on_event({"kind": "checkpoint", "step": step})
-                if kept is not None and part.saves:
-                    kept.consider(spread.gather(state), on_event)
+            if kept is not None and part.chooses:
+                considered = kept.consider(spread.gather(state), on_event)
+                state = dataclasses.replace(state, budget=spread.scatter(considered.budget))
             if stopped:
                 raise Stopped(f"step {step} of {total}")
         log.flush()
@@ -137,6 +138,7 @@ class _Part(NamedTuple):
     count: int
     enters: bool
     saves: bool
+    chooses: bool
 
     @property
     def end(self) -> int:
@@ -152,8 +154,11 @@ def _plan(phases: Sequence[tuple[Phase, int]], step: int, config: TrainConfig) -
     for index, (phase, end) in enumerate(phases):
         enters = True
         while step < end:
-            part = _Part(index, phase, step, min(config.steps_per_dispatch, end - step), enters, False)
-            yield part._replace(saves=part.due(config.checkpoint_every) or part.end == phases[-1][1])
+            part = _Part(index, phase, step, min(config.steps_per_dispatch, end - step), enters, False, False)
+            last = part.end == phases[-1][1]
+            yield part._replace(
+                saves=part.due(config.checkpoint_every) or last, chooses=part.due(budget.CHOICE) or last
+            )
             step, enters = part.end, False
 
 

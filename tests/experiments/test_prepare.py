@@ -62,14 +62,16 @@ runpy.run_module("experiments.prepare", run_name="__main__")
 def test_interrupted_it_keeps_nothing(tmp_path):
     write_utkface(tmp_path / "utkface", 1200)
     arguments = ["--dataset=utkface", f"--manual_dir={tmp_path}", f"--data_dir={tmp_path / 'data'}"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
     made = tmp_path / "data" / "utkface"
-    while not any(made.glob("incomplete.*")) and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    command = [sys.executable, "-c", SLOWLY, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not any(made.glob("incomplete.*")) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, errors = process.communicate(timeout=180)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert errors == "ani_jax: interrupted; nothing was kept\n"
     assert list(made.iterdir()) == []

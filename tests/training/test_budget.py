@@ -60,6 +60,47 @@ def test_the_ema_follows_and_the_multiplier_stays_in_its_range(private):
     assert float(back.budget["log_multiplier"]) > budget.RANGE[0]
 
 
+def test_a_state_outside_the_budget_tightens_the_target_and_one_inside_gives_back_no_more(private):
+    defense = private()
+    state = init(defense, jax.random.key(0))
+    missed, half, met = (Appraisal(0.0, jnp.float32(a), 0.0) for a in (0.5, 0.59, 0.7))
+    tight = budget.tighten(state, missed, TARGET)
+    assert float(tight.budget["log_target"]) == pytest.approx(-budget.TIGHTENING)
+    # 0.6 is needed and 0.02 may be lost: 0.59 misses it by half a budget.
+    assert float(budget.tighten(state, half, TARGET).budget["log_target"]) == pytest.approx(
+        -budget.TIGHTENING / 2, rel=1e-4
+    )
+    assert float(budget.tighten(tight, met, TARGET).budget["log_target"]) == 0
+    assert float(budget.tighten(state, met, TARGET).budget["log_target"]) == 0
+    for _ in range(20):
+        state = budget.tighten(state, missed, TARGET)
+    assert float(state.budget["log_target"]) == budget.TIGHTEST
+    # A cross-entropy of 0.4 is inside the target of 0.5, and outside of it once tightened.
+    given = budget.ascend(init(defense, jax.random.key(0)), jnp.float32(0.4), defense.init_weights(), TARGET, defense)
+    after = budget.ascend(tight, jnp.float32(0.4), defense.init_weights(), TARGET, defense)
+    assert float(given.budget["constraint"]) == pytest.approx(-0.2)
+    assert float(after.budget["constraint"]) == pytest.approx(0.4 / (0.5 * np.exp(-budget.TIGHTENING)) - 1, rel=1e-5)
+    assert float(after.budget["log_target"]) == float(tight.budget["log_target"])
+
+
+def test_how_often_states_are_considered_does_not_depend_on_how_often_they_are_saved(private, toy_data, monkeypatch):
+    monkeypatch.setattr(budget, "CHOICE", 10)
+    found = []
+    for every in (40, 10):
+        events = []
+        train(
+            private(steps=40),
+            toy_data,
+            dataclasses.replace(CONFIG, checkpoint_every=every),
+            None,
+            events.append,
+            TARGET,
+        )
+        found.append([event for event in events if event["kind"] == "selection"])
+    assert [event["step"] for event in found[0]] == [10, 20, 30, 40]
+    assert found[0] == found[1]
+
+
 def test_the_margin_is_the_rise_in_cross_entropy_that_costs_the_accuracy():
     # Cross-entropy rises by 3 nats per unit of accuracy; a first row far from the end must not count.
     rows = [{"heldout/loss": 9.0, "heldout/accuracy": 0.1}]
@@ -94,7 +135,11 @@ def test_the_leakage_is_weighed_with_the_defences_own_weights(private, toy_batch
     assert float(budget.look(state, toy_batch, {}, defense, ()).leakage) == 0
 
 
-def test_a_budget_moves_the_weights_while_it_trains_and_a_kill_changes_nothing(private, toy_data, tmp_path):
+@pytest.mark.parametrize("choice", [10, 5])
+def test_a_budget_moves_the_weights_while_it_trains_and_a_kill_changes_nothing(
+    private, toy_data, tmp_path, monkeypatch, choice
+):
+    monkeypatch.setattr(budget, "CHOICE", choice)
     defense = private(steps=40, pretraining=20)
     events = []
     whole = train(defense, toy_data, CONFIG, on_event=events.append, utility=TARGET)
@@ -104,7 +149,13 @@ def test_a_budget_moves_the_weights_while_it_trains_and_a_kill_changes_nothing(p
     assert all(e["step"] > 20 for e in events if e["kind"] == "selection")
     metrics = {e["step"]: e["metrics"] for e in events if e["kind"] == "metrics"}
     assert "budget/ema" not in metrics[20]
-    assert {"heldout/loss", "heldout/accuracy", "budget/log_multiplier", "budget/constraint"} <= set(metrics[30])
+    assert {
+        "heldout/loss",
+        "heldout/accuracy",
+        "budget/log_multiplier",
+        "budget/constraint",
+        "budget/log_target",
+    } <= set(metrics[30])
 
     class Killed(BaseException):
         pass

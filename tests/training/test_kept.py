@@ -39,3 +39,14 @@ def test_only_states_of_a_spending_phase_are_kept_and_a_restart_remembers(privat
         assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), found.params, states[best].params))
     again.consider(states[best], events.append)
     assert not events[-1]["kept"]
+
+
+def test_the_run_goes_on_with_a_target_moved_by_what_was_seen(private, toy_batch):
+    state = dataclasses.replace(init(private, jax.random.key(0)), phase=jax.numpy.int32(1))
+    unmet = dataclasses.replace(TARGET, accuracy=1.0)
+    on = Kept(private, toy_batch, unmet, None, state).consider(state, lambda event: None)
+    assert float(on.budget["log_target"]) < 0
+    assert (
+        float(Kept(private, toy_batch, TARGET, None, state).consider(state, lambda event: None).budget["log_target"])
+        == 0
+    )

@@ -18,8 +18,6 @@ from ani_jax.defenses import registry
 from ani_jax.evaluation.audit import BUDGETS, audit
 from ani_jax.records import Evidence, from_json, to_json
 from ani_jax.reporting import page
-from ani_jax.training.checkpoint import Checkpoints
-from ani_jax.training.state import init
 from ani_jax.types import Release
 from experiments import runs
 from experiments.folders import WorkdirError, held, marked
@@ -199,13 +197,9 @@ def _again(run: runs.Run, name: str, reference: Evidence | None, where: Where) -
     if (target / "evidence.json").exists():
         return from_json(Evidence, (target / "evidence.json").read_text())
     with runs.claim(run.folder, run.config, wait=False), Progress(run.folder, run.config.defense) as progress:
-        data, defense = runs.problem(run.config, where)
-        saved = run.folder / "checkpoints" / ("" if run.config.utility_budget is None else "kept")
-        found = Checkpoints(saved).restore(init(defense, jax.random.key(run.config.train.seed)))
-        if found is None:
-            raise WorkdirError(f"workdir={run.folder}: holds no checkpoint to audit")
+        data, defense, state = runs.trained(run, where)
         parts = Parts(target / "parts")
-        evidence = runs.attacked(run.config, data, defense, found[1], budget(name), reference, parts, progress)
+        evidence = runs.attacked(run.config, data, defense, state, budget(name), reference, parts, progress)
         target.mkdir(parents=True, exist_ok=True)
         write(target / "evidence.json", to_json(evidence))
         parts.clear()

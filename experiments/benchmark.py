@@ -20,6 +20,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
+from ani_jax.reporting.text import aligned
 from experiments import flags, programs, suites
 from experiments.parts import write
 from experiments.sides import Shape, SideError
@@ -212,18 +213,6 @@ def notes(rows: Sequence[Row], rate: float) -> Iterable[str]:
         if len(row.facts) == 2 and row.name == "correlation":
             ours, differences = (facts["temporary_bytes"] for facts in row.facts.values())
             yield f"correlation: {ours / differences:.3f} of the memory of the difference tensor's form (goal 0.1)."
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width.
-
-    Example:
-        >>> print(aligned([("case", "ms"), ("a", "10")]))
-        case  ms
-        a     10
-    """
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
 
 
 def _shown(spread: Spread | None) -> str:

@@ -14,6 +14,7 @@ import sys
 from ani_jax.data import catalog
 from ani_jax.data.files import DataError
 from ani_jax.reporting.table import summary
+from ani_jax.reporting.text import aligned
 from ani_jax.training import processes
 from ani_jax.training.checkpoint import CheckpointError
 from ani_jax.training.loop import Stopped, TrainingError
@@ -57,9 +58,7 @@ def main(argv: list[str]) -> None:
 
 def listing() -> str:
     """The catalogue as an aligned table."""
-    rows = catalog.table()
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return aligned(catalog.table())
 
 
 if __name__ == "__main__":

@@ -253,6 +253,21 @@ def problem(config: RunConfig, where: Mapping[str, Any] | None) -> tuple[Data, D
     return data, defense
 
 
+def trained(run: Run, where: Mapping[str, Any] | None) -> tuple[Data, Defense, State]:
+    """What a finished run was trained on, what was trained, and the state that its evidence is about.
+
+    Raises:
+        WorkdirError: its checkpoints are gone.
+        CheckpointError, DataError: see ``training``, ``data``.
+    """
+    data, defense = problem(run.config, where)
+    saved = run.folder / "checkpoints" / ("" if run.config.utility_budget is None else "kept")
+    found = Checkpoints(saved).restore(init(defense, jax.random.key(run.config.train.seed)))
+    if found is None:
+        raise WorkdirError(f"workdir={run.folder}: holds no checkpoint to audit")
+    return data, defense, found[1]
+
+
 def attacked(
     config: RunConfig,
     data: Data,

@@ -1,12 +1,13 @@
 """Whether the inversion-difficulty criterion ranks clients as attackers do (METHODS 6)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy.stats import rankdata
 
 from ani_jax.records import Criterion, Evidence
-from ani_jax.reporting.findings import score, strongest
+from ani_jax.reporting.findings import score, small, strongest
+from ani_jax.reporting.text import aligned
 
 FEWEST = 3
 """Clients below which a rank correlation says nothing."""
@@ -47,6 +48,21 @@ def lines(evidences: Sequence[Evidence]) -> tuple[str, ...]:
                 f"{name} against the strongest reconstruction's MSE: Spearman {value:+.2f} over {len(pairs)} clients"
             )
     return tuple(found)
+
+
+def table(clients: Mapping[str, Evidence]) -> str:
+    """Aligned text, a line a client: every part of its criterion, then the strongest reconstruction's MSE.
+
+    Example:
+        >>> print(table({"funnel": Evidence("funnel", "digits", 0, "quick", {}, {}, {}, ())}))
+        client  I(x; z + noise)  effective volume  mean |z|  Gaussian entropy  neighbours' entropy  MSE
+        funnel  –                –                 –         –                 –                    –
+    """
+    rows: list[Sequence[str]] = [("client", *PARTS, "MSE")]
+    for name, evidence in clients.items():
+        parts = [evidence.criterion and read(evidence.criterion) for read in PARTS.values()]
+        rows.append((name, *("–" if value is None else small(value) for value in (*parts, _error(evidence)))))
+    return aligned(rows)
 
 
 def _error(evidence: Evidence) -> float | None:

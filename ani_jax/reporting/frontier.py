@@ -10,6 +10,7 @@ from ani_jax.records import Estimate
 from ani_jax.reporting.findings import percent, ratio
 from ani_jax.reporting.seeds import mean
 from ani_jax.reporting.table import Formatter, estimate
+from ani_jax.reporting.text import aligned
 
 REFERENCE = "none"
 """First word of the name of an undefended reference, one of which stands on every frontier."""
@@ -148,9 +149,7 @@ def table(frontier: Frontier) -> str:
                 ("*" if m.front else "", m.title, _text(m.utility, percent), _text(m.leakage, ratio))
                 for m in panel.means
             ]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, "", *findings(frontier)[1:], *(f"! {caveat}" for caveat in caveats(frontier))])
+    return "\n".join([aligned(rows), "", *findings(frontier)[1:], *(f"! {caveat}" for caveat in caveats(frontier))])
 
 
 def as_csv(frontier: Frontier) -> str:

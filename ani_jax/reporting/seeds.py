@@ -14,6 +14,7 @@ from scipy.stats import t as student
 
 from ani_jax.records import AttackResult, Estimate, Evidence
 from ani_jax.reporting.findings import score, strongest, targets
+from ani_jax.reporting.text import aligned
 
 Pair = tuple[Evidence, Evidence]
 """The undefended reference of a seed, and the run of that seed."""
@@ -121,10 +122,7 @@ def table(found: Sequence[Line]) -> str:
     rows += [
         (line.variant, line.quantity, _text(line.value), _text(line.change), str(len(line.seeds))) for line in found
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return aligned(rows)
 
 
 def as_csv(found: Sequence[Line]) -> str:

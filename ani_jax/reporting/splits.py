@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ani_jax.records import Evidence
 from ani_jax.reporting.findings import count, percent, ratio, score, strongest, targets
+from ani_jax.reporting.text import aligned
 
 Column = Callable[[Evidence], str]
 
@@ -20,9 +21,7 @@ def table(cuts: Mapping[str, Evidence]) -> str:
         depth 1  –         –     –
     """
     columns = _columns(tuple(cuts.values()))
-    rows = [("cut", *columns), *((name, *(read(e) for read in columns.values())) for name, e in cuts.items())]
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return aligned([("cut", *columns), *((name, *(read(e) for read in columns.values())) for name, e in cuts.items())])
 
 
 def advice(cuts: Mapping[str, Evidence]) -> str:

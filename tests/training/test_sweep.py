@@ -59,20 +59,26 @@ def apart(one, other):
 
 
 def check_equality(defense, data, count):
-    """First-step gradients to 1e-5, losses of 10 steps to 1e-4, and 50 steps as close as a run moved by 1e-7 is."""
+    """First-step gradients to 1e-5, losses of 10 steps to 1e-4, and 50 steps as close as a run moved by 1e-7 is.
+
+    The first two in the arithmetic of 64 bits: in 32, rounding decides a gradient at the kink of a ReLU, and a run moved by 1e-7
+    is as far (the funnel at this seed: 8e-3, and 5e-4 in the tenth loss). Losses of tens, which the largest weights have, are
+    compared in units of themselves.
+    """
     config = TrainConfig(seed=3, batch_size=16, log_every=1)
-    members, record = members_of(defense, count), {}
-    ends = sweep.train_together(members, data, config, count, log_of(record))
-    firsts = first_steps(members, data, config)
+    members = members_of(defense, count)
+    with jax.enable_x64(True):
+        short, record = [dataclasses.replace(member, steps=10) for member in members], {}
+        sweep.train_together(short, data, config, count, log_of(record))
+        for place, (member, first) in enumerate(zip(short, first_steps(short, data, config), strict=True)):
+            together, own = gradients(first), gradients(alone(member, data, config, steps=1)[0])
+            assert apart(together, own) <= 1e-5 * max(1.0, *(float(jnp.abs(g).max()) for g in own))
+            assert record[place] == pytest.approx(alone(member, data, config)[1], rel=1e-4, abs=1e-4)
+    ends = sweep.train_together(members, data, config, count, log_of(record := {}))
     for place, member in enumerate(members):
-        first, _ = alone(member, data, config, steps=1)
-        together, own = gradients(firsts[place]), gradients(first)
-        assert apart(together, own) <= 1e-5 * max(1.0, *(float(jnp.abs(g).max()) for g in own))
         end, losses = alone(member, data, config)
         moved, _ = alone(member, data, config, 1e-7)
         assert sorted(record[place]) == sorted(losses) == list(range(1, 51))
-        for step in range(1, 11):
-            assert record[place][step] == pytest.approx(losses[step], abs=1e-4)
         assert apart(ends[place].params, end.params) <= 3 * apart(moved.params, end.params)
         assert ends[place].weights == pytest.approx(member.weights())
 

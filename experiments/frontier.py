@@ -8,6 +8,7 @@ the same compiled attackers. The same command again goes on where it stopped. Wr
 
 import hashlib
 import pathlib
+import signal
 import sys
 
 from absl import flags as absl_flags
@@ -18,7 +19,7 @@ from ani_jax.records import to_json
 from ani_jax.reporting import frontier, frontier_page
 from ani_jax.training import sweep
 from ani_jax.training.checkpoint import CheckpointError
-from experiments import flags, grid, programs, runs
+from experiments import flags, grid, machine, programs, runs
 
 FLAGS = absl_flags.FLAGS
 
@@ -42,7 +43,8 @@ def main(argv: list[str]) -> None:
     programs.keep(cache)
     where = {name: FLAGS[name].value for name in ("data_dir", "manual_dir")}
     try:
-        points = _points(rows, folder, cache, where)
+        with machine.resumable():
+            points = _points(rows, folder, cache, where, machine.Machine(stop=machine.Told(signal.SIGTERM)))
     except (runs.WorkdirError, DataError, CheckpointError) as error:
         flags.fail(f"flag --{error}" if isinstance(error, ValueError) else str(error))
     places = {name: value for name, value in where.items() if value is not None}
@@ -52,13 +54,17 @@ def main(argv: list[str]) -> None:
 
 
 def _points(
-    rows: list[list[grid.Member]], folder: pathlib.Path, cache: pathlib.Path, where: dict[str, str | None]
+    rows: list[list[grid.Member]],
+    folder: pathlib.Path,
+    cache: pathlib.Path,
+    where: dict[str, str | None],
+    given: machine.Machine,
 ) -> tuple[Point, ...]:
     """Every point, references first; several members share a reference."""
     found: dict[tuple[str, int], Point] = {}
     done, total = 0, sum(map(len, rows))
     for row in rows:
-        for points in grid.execute(row, sweep.group_size(len(row), FLAGS.group), folder, cache, where):
+        for points in grid.execute(row, sweep.group_size(len(row), FLAGS.group), folder, cache, where, given):
             found |= {(point.title, point.seed): point for point in points}
             done, last = done + 1, points[-1]
             leaked = last.leakage(WORST)

@@ -13,10 +13,11 @@ from ani_jax.defenses import registry
 from ani_jax.evaluation.frontier import Point
 from ani_jax.training import sweep
 from ani_jax.training.checkpoint import Checkpoints
-from ani_jax.training.loop import TrainingError
+from ani_jax.training.loop import Stopped, TrainingError
 from ani_jax.training.phases import schedule
 from experiments import flags, runs
 from experiments.flags import RunConfig
+from experiments.machine import Machine
 from experiments.progress import Progress
 
 FOREIGN = ("defense", "utility_budget", "config")
@@ -100,7 +101,12 @@ def _row(config: RunConfig, grid: Sequence[float], offset: int) -> list[Member]:
 
 
 def execute(
-    row: Sequence[Member], group: int, folder: pathlib.Path, cache: pathlib.Path, where: Mapping[str, Any]
+    row: Sequence[Member],
+    group: int,
+    folder: pathlib.Path,
+    cache: pathlib.Path,
+    where: Mapping[str, Any],
+    machine: Machine | None = None,
 ) -> Iterator[list[Point]]:
     """Brings the members of a row to their end, from wherever they stand.
 
@@ -109,21 +115,23 @@ def execute(
         group: how many are trained by one program; 1 trains one after the other.
         folder: of the frontier.
         cache: where the undefended references are kept.
-        where: see :func:`experiments.runs.execute`.
+        where: see :func:`experiments.runs.execute`, like the machine.
+        machine: a group is trained without checkpoints: told to end, it begins anew.
 
     Yields:
         The points of a member: its undefended reference, where it is not one itself, and its own.
 
     Raises:
-        WorkdirError, DataError, CheckpointError: see :func:`experiments.runs.execute`.
+        WorkdirError, DataError, CheckpointError, Stopped: see :func:`experiments.runs.execute`.
     """
+    machine = machine or Machine()
     # Numbers differ in the last digits with the size of a group, so their runs are kept apart.
     place = folder / ("points" if group == 1 else f"points-of-{group}")
     if group > 1:
-        _train(row, group, place, where)
+        _train(row, group, place, where, machine)
     for member in row:
         try:
-            *references, own = runs.execute(member.config, place / member.place, cache, where)
+            *references, own = runs.execute(member.config, place / member.place, cache, where, machine)
         except TrainingError as error:
             yield [member.failed(error)]
             continue
@@ -133,7 +141,7 @@ def execute(
         yield [*known, member.point(own)]
 
 
-def _train(row: Sequence[Member], group: int, place: pathlib.Path, where: Mapping[str, Any]) -> None:
+def _train(row: Sequence[Member], group: int, place: pathlib.Path, where: Mapping[str, Any], machine: Machine) -> None:
     """Trains a row in groups and leaves the last checkpoint of each member in its folder, unless all of them are there.
 
     A member that is not finite leaves none: it is trained alone later, which says what went wrong.
@@ -148,8 +156,14 @@ def _train(row: Sequence[Member], group: int, place: pathlib.Path, where: Mappin
         for member in row:
             held.enter_context(runs.claim(place / member.place, member.config, wait=False))
             bars.append(held.enter_context(Progress(place / member.place, f"{defense.name} ×{member.multiplier:g}")))
+
+        def on_event(place: int, event: Mapping[str, Any]) -> None:
+            bars[place](event)
+            if machine.stop():
+                raise Stopped("the training of a group, which begins anew")
+
         members = [dataclasses.replace(defense, **member.weights) for member in row]
-        states = sweep.train_together(members, data, row[0].config.train, group, lambda i, event: bars[i](event))
+        states = sweep.train_together(members, data, row[0].config.train, group, on_event)
         for checkpoints, state in zip(saved, states, strict=True):
             if state is not None:
                 checkpoints.save(total, state)

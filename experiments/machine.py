@@ -1,13 +1,16 @@
 """Flags about the machine: how work is spread, which processes take part, what a signal does. No part of a run's result."""
 
+import contextlib
 import dataclasses
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from absl import flags
 
 from ani_jax.training import processes
+from ani_jax.training.loop import Stopped
 from ani_jax.training.parallel import MODES, PLACEMENTS, Spread
 
 FLAGS = flags.FLAGS
@@ -68,6 +71,16 @@ def from_flags() -> Machine:
         processes.join(address, number, own)
     stop = processes.preemption() if processes.count() > 1 else Told(signal.SIGTERM)
     return Machine(Spread(FLAGS.parallel, FLAGS.placement), FLAGS.resume, stop)
+
+
+@contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """Turns Stopped into one line and the exit code ``STOPPED``."""
+    try:
+        yield
+    except Stopped as stopped:
+        print(f"ani_jax: stopped at {stopped}; the same command goes on from there", file=sys.stderr)
+        raise SystemExit(STOPPED) from None
 
 
 class Told:

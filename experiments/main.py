@@ -9,7 +9,6 @@ code 75: run it again to go on.
 
 import pathlib
 import signal
-import sys
 
 from ani_jax.data import catalog
 from ani_jax.data.files import DataError
@@ -17,7 +16,7 @@ from ani_jax.reporting.table import summary
 from ani_jax.reporting.text import aligned
 from ani_jax.training import processes
 from ani_jax.training.checkpoint import CheckpointError
-from ani_jax.training.loop import Stopped, TrainingError
+from ani_jax.training.loop import TrainingError
 from experiments import flags, machine, programs, runs, together
 
 
@@ -39,14 +38,12 @@ def main(argv: list[str]) -> None:
     programs.keep(cache)
     where = {name: flags.FLAGS[name].value for name in ("data_dir", "manual_dir")}
     try:
-        if given.common:
-            together.train_together(config, folder, cache, where, given)
-            # What is left, audit and report, is the main process's own.
-            given = machine.Machine(stop=machine.Told(signal.SIGTERM))
-        found = runs.execute(config, folder, cache, where, given) if processes.is_main() else []
-    except Stopped as stopped:
-        print(f"ani_jax: stopped at {stopped}; the same command goes on from there", file=sys.stderr)
-        raise SystemExit(machine.STOPPED) from None
+        with machine.resumable():
+            if given.common:
+                together.train_together(config, folder, cache, where, given)
+                # What is left, audit and report, is the main process's own.
+                given = machine.Machine(stop=machine.Told(signal.SIGTERM))
+            found = runs.execute(config, folder, cache, where, given) if processes.is_main() else []
     except (runs.WorkdirError, DataError, CheckpointError, TrainingError, processes.Elsewhere) as error:
         flags.fail(f"flag --{error}" if isinstance(error, ValueError) else str(error))
     if not found:

@@ -13,7 +13,7 @@ from ani_jax.evaluation.frontier import Frontier
 from ani_jax.records import from_json
 from ani_jax.reporting import frontier as numbers
 from ani_jax.reporting import frontier_page
-from experiments import grid, runs
+from experiments import grid, machine, runs
 from experiments.flags import RunConfig
 
 SMALL = ("--width=4", "--expansion=8", "--steps=12", "--log_every=3", "--batch_size=16", "--audit=smoke")
@@ -43,7 +43,8 @@ def test_mistakes_cost_one_line(arguments, message):
 
 
 @pytest.mark.slow
-def test_an_interrupted_frontier_goes_on_where_it_stopped(tmp_path):
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, machine.STOPPED)])
+def test_an_interrupted_frontier_goes_on_where_it_stopped(tmp_path, stop, code):
     cache, whole, killed = (tmp_path / name for name in ("cache", "whole", "killed"))
     process = start(*GRID, f"--cache_dir={cache}", f"--workdir={whole}")
     output, errors = process.communicate(timeout=900)
@@ -59,8 +60,9 @@ def test_an_interrupted_frontier_goes_on_where_it_stopped(tmp_path):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.send_signal(stop)
     process.communicate()
+    assert process.returncode == code
     (first,) = killed.glob("points/*/evidence.json")
     written = first.stat().st_mtime_ns
     process = start(*GRID, f"--cache_dir={cache}", f"--workdir={killed}")
@@ -70,14 +72,17 @@ def test_an_interrupted_frontier_goes_on_where_it_stopped(tmp_path):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
 
 
+SHORT = RunConfig("funnel", audit="smoke", options={"steps": 60})
+
+
 @pytest.mark.slow
-def test_a_frontier_costs_no_more_than_separate_runs(tmp_path):
+@pytest.mark.parametrize("config", [SHORT, RunConfig("funnel")], ids=["short", "default"])
+def test_a_frontier_costs_no_more_than_separate_runs(tmp_path, config):
     """8 weights and 3 seeds of the funnel on digits, trained, audited and reported, against 24 runs in the same process.
 
-    An hour and more on two cores. The references are made before; the first of the two pays for what has to be compiled, so the
-    small grid goes through both beforehand.
+    The default one takes an hour and more on two cores; in the short one, what a frontier adds weighs more. The references are
+    made before; the first of the two pays for what has to be compiled, so the small grid goes through both beforehand.
     """
-    config = RunConfig("funnel")
     compare(config, 1, 1, tmp_path / "warm")
     assert compare(config, 8, 3, tmp_path) <= 1.05
 

@@ -6,9 +6,10 @@ import pytest
 
 from ani_jax.evaluation.frontier import Point
 from ani_jax.records import Estimate, Evidence
-from ani_jax.training.loop import TrainConfig, TrainingError
+from ani_jax.training.loop import Stopped, TrainConfig, TrainingError
 from experiments import grid, runs
 from experiments.flags import RunConfig
+from experiments.machine import Machine
 
 FUNNEL = RunConfig("funnel", options={"width": 4, "beta": 30.0, "l1": 1.0}, train=TrainConfig(seed=5))
 
@@ -52,7 +53,7 @@ def executed(monkeypatch):
     """Replaces runs by their evidence; the members that were run, in order."""
     found = []
 
-    def execute(config, folder, cache, where):
+    def execute(config, folder, cache, where, machine):
         if config.options["beta"] > 200:
             raise TrainingError("step 3: loss not finite")
         found.append((config, folder))
@@ -75,6 +76,18 @@ def test_points_come_with_their_reference_and_failures_are_points_too(executed, 
     assert found[-1] == [last.failed(TrainingError("step 3: loss not finite"))]
     assert "not trained: step 3" in found[-1][0].status
     assert [folder for _, folder in executed] == [tmp_path / "points" / member.place for member in rest]
+
+
+def test_a_group_that_is_told_to_end_does_so_at_its_next_word(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        grid.sweep, "train_together", lambda *given: given[-1](0, {"kind": "start", "step": 0, "total": 1})
+    )
+    row = grid.rows([FUNNEL], weights=2, seeds=1, span=2.0)[0]
+    with pytest.raises(Stopped, match="a group, which begins anew"):
+        list(grid.execute(row, 2, tmp_path, tmp_path, {}, Machine(stop=lambda: True)))
+    # Its folders are free for the same command.
+    with pytest.raises(Stopped):
+        list(grid.execute(row, 2, tmp_path, tmp_path, {}, Machine(stop=lambda: True)))
 
 
 @pytest.mark.slow

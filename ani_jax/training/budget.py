@@ -8,6 +8,8 @@ the states of every ``CHOICE`` steps, the one that leaks least inside the accura
 costs in accuracy differs from seed to seed, so each of them also moves the target, between what it began with and a floor:
 
     log target <- clip(log target - rho * clip((needed - accuracy) / lost, -1, 1), floor, start)
+
+Down only where ema has met the target: elsewhere the multiplier is already on its way, and both together overshoot.
 """
 
 import dataclasses
@@ -35,7 +37,7 @@ RANGE = (-7.0, 7.0)
 """Of log m; clipping is the anti-windup."""
 CHOICE = 50
 """Steps between two states that may be kept."""
-TIGHTENING = 0.5
+TIGHTENING = 0.3
 """How far the log of the target moves when the accuracy is a whole budget too low."""
 TIGHTEST = -2.5
 """Of that log, relative to the budget's own target, which is never exceeded."""
@@ -172,7 +174,9 @@ def ascend(
 
 
 def tighten(state: State, seen: Appraisal, budget: UtilityBudget) -> State:
-    """Moves the target of dual ascent by what a state's accuracy says of it: down outside the budget, back inside.
+    """Moves the target of dual ascent by what a state's accuracy says of it: back inside the budget, down outside.
+
+    Down only where the target was met: elsewhere the multiplier is on its way already.
 
     Args:
         state: whose target it is.
@@ -180,6 +184,7 @@ def tighten(state: State, seen: Appraisal, budget: UtilityBudget) -> State:
         budget: the accuracy that is needed, and the scale on which it is missed.
     """
     fault = jnp.clip((budget.accuracy - seen.accuracy) / budget.lost, -1, 1)
+    fault = jnp.where(state.budget["constraint"] > 0, jnp.minimum(fault, 0), fault)
     log_target = jnp.clip(state.budget["log_target"] - TIGHTENING * fault, TIGHTEST, 0.0)
     return dataclasses.replace(state, budget=state.budget | {"log_target": log_target})
 

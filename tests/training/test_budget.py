@@ -72,6 +72,9 @@ def test_a_state_outside_the_budget_tightens_the_target_and_one_inside_gives_bac
     )
     assert float(budget.tighten(tight, met, TARGET).budget["log_target"]) == 0
     assert float(budget.tighten(state, met, TARGET).budget["log_target"]) == 0
+    unmet = dataclasses.replace(tight, budget=tight.budget | {"constraint": jnp.float32(0.1)})
+    assert float(budget.tighten(unmet, missed, TARGET).budget["log_target"]) == float(tight.budget["log_target"])
+    assert float(budget.tighten(unmet, met, TARGET).budget["log_target"]) == 0
     for _ in range(20):
         state = budget.tighten(state, missed, TARGET)
     assert float(state.budget["log_target"]) == budget.TIGHTEST

@@ -24,7 +24,7 @@ from ani_jax.evaluation import critics
 from ani_jax.evaluation.cost import multiply_accumulates
 from ani_jax.losses.dependence import distance_correlation
 from ani_jax.losses.pairwise import centred
-from ani_jax.modules import conv
+from ani_jax.modules import conv, pool
 from ani_jax.modules.adversaries import ResidualDecoder
 from ani_jax.modules.initialise import initialise
 from ani_jax.modules.injector import NoiseInjector
@@ -70,7 +70,7 @@ def ours() -> Builders:
 def stock() -> Builders:
     """The same cases with nothing but XLA's own convolution and pooling in this whole process."""
     conv.conv2d = conv.plain
-    conv._pool = lambda x: nn.max_pool(x, (2, 2), (2, 2))
+    pool._pool = lambda x: nn.max_pool(x, (2, 2), (2, 2))
     return ours()
 
 
@@ -254,9 +254,9 @@ def _undefended(shape: Shape) -> Release:
     return freeze(defense, state.params, state.statistics)[0]
 
 
-def decoder_step(shape: Shape, blocks: int = 8, pool: int = 512) -> Case:
+def decoder_step(shape: Shape, blocks: int = 8, owned: int = 512) -> Case:
     """The strongest decoder's step on what the undefended client sends."""
-    release, stored = _undefended(shape), batch(pool, shape)
+    release, stored = _undefended(shape), batch(owned, shape)
     z = jax.eval_shape(release, stored.image[:1], jax.random.key(0))
     module = ResidualDecoder((shape.image, shape.image, 3), shape.width, blocks)
     unused = jnp.zeros(0)

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ani_jax.modules.conv import Conv, max_pool
+from ani_jax.modules.conv import Conv
+from ani_jax.modules.pool import max_pool
 from ani_jax.types import Features, Images, Logits
 
 

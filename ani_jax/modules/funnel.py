@@ -4,8 +4,9 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from ani_jax.modules.attention import CBAM, SqueezeExcite, TripletAttention, batch_norm
-from ani_jax.modules.conv import Conv, max_pool
+from ani_jax.modules.conv import Conv
 from ani_jax.modules.edge import CnnBlock, VggBlock, check_images
+from ani_jax.modules.pool import max_pool
 from ani_jax.types import PRNGKey, Sent
 
 ORTHOGONAL = nn.initializers.orthogonal()

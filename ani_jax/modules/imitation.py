@@ -5,7 +5,8 @@ import math
 import flax.linen as nn
 from jaxtyping import Array
 
-from ani_jax.modules.conv import Conv, max_pool
+from ani_jax.modules.conv import Conv
+from ani_jax.modules.pool import max_pool
 from ani_jax.types import Features, Images
 
 

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from ani_jax.modules import conv
+from ani_jax.modules import conv, pool
 from experiments import benchmark, cases, sides, suites
 from experiments.benchmark import Config
 from experiments.sides import Shape, Side, SideError
@@ -173,12 +173,12 @@ def test_a_side_that_fails_says_why_in_one_line(monkeypatch):
 
 
 def test_stock_changes_nothing_but_the_convolution(monkeypatch):
-    plain, pool = conv.conv2d, conv._pool
+    plain, own = conv.conv2d, pool._pool
     monkeypatch.setattr(conv, "conv2d", plain)
-    monkeypatch.setattr(conv, "_pool", pool)
+    monkeypatch.setattr(pool, "_pool", own)
     assert set(cases.stock()) == set(cases.ours())
     assert conv.conv2d is conv.plain
-    assert conv._pool is not pool
+    assert pool._pool is not own
 
 
 def test_frozen_kernels_do_not_count():

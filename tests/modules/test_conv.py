@@ -1,4 +1,4 @@
-"""The fast convolution is the plain one: forward, gradients, vmap, export; pooling against reduce_window."""
+"""The fast convolution is the plain one: forward, gradients, vmap, export."""
 
 import flax.linen as nn
 import jax
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ani_jax.modules import conv
-from ani_jax.modules.conv import Conv, conv2d, max_pool, plain
+from ani_jax.modules.conv import Conv, conv2d, plain
 
 # (batch, height, width, channels, features, kernel, strides, padding): one line for every path of the CPU.
 CASES = {
@@ -164,27 +164,3 @@ def test_module_is_linens(key):
 def test_refuses(x, kernel, options, message):
     with pytest.raises(ValueError, match=message):
         conv2d(x, kernel, **options)
-
-
-def test_pool_equals_reduce_window_away_from_ties(key):
-    x, g = jax.random.normal(key, (3, 6, 4, 5)), jax.random.normal(key, (3, 3, 2, 5))
-    y, pull = jax.vjp(max_pool, x)
-    expected, expected_pull = jax.vjp(lambda x: nn.max_pool(x, (2, 2), (2, 2)), x)
-    np.testing.assert_array_equal(y, expected)
-    np.testing.assert_array_equal(pull(g)[0], expected_pull(g)[0])
-    np.testing.assert_array_equal(jax.vmap(max_pool)(x[None])[0], y)
-
-
-def test_pool_on_ties_passes_on_what_it_received():
-    """On flat paper all four tie: the gradient is neither lost nor counted four times."""
-    x = jnp.full((1, 4, 4, 1), 0.3)
-    dx = jax.grad(lambda x: (max_pool(x) * 3).sum())(x)
-    np.testing.assert_allclose(dx, 0.75)
-    slope = jax.grad(lambda scale: (max_pool(scale * x) * 3).sum())(1.0)
-    np.testing.assert_allclose(slope, 4 * 3 * 0.3, rtol=1e-6)
-
-
-@pytest.mark.parametrize("shape", [(1, 3, 4, 1), (1, 4, 5, 1), (4, 4, 1)])
-def test_pool_refuses_odd_sides(shape):
-    with pytest.raises(ValueError, match="height and width even"):
-        max_pool(jnp.zeros(shape))

@@ -253,7 +253,7 @@ def test_reaches_a_torch_transcription_of_he_et_al(key):
 
 @pytest.mark.slow
 def test_reaches_a_torch_transcription_of_he_et_al_with_its_own_starts(key):
-    ours = WhiteBox(1000, 2, (0.01, 0.03), (0.0, 1e-3), (0.0,), tuned_on=16, starters=())
+    ours = WhiteBox(1000, 2, tuned_on=16, starters=())
     reached, reference = against_torch(key, 16, ours, 1000, 512)
     assert reached >= reference
 

@@ -9,6 +9,10 @@ from collections.abc import Sequence
 
 from ani_jax.records import AttackResult, Evidence
 
+REFERENCE = "none"
+"""Subject of the undefended reference, and first word of its name."""
+FLOORS = ("chance", "label_mediated")
+"""What is known of an attribute without z."""
 WORST = "worst attack"
 """The measure that takes the attack which leaks most at each point."""
 
@@ -86,7 +90,7 @@ class Point:
             (3, 0.97)
         """
         utility = {name: estimate.value for name, estimate in evidence.utility.items()}
-        leaks = tuple(_leak(result) for result in evidence.attacks)
+        leaks = tuple(_leak(result, evidence.subject == REFERENCE) for result in evidence.attacks)
         accuracy, majority = utility.get("accuracy"), utility.get("majority_class")
         return cls(defense, multiplier, weights, evidence.seed, accuracy, majority, leaks)
 
@@ -189,12 +193,22 @@ def hypervolume(utility: Sequence[float], leakage: Sequence[float], majority: fl
     return area / (1 - majority)
 
 
-def _leak(result: AttackResult) -> Leak:
+def _leak(result: AttackResult, undefended: bool) -> Leak:
     scores = {name: estimate.value for name, estimate in result.scores.items()}
     image = result.target == "image"
     leakage = scores.get("r2_class_mean") if image else result.leakage.value
+    if undefended and not image and _above_floor(result):
+        # Normalised by itself: its own audit has nothing to normalise by.
+        leakage = 1.0
     score = scores.get("mse" if image else "balanced_accuracy")
     return Leak(result.attack, result.target, result.queries, score, leakage, result.status)
+
+
+def _above_floor(result: AttackResult) -> bool:
+    score = result.scores.get("balanced_accuracy")
+    floors = [result.references.get(name) for name in FLOORS]
+    known = [floor for floor in floors if floor is not None]
+    return score is not None and score.low is not None and bool(known) and score.low > max(known)
 
 
 def _sound(leak: Leak) -> float | None:

@@ -12,9 +12,6 @@ from ani_jax.reporting.seeds import mean
 from ani_jax.reporting.table import Formatter, estimate
 from ani_jax.reporting.text import aligned
 
-REFERENCE = "none"
-"""First word of the name of an undefended reference, one of which stands on every frontier."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Mean:

@@ -3,16 +3,16 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ani_jax.evaluation.frontier import Frontier, front
+from ani_jax.evaluation.frontier import REFERENCE, Frontier, front
 from ani_jax.reporting import figures
 from ani_jax.reporting.findings import percent, ratio
-from ani_jax.reporting.frontier import REFERENCE, Mean, Panel, caveats, cells, findings, panels
+from ani_jax.reporting.frontier import Mean, Panel, caveats, cells, findings, panels
 from ani_jax.reporting.page import data_uri, document
 from ani_jax.reporting.seeds import mean
 from ani_jax.reporting.table import Cell, estimate
 
 
-def figure(found: Sequence[Panel], columns: int = 3) -> bytes:
+def figure(found: Sequence[Panel], columns: int = 3, names: Sequence[str] = ()) -> bytes:
     """Utility against leakage, a panel for every measure; lower and further right is better.
 
     Small marks are seeds, large ones means, filled where nothing dominates them. Stairs join a defence's own undominated means;
@@ -21,6 +21,7 @@ def figure(found: Sequence[Panel], columns: int = 3) -> bytes:
     Args:
         found: the panels.
         columns: panels in a row.
+        names: every defence's, in the order of colours and markers; by default those in the panels.
 
     Returns:
         An SVG document.
@@ -30,7 +31,7 @@ def figure(found: Sequence[Panel], columns: int = 3) -> bytes:
     """
     if not found:
         raise ValueError("panels: no point has both an accuracy and a leakage; nothing to draw")
-    names = list(dict.fromkeys(m.defense for panel in found for m in panel.means))
+    names = list(dict.fromkeys(names or [m.defense for panel in found for m in panel.means]))
     with figures.styled():
         drawn, axes = figures.grid(len(found), columns)
         for axis, panel in zip(axes, found, strict=True):
@@ -87,6 +88,7 @@ def render(frontier: Frontier, *, command: str) -> str:
         ValueError: nothing to draw.
     """
     found = panels(frontier)
+    names = [m.defense for panel in found for m in panel.means]
     compared = [point.defense for point in frontier.points if point.defense.split()[0] != REFERENCE]
     return document(
         "frontier.html",
@@ -95,7 +97,7 @@ def render(frontier: Frontier, *, command: str) -> str:
         seeds=len({point.seed for point in frontier.points}),
         headlines=findings(frontier),
         caveats=caveats(frontier),
-        images=[(data_uri("svg+xml", figure((panel,), columns=1)), _words(panel)) for panel in found],
+        images=[(data_uri("svg+xml", figure((panel,), 1, names)), _words(panel)) for panel in found],
         measures=[panel.measure for panel in found],
         rows=list(_rows(frontier, found)),
         volumes=list(_volumes(frontier, found)),

@@ -104,6 +104,18 @@ def test_a_failed_attack_is_never_privacy():
     assert point(failed, Leak("net", "ink", 1, 0.5, 0.3)).leakage(WORST) == 0.3
 
 
+def test_the_undefended_reference_leaks_all_that_there_is_to_leak():
+    def result(score, low, floor, attack="attribute", target="ink"):
+        scores = {"balanced_accuracy": Estimate(score, low, 1.0)}
+        references = {"chance": 0.25, "label_mediated": floor}
+        return AttackResult(attack, target, 1, "probe", scores, references, (), Estimate(None))
+
+    sure, unsure = result(0.9, 0.88, 0.3), result(0.32, 0.28, 0.3)
+    for subject, expected in (("none", [1.0, None]), ("funnel", [None, None])):
+        evidence = Evidence(subject, "digits", 0, "quick", {}, {}, {}, (sure, unsure))
+        assert [leak.leakage for leak in Point.of(evidence, subject, 1.0, {}).leaks] == expected
+
+
 def test_an_undefined_leakage_does_not_hide_the_others():
     undefined = Leak("probe", "group", 1, 0.5, None)
     assert point(undefined, Leak("net", "ink", 1, 0.5, 0.3)).leakage(WORST) == 0.3

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from ani_jax.evaluation.frontier import WORST, Frontier, Leak, Point
-from ani_jax.reporting import frontier_page
+from ani_jax.reporting import figures, frontier_page
 from ani_jax.reporting.frontier import panels
 
 
@@ -42,6 +42,17 @@ def test_the_figure_is_one_svg_with_a_panel_for_every_measure(frontier):
     assert drawn == frontier_page.figure(found)
     root = ET.fromstring(drawn)
     assert sum(element.get("id", "").startswith("axes_") for element in root.iter()) == len(found) == 4
+
+
+def test_a_defence_keeps_its_colour_where_others_are_missing(frontier):
+    found = panels(frontier)[0]
+    alone = dataclasses.replace(found, means=tuple(m for m in found.means if m.defense == found.means[-1].defense))
+    names = [m.defense for m in found.means]
+    colours = [figures.COLOURS[list(dict.fromkeys(names)).index(names[-1])], figures.COLOURS[0]]
+    assert colours[0] != colours[1]
+    drawn = frontier_page.figure((alone,), 1, names).decode()
+    assert colours[0].lower() in drawn.lower()
+    assert colours[1].lower() not in drawn.lower()
 
 
 def test_bands_need_seeds(frontier):

@@ -43,6 +43,7 @@ def test_a_folder_without_a_run_is_named_before_anything_is_measured(tmp_path):
         criterion.measured([pathlib.Path(tmp_path / "missing")], CRITICS, 1.0, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -101,6 +101,7 @@ def test_every_form_of_dependence_sees_a_copy_and_is_differentiable(batch, depen
         assert jnp.isfinite(loss(z)[1]).all()
 
 
+@pytest.mark.slow
 def test_local_dependence_does_not_let_a_quiet_copy_hide():
     """A copy at a hundredth of the scale of independent noise: the plain statistic misses it, the attacker does not."""
     keys = jax.random.split(jax.random.key(5))

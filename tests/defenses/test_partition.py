@@ -293,6 +293,7 @@ def test_the_defender_gains_by_what_the_adversary_loses(data):
     assert float(listen(state, data.test)[1]["adversary/ink-conv"]) > learnt + 0.2
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_identical_parameters_across_phases(data, tmp_path):
     defense = small(attribute=0.5, reconstruction=0.2, pretraining_steps=2, warmup_steps=2, steps=2)
     config = TrainConfig(batch_size=8, log_every=2, checkpoint_every=2)

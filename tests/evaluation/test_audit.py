@@ -286,6 +286,7 @@ def test_repeated_queries_of_a_noisy_client(data, identity):
     assert set(evidence.steps) == {"decoder image: ridge", "decoder image k=8: ridge"}
 
 
+@pytest.mark.slow
 def test_declared_noise_is_attacked_with_its_likelihood_and_asked_repeatedly(data):
     def send(scale, x, key):
         return x + scale * jax.random.normal(key, x.shape)

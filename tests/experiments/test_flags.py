@@ -84,6 +84,7 @@ def test_a_file_that_is_no_config_is_refused(text):
         RunConfig.read(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

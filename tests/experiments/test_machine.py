@@ -58,6 +58,7 @@ def test_a_run_told_to_end_at_once_keeps_what_it_did(tmp_path):
     assert (tmp_path / "checkpoints" / "1.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

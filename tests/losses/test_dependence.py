@@ -263,6 +263,7 @@ def test_gradient_is_finite_at_degenerate_points(name, kind):
     assert all(jnp.isfinite(gradient).all() for gradient in gradients)
 
 
+@pytest.mark.slow
 def test_gradients():
     with jax.enable_x64(True):
         x, z = (jnp.asarray(np.asarray(value[:6], np.float64)) for value in samples())

@@ -6,7 +6,9 @@ from ani_jax.modules.imitation import Imitation
 from ani_jax.modules.initialise import initialise
 
 
-@pytest.mark.parametrize("shape", [(4, 4, 6), (16, 16, 3), (10,), (3, 5, 2), (16, 1, 1)])
+@pytest.mark.parametrize(
+    "shape", [(4, 4, 6), (10,), (3, 5, 2), (16, 1, 1), pytest.param((16, 16, 3), marks=pytest.mark.slow)]
+)
 def test_any_features_can_be_imitated(key, shape):
     module, x = Imitation(shape, 4), jax.random.uniform(key, (2, 16, 16, 3))
     variables = initialise(module, key, x)

@@ -7,7 +7,7 @@ from ani_jax.modules.initialise import initialise
 from ani_jax.modules.prior import Autoencoder
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 3), (28, 28, 1)])
+@pytest.mark.parametrize("shape", [(8, 8, 3), pytest.param((28, 28, 1), marks=pytest.mark.slow)])
 def test_the_halves_make_the_whole(key, shape):
     module, x = Autoencoder(shape, 5, 4), jax.random.uniform(key, (2, *shape))
     variables = initialise(module, key, x, key)

@@ -104,6 +104,7 @@ def test_first_gradients_and_ten_losses_are_those_of_one_device(name, mode):
     np.testing.assert_allclose(_run(name, "jit")[0], _run(name, mode)[0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_saved_state_has_one_layout():
     layouts = [jax.tree.map(lambda x: (x.shape, x.dtype), _run("none", mode)[1][1]) for mode in MODES]
     assert layouts[0] == layouts[1] == layouts[2]

@@ -224,6 +224,7 @@ def test_adversaries_minimise_plain_losses_whatever_the_defender_wants(data):
 REVERSIBLE = {"attribute": 0.4, "reconstruction": 0.3, "attribute_objective": "neg_ce", "hinge": False}
 
 
+@pytest.mark.slow
 def test_reversal_is_the_alternating_gradient_at_the_same_adversaries(data):
     alternating, reversed_ = small(**REVERSIBLE), small(**REVERSIBLE, reversal=True)
     state, phase = ready(alternating, data)

@@ -66,7 +66,13 @@ def gradients(state):
     return jax.tree.map(lambda mu: mu / 0.1, {g: optax.tree.get(o, "mu") for g, o in state.optimizers.items()})
 
 
-REST = (("none", "pmap"), ("none", "sharding"), ("funnel", "pmap"), ("funnel", "sharding"), ("partition", "sharding"))
+REST = (
+    ("partition", "pmap"),
+    ("none", "sharding"),
+    ("funnel", "pmap"),
+    ("funnel", "sharding"),
+    ("partition", "sharding"),
+)
 
 
 @functools.cache
@@ -90,7 +96,7 @@ def _first(name, mode, seed):
 @pytest.mark.parametrize(
     ("name", "mode"),
     [
-        ("partition", "pmap"),
+        ("none", "pmap"),
         *(pytest.param(*pair, marks=pytest.mark.slow) for pair in REST),
     ],
 )
@@ -169,7 +175,7 @@ def test_batches_are_the_same_however_they_come(mode, placement, data):
         assert (one.group == other.group).all()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [pytest.param("jit", marks=pytest.mark.slow), "pmap", "sharding"])
 def test_a_run_resumes_in_another_mode(mode, toy, toy_data, tmp_path):
     config = TrainConfig(batch_size=8, log_every=2, checkpoint_every=2)
     whole = train(toy(stddev=0.0), toy_data, config)

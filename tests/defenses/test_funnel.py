@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ani_jax.defenses import funnel, registry
+from ani_jax.defenses import registry
 from ani_jax.defenses.base import Forward
 from ani_jax.losses.dependence import channel_pearson, distance_correlation
 from ani_jax.training.state import init

@@ -20,7 +20,7 @@ from absl import flags as absl_flags
 
 from ani_jax.defenses.base import freeze
 from ani_jax.evaluation.criterion import criterion
-from ani_jax.evaluation.critics import Critics
+from ani_jax.evaluation.critics import ESTIMATORS, Critics
 from ani_jax.records import Criterion, Evidence, from_json, to_json
 from ani_jax.reporting import agreement
 from ani_jax.training.checkpoint import CheckpointError
@@ -80,9 +80,7 @@ def _of(run: runs.Run, critics: Critics, noise: float, where: Mapping[str, Any])
 
 
 if __name__ == "__main__":
-    absl_flags.DEFINE_enum(
-        "estimator", Critics.estimator, ["mine", "nwj", "infonce", "smile", "club"], "Bound on I(x; z)."
-    )
+    absl_flags.DEFINE_enum("estimator", Critics.estimator, ESTIMATORS, "Bound on I(x; z).")
     absl_flags.DEFINE_integer("critics", Critics.seeds, "Critics of every estimate.")
     absl_flags.DEFINE_integer("steps", 500, "Steps of every critic.")
     absl_flags.DEFINE_float("noise", 1.0, "Noise that is added to z, in standard deviations of it.")

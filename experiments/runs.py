@@ -208,7 +208,7 @@ def _finish(
         state = train(
             defense, data, config.train, saved, on_event, utility, reference is None, machine.spread, machine.stop
         )
-        trained, parts = time.monotonic(), Parts(folder / "audit")
+        ended, parts = time.monotonic(), Parts(folder / "audit")
         known = reference.evidence if reference else None
         evidence = attacked(config, data, defense, state, config.audit, known, parts, on_attack)
     if utility is not None and reference is not None:
@@ -218,8 +218,8 @@ def _finish(
     warnings = (*silent(lines, config.train.batch_size), *gaps(lines, evidence), *_compute(config, evidence))
     evidence = _noted(evidence, warnings)
     timing = {
-        "train_s": trained - started,
-        "audit_s": time.monotonic() - trained,
+        "train_s": ended - started,
+        "audit_s": time.monotonic() - ended,
         **_waiting(data, config, logged),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "devices": str(jax.devices()),

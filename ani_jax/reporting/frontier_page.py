@@ -21,7 +21,7 @@ def figure(found: Sequence[Panel], columns: int = 3, names: Sequence[str] = ()) 
     Args:
         found: the panels.
         columns: panels in a row.
-        names: every defence's, in the order of colours and markers; by default those in the panels.
+        names: every defence's, each once, in the order of colours and markers; by default those in the panels.
 
     Returns:
         An SVG document.
@@ -31,7 +31,7 @@ def figure(found: Sequence[Panel], columns: int = 3, names: Sequence[str] = ()) 
     """
     if not found:
         raise ValueError("panels: no point has both an accuracy and a leakage; nothing to draw")
-    names = list(dict.fromkeys(names or [m.defense for panel in found for m in panel.means]))
+    names = names or _names(found)
     with figures.styled():
         drawn, axes = figures.grid(len(found), columns)
         for axis, panel in zip(axes, found, strict=True):
@@ -50,6 +50,10 @@ def figure(found: Sequence[Panel], columns: int = 3, names: Sequence[str] = ()) 
         handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
         drawn.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8.5)
         return figures.svg(drawn)
+
+
+def _names(found: Sequence[Panel]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(m.defense for panel in found for m in panel.means))
 
 
 def _draw(axis: Any, means: Sequence[Mean], number: int) -> None:
@@ -88,7 +92,7 @@ def render(frontier: Frontier, *, command: str) -> str:
         ValueError: nothing to draw.
     """
     found = panels(frontier)
-    names = [m.defense for panel in found for m in panel.means]
+    names = _names(found)
     compared = [point.defense for point in frontier.points if point.defense.split()[0] != REFERENCE]
     return document(
         "frontier.html",

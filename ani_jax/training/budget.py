@@ -153,6 +153,8 @@ def ascend(
 ) -> State:
     """One step of dual ascent; the new weights are in the state, where the training step reads them.
 
+    The target is ``budget.loss`` as :func:`tighten` has left it.
+
     Args:
         state: after a training step.
         loss: cross-entropy on the held-out slice.
@@ -162,8 +164,6 @@ def ascend(
 
     Returns:
         The state with its multiplier, ema, constraint value (ema over target, minus 1) and weights moved.
-
-    The target is ``budget.loss`` as :func:`tighten` has left it.
     """
     ema = jnp.where(state.budget["ema"] < 0, loss, DECAY * state.budget["ema"] + (1 - DECAY) * loss)
     excess = ema / (budget.loss * jnp.exp(state.budget["log_target"])) - 1

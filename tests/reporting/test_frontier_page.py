@@ -47,8 +47,8 @@ def test_the_figure_is_one_svg_with_a_panel_for_every_measure(frontier):
 def test_a_defence_keeps_its_colour_where_others_are_missing(frontier):
     found = panels(frontier)[0]
     alone = dataclasses.replace(found, means=tuple(m for m in found.means if m.defense == found.means[-1].defense))
-    names = [m.defense for m in found.means]
-    colours = [figures.COLOURS[list(dict.fromkeys(names)).index(names[-1])], figures.COLOURS[0]]
+    names = list(dict.fromkeys(m.defense for m in found.means))
+    colours = [figures.COLOURS[names.index(found.means[-1].defense)], figures.COLOURS[0]]
     assert colours[0] != colours[1]
     drawn = frontier_page.figure((alone,), 1, names).decode()
     assert colours[0].lower() in drawn.lower()

@@ -11,7 +11,6 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import json
-import os
 import pathlib
 import platform
 import sys
@@ -131,7 +130,7 @@ def tell(line: str) -> None:
 
 def record(config: Config, rows: Sequence[Row]) -> dict[str, Any]:
     """Everything that was measured, for JSON."""
-    machine = {"processor": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0))}
+    machine = {"processor": platform.processor() or platform.machine(), "cores": programs.cores()}
     libraries = ("jax", config.against) if config.against else ("jax",)
     machine |= {name: importlib.metadata.version(name) for name in libraries}
     return {

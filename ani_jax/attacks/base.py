@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ani_jax.attacks.library import CHUNK, Library, declares
+from ani_jax.attacks.library import CHUNK, Library, declares, moments
 from ani_jax.attacks.library import Observed as Observed
 from ani_jax.attacks.library import flat as flat
 from ani_jax.types import Batch, Features, Images, Knowledge, PRNGKey, Release, Source
@@ -226,6 +226,7 @@ def _ask_often(release: Release, images: Images, key: PRNGKey, queries: int) -> 
 _ask_jitted = jax.jit(ask, static_argnums=3)
 
 
+@jax.jit
 def summarise(z: Observed) -> Features:
     """What an attacker with a fixed input sees of k releases: the release itself, or mean and stddev beside each other.
 
@@ -233,7 +234,10 @@ def summarise(z: Observed) -> Features:
         >>> summarise(jnp.array([[[1.0]], [[3.0]]])).tolist()
         [[2.0, 1.0]]
     """
-    return z[0] if z.shape[0] == 1 else jnp.concatenate([z.mean(0), z.std(0)], axis=-1)
+    if z.shape[0] == 1:
+        return z[0]
+    mean, variance = moments(z)
+    return jnp.concatenate([mean, jnp.sqrt(variance)], axis=-1)
 
 
 @jax.tree_util.register_dataclass

@@ -22,6 +22,21 @@ def flat(z: Features) -> Float[Array, "n d"]:
     return z.reshape(z.shape[0], -1)
 
 
+def moments(z: Observed) -> tuple[Features, Features]:
+    """Mean and variance over the k releases of each image.
+
+    One release is added after the other: XLA's reduction over the first of few, large rows takes 17 times as long on the
+    CPU (64 x 256 x 3,072, jax 0.10.2).
+
+    Example:
+        >>> [moment.tolist() for moment in moments(jnp.array([[[1.0]], [[3.0]]]))]
+        [[[2.0]], [[1.0]]]
+    """
+    zero, count = jnp.zeros_like(z[0]), z.shape[0]
+    mean = jax.lax.scan(lambda total, one: (total + one, None), zero, z)[0] / count
+    return mean, jax.lax.scan(lambda total, one: (total + jnp.square(one - mean), None), zero, z)[0] / count
+
+
 def declares(release: Release) -> bool:
     """Whether a client declares independent Gaussian noise."""
     return release.mean is not None and release.stddev is not None
@@ -60,8 +75,8 @@ class Library:
 
     def log_density(self, z: Observed) -> Float[Array, "b n"]:
         """Log density of k releases (k, b, ...) of each image under each Gaussian, up to a constant."""
-        mean, square = flat(z.mean(0)), flat(jnp.square(z).mean(0))
-        each = mean @ self.slope.T - 0.5 * square @ self.precision.T + self.constant[None]
+        mean, variance = (flat(moment) for moment in moments(z))
+        each = mean @ self.slope.T - 0.5 * (jnp.square(mean) + variance) @ self.precision.T + self.constant[None]
         return z.shape[0] * each
 
 

@@ -1,7 +1,6 @@
 """Units of work in PyTorch, as `experiments/cases.py` has them in JAX."""
 
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experiments import programs
 from experiments.peers import losses, networks
 from experiments.sides import (
     ATTRIBUTES,
@@ -29,7 +29,7 @@ Objective = Callable[["Training", Tensor, Any, Tensor, Mapping[str, Tensor]], Te
 
 def peers() -> Builders:
     """The table; in this process PyTorch works with as many threads as there are cores, which is what XLA takes too."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(programs.cores())
     return {
         "matmul": matmul,
         **{name: lambda shape, build=build: _case(build(shape)) for name, build in TRAININGS.items()},

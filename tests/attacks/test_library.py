@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from ani_jax.attacks import base
-from ani_jax.attacks.library import CHUNK, Library
+from ani_jax.attacks.library import CHUNK, Library, moments
 from ani_jax.types import Release
 
 STDDEV = 0.5
@@ -35,3 +35,11 @@ def test_density_in_chunks_is_the_density():
     library = Library.of(NOISY, jax.random.uniform(jax.random.key(0), (5, 1, 1, 1)))
     z = jax.random.normal(jax.random.key(1), (2, CHUNK + 3, 1, 1, 1))
     np.testing.assert_allclose(library.density(z), library.log_density(z), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 2, 65])
+def test_moments_are_those_of_numpy_even_where_the_noise_is_small(k):
+    z = 100 + 0.1 * jax.random.normal(jax.random.key(0), (k, 3, 5))
+    exact = np.asarray(z, np.float64)
+    for found, expected in zip(moments(z), (exact.mean(0), exact.var(0)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)

@@ -10,7 +10,8 @@ partial has the implementation that measures fastest:
 - on the CPU, a kernel of few channels (attention's 7x7, 2 -> 1) is one product of rows with a banded matrix
   (`_banded`);
 - on the CPU, a large kernel's gradient is a product with patches (im2col), a few MB of them at a time;
-- on the CPU, the output of a large convolution that XLA would leave to one core is a product with rows of patches;
+- on the CPU, a large 3x3 convolution, its input's gradient and, with many channels, its kernel's are Winograd's products
+  (`winograd`);
 - on the CPU, ``vmap`` over kernels is a batched product with patches, where XLA makes a grouped convolution;
 - else XLA's.
 
@@ -18,10 +19,10 @@ Time of the path over time of XLA's (jax 0.10.2, two cores, medians of alternati
 
 - kernel gradient by patches: 0.36 (64 -> 128 at 16x16), 0.26 (64 -> 64 at 32x32), 0.35 (128 -> 128 at 16x16), 0.4
   (3 -> 64 at 32x32), but 1.1 (128 -> 128 at 8x8) and 2 to 3 with few features (12 -> 12 at 8x8), which go to XLA;
-- output by rows: 0.78 to 0.82 (64 -> 128 and 128 -> 64 at 16x16, 64 -> 64 at 32x32), above 1 for smaller ones. XLA gives
-  each core its own block of features: measured, 64 features keep one core busy and 128 keep two;
-- input gradient: XLA's. By rows it is as fast as the output, but it is computed beside the kernel's gradient, which has
-  use for the core that XLA leaves idle: the whole step took 1.02 of the time;
+- Winograd (batch 128): output 0.35 to 0.5 (64 -> 128 at 16x16), 0.5 (64 -> 64 at 32x32), 0.8 (128 -> 128 at 8x8), 1.2
+  (256 -> 256 at 4x4), 1.0 (32 -> 32 at 32x32, and 64 images of 64 -> 64 at 8x8); kernel gradient, over that by patches, 0.9 (64 -> 128 at 16x16), 0.8
+  (128 -> 128 at 8x8), 0.75 (256 -> 256 at 4x4), 1.2 (64 -> 64 at 32x32). XLA gives each core its own block of features:
+  measured, 64 features keep one core busy and 128 keep two;
 - banded 7x7, 2 -> 1: output 0.04 to 0.11, input gradient 0.03 to 0.11; its kernel gradient goes to XLA, as patches
   took 4 to 18 times as long;
 - 1x1, 64 -> 16: output 0.7, input gradient 0.4, kernel gradient 0.3;
@@ -41,8 +42,11 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
+from ani_jax.modules import winograd
+
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 PATCH_BYTES = 5 * 2**20
+TILE_BYTES = 160 * 2**20
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -187,16 +191,16 @@ def _cpu_output(spec: _Spec, x: Array, kernel: Array, many: bool = False) -> Arr
         return _banded(x, kernel, spec.pads)
     if many:
         return _by_patches(x, kernel, spec.strides, spec.pads)
-    if spec.strides == (1, 1) and _on_one_core(x.shape, kernel.shape):
-        return _by_rows(x, kernel, spec.pads)
+    if _minimal(spec, x, kernel.shape[3]):
+        return _winograd(x, kernel, spec.pads)
     return _xla_output(spec, x, kernel)
 
 
 def _cpu_input_gradient(spec: _Spec, g: Array, kernel: Array, many: bool = False) -> Array:
     if _pointwise(spec):
         return _product(g, kernel[0, 0].T)
-    few = _few_channels(spec, *kernel.shape[2:])
-    if not few and not many:
+    few, minimal = _few_channels(spec, *kernel.shape[2:]), _minimal(spec, g, kernel.shape[2])
+    if not (few or minimal or many):
         return _xla_input_gradient(spec, g, kernel)
     # The transposed convolution is a plain one: the gradient spread out by the strides, the kernel turned.
     pads = []
@@ -205,34 +209,33 @@ def _cpu_input_gradient(spec: _Spec, g: Array, kernel: Array, many: bool = False
     g = lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     none = ((0, 0), (0, 0))
-    return _banded(g, turned, none) if few else _by_patches(g, turned, (1, 1), none)
+    if few:
+        return _banded(g, turned, none)
+    return _by_patches(g, turned, (1, 1), none) if many else _winograd(g, turned, none)
 
 
 def _cpu_kernel_gradient(spec: _Spec, x: Array, g: Array, many: bool = False) -> Array:
     c, (b, p, q, f) = x.shape[3], g.shape
     if _pointwise(spec):
         return (x.reshape(-1, c).T @ g.reshape(-1, f))[None, None]
-    macs = b * p * q * f * c * math.prod(spec.kernel)
+    if not many and c * f >= 8192 and _minimal(spec, x, f):
+        minimal = functools.partial(winograd.kernel_gradient, pads=spec.pads)
+        return _accumulated(minimal, x, g, TILE_BYTES // _tile_bytes(x, f))
+    sides = math.prod(spec.kernel)
+    macs = b * p * q * f * c * sides
     small = b * p * q < 2**13 or (macs < 2e8 and b * p * q < 2**14)
     if f < 32 or (small and not many):
         return _xla_kernel_gradient(spec, x, g)
 
     # XLA's CPU code contracts over positions 1.2 to 1.7 times faster where the larger factor stands on the right.
-    wide = math.prod(spec.kernel) * c >= f
+    wide = sides * c >= f
 
     def product(x: Array, g: Array) -> Array:
         columns = _patches(x, spec.kernel, spec.strides, spec.pads)
         columns, g = columns.reshape(-1, columns.shape[-1]), g.reshape(-1, f)
         return g.T @ columns if wide else columns.T @ g
 
-    size = _share(b, p * q * math.prod(spec.kernel) * c, x.dtype)
-    if size == b:
-        total = product(x, g)
-    else:
-        # Two independent chunks at a time: one's patches are copied while the other's are multiplied.
-        pairs = [_divided(a, 2 * size).reshape(-1, 2, size, *a.shape[1:]) for a in (x, g)]
-        begin = jnp.zeros((f, math.prod(spec.kernel) * c) if wide else (math.prod(spec.kernel) * c, f), x.dtype)
-        total, _ = lax.scan(lambda total, pair: (total + sum(map(product, *pair)), None), begin, pairs)
+    total = _accumulated(product, x, g, _share(b, p * q * sides * c, x.dtype))
     return (total.T if wide else total).reshape(*spec.kernel, c, f)
 
 
@@ -245,11 +248,11 @@ def _few_channels(spec: _Spec, channels: int, features: int) -> bool:
     return spec.strides == (1, 1) and spec.kernel[1] > 1 and spec.image[1] * channels * features <= 256 * spec.kernel[1]
 
 
-def _on_one_core(x: Sequence[int], kernel: Sequence[int]) -> bool:
-    """Whether XLA leaves a large convolution to one core: it shares out blocks of features alone, and here is but one."""
-    c, f = kernel[2:]
-    blocks = f >= 256 or (f >= 128 and c >= 96)
-    return kernel[0] > 1 and kernel[1] > 1 and c * f >= 4096 and math.prod(x[:3]) >= 2**14 and not blocks
+def _minimal(spec: _Spec, x: Array, features: int) -> bool:
+    """Whether Winograd's products are the faster form: tiles to copy, few operations to save on small ones."""
+    fits = spec.kernel == (3, 3) and spec.strides == (1, 1) and x.dtype in (jnp.float32, jnp.float64)
+    positions, products = math.prod(x.shape[:3]), x.shape[3] * features
+    return fits and products >= 2**12 and positions >= 2**12 and positions * products >= 2**25
 
 
 def _product(x: Array, matrix: Array) -> Array:
@@ -309,24 +312,26 @@ def _by_patches(x: Array, kernel: Array, strides: tuple[int, int], pads: Pads) -
     return _piecewise(one, x, _share(x.shape[0], positions * math.prod(sides) * c, x.dtype))
 
 
-def _by_rows(x: Array, kernel: Array, pads: Pads) -> Array:
-    """Stride-1 convolution: patches one pixel high times all rows of the kernel side by side, then the rows' sum.
+def _winograd(x: Array, kernel: Array, pads: Pads) -> Array:
+    """`winograd.output`, `TILE_BYTES` of tiles at a time."""
+    size = TILE_BYTES // _tile_bytes(x, kernel.shape[3])
+    return _piecewise(lambda x: winograd.output(x, kernel, pads), x, max(1, size))
 
-    A third of the copies of im2col for a kernel of three rows.
-    """
-    m, n, c, f = kernel.shape
-    matrix = kernel.transpose(1, 2, 0, 3).reshape(n * c, m * f)
 
-    def one(x: Array) -> Array:
-        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-        p, q = x.shape[1] - m + 1, x.shape[2] - n + 1
-        seen = jnp.concatenate([x[:, :, j : j + q] for j in range(n)], -1)
-        y = _product(seen, matrix).reshape(*seen.shape[:3], m, f)
-        return sum((y[:, i : i + p, :, i] for i in range(1, m)), y[:, :p, :, 0])
+def _tile_bytes(x: Array, features: int) -> int:
+    """What one image's tiles take, those of the output included: four places for each pixel."""
+    return 4 * x.shape[1] * x.shape[2] * (x.shape[3] + features) * x.dtype.itemsize
 
-    b, h, w, _ = x.shape
-    height, width = h + sum(pads[0]), w + sum(pads[1]) - n + 1
-    return _piecewise(one, x, _share(b, height * width * (n * c + m * f), x.dtype))
+
+def _accumulated(one: Callable[[Array, Array], Array], x: Array, g: Array, size: int) -> Array:
+    """The sum of ``one`` over all images, ``size`` at a time."""
+    size = max(1, size)
+    if size >= x.shape[0]:
+        return one(x, g)
+    # Two independent chunks at a time: one's patches are copied while the other's are multiplied.
+    pairs = [_divided(a, 2 * size).reshape(-1, 2, size, *a.shape[1:]) for a in (x, g)]
+    total = jax.eval_shape(one, *(pair[0, 0] for pair in pairs))
+    return lax.scan(lambda sum_, pair: (sum_ + sum(map(one, *pair)), None), jnp.zeros(total.shape, x.dtype), pairs)[0]
 
 
 def _banded(x: Array, kernel: Array, pads: Pads) -> Array:

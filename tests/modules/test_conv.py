@@ -1,12 +1,14 @@
 """The fast convolution is the plain one: forward, gradients, vmap, export."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ani_jax.modules import conv
+from ani_jax.modules import conv, winograd
 from ani_jax.modules.conv import Conv, conv2d, plain
 
 # (batch, height, width, channels, features, kernel, strides, padding): one line for every path of the CPU.
@@ -19,7 +21,8 @@ CASES = {
     "banded valid": (2, 9, 8, 2, 3, (3, 5), (1, 1), "VALID"),
     "strided": (3, 9, 7, 5, 6, (3, 3), (2, 2), "SAME"),
     "strided even": (3, 8, 8, 5, 6, (3, 3), (2, 2), "SAME"),
-    "one core": (16, 32, 32, 64, 64, (3, 3), (1, 1), "SAME"),
+    "minimal": (16, 32, 32, 64, 64, (3, 3), (1, 1), "SAME"),
+    "minimal with its kernel's gradient": (64, 9, 8, 64, 128, (3, 3), (1, 1), ((2, 0), (1, 1))),
     "explicit": (2, 9, 7, 5, 6, (3, 5), (1, 2), ((2, 0), (1, 3))),
 }
 
@@ -71,24 +74,19 @@ def test_vmap_over_one_argument_and_nested():
             np.testing.assert_allclose(got[i, j], plain(x[j], kernel[i]), atol=1e-4)
 
 
-@pytest.mark.parametrize("padding", ["VALID", ((2, 0), (1, 3))])
-@pytest.mark.parametrize("sides", [(3, 5), (2, 3)])
-def test_rows_of_any_kernel_and_padding(sides, padding):
-    x, kernel, _ = arrays(3, 9, 7, 5, 6, sides, (1, 1), padding)
-    spec = conv._spec(x, kernel, (1, 1), padding)
-    close(conv._by_rows(x, kernel, spec.pads), plain(x, kernel, (1, 1), padding))
-
-
 @pytest.mark.parametrize(("batch", "images"), [(5, 2), (4, 2), (3, 8)])
 def test_chunks_of_any_size(monkeypatch, batch, images):
     """Batches that the chunk divides, does not divide, and that are smaller than it, through the large-kernel paths."""
     case = (batch, 6, 5, 3, 32, (3, 3), (1, 1), "SAME")
     x, kernel, g = arrays(*case)
     monkeypatch.setattr(conv, "PATCH_BYTES", images * 30 * 27 * 4)
+    monkeypatch.setattr(conv, "TILE_BYTES", images * 4 * 30 * 35 * 4)
     spec = conv._spec(x, kernel, (1, 1), "SAME")
     y, (dx, dk) = plain(x, kernel), jax.vjp(plain, x, kernel)[1](g)
     close(conv._cpu_output(spec, x, kernel, many=True), y)
-    close(conv._by_rows(x, kernel, spec.pads), y)
+    close(conv._winograd(x, kernel, spec.pads), y)
+    minimal = functools.partial(winograd.kernel_gradient, pads=spec.pads)
+    close(conv._accumulated(minimal, x, g, images), dk)
     close(conv._cpu_input_gradient(spec, g, kernel, many=True), dx)
     close(conv._cpu_kernel_gradient(spec, x, g, many=True), dk)
 

@@ -206,7 +206,7 @@ def _line(row: Row, rate: float) -> tuple[str, ...]:
 def notes(rows: Sequence[Row], rate: float) -> Iterable[str]:
     """What the table's columns mean, and the memory of two forms of one case."""
     yield f"ms: a step, or an image and iteration. limit: {rate / 1e9:.1f} GMAC/s, the faster library's large product."
-    yield "GMAC: counted in the program; XLA: its own estimate of the compiled one, elementwise work included, loops once."
+    yield "GMAC: of the textbook's convolutions; XLA: its estimate of the compiled program, elementwise work too, loops once."
     yield "Ratios: median over rounds [quartiles]. base: the same networks, or the same number, without the case's own part."
     for row in rows:
         if len(row.facts) == 2 and row.name == "correlation":

@@ -1,7 +1,6 @@
 """What a client costs the device: parameters, multiply-accumulates and bytes (METHODS 6)."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -63,9 +62,9 @@ def multiply_accumulates(function: Any, *args: Any) -> int:
     """Multiply-accumulates of the convolutions and matrix products in a JAX function, counted in its jaxpr.
 
     Counted here rather than read off XLA's cost analysis, which mixes in elementwise work and differs between a
-    convolution and the matrix product that computes it. Padding counts as if
-    it were data; of the implementations for several platforms the cheapest counts, of a true conditional's branches the
-    dearest; loops of unknown length count once.
+    convolution and the matrix product that computes it. Padding counts as if it were data; of the implementations for
+    several platforms the default one counts, the textbook's, whatever a platform saves or wastes; of a true conditional's
+    branches the dearest; loops of unknown length count once.
 
     Args:
         function: a JAX function or a callable pytree.
@@ -79,12 +78,11 @@ def multiply_accumulates(function: Any, *args: Any) -> int:
 
 
 def _count(jaxpr: core.Jaxpr) -> int:
-    # Branches chosen by platform compute the same thing: the cheapest is the arithmetic, the others are its implementations.
-    choose = min if any(equation.primitive.name == "platform_index" for equation in jaxpr.eqns) else max
-    return sum(_count_equation(equation, choose) for equation in jaxpr.eqns)
+    by_platform = any(equation.primitive.name == "platform_index" for equation in jaxpr.eqns)
+    return sum(_count_equation(equation, by_platform) for equation in jaxpr.eqns)
 
 
-def _count_equation(equation: core.JaxprEqn, choose: Callable[..., int]) -> int:
+def _count_equation(equation: core.JaxprEqn, by_platform: bool) -> int:
     name = equation.primitive.name
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
@@ -96,7 +94,8 @@ def _count_equation(equation: core.JaxprEqn, choose: Callable[..., int]) -> int:
         return math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // out_features  # type: ignore[union-attr]
     inner = [_count(jaxpr) for value in equation.params.values() for jaxpr in _jaxprs(value)]
     if name == "cond":
-        return choose(inner, default=0)
+        # jax puts the default behind the platforms that are named.
+        return inner[-1] if by_platform else max(inner, default=0)
     return sum(inner) * equation.params.get("length", 1) if name == "scan" else sum(inner)
 
 

@@ -20,9 +20,9 @@ Time of the path over time of XLA's (jax 0.10.2, two cores, medians of alternati
 - kernel gradient by patches: 0.36 (64 -> 128 at 16x16), 0.26 (64 -> 64 at 32x32), 0.35 (128 -> 128 at 16x16), 0.4
   (3 -> 64 at 32x32), but 1.1 (128 -> 128 at 8x8) and 2 to 3 with few features (12 -> 12 at 8x8), which go to XLA;
 - Winograd (batch 128): output 0.35 to 0.5 (64 -> 128 at 16x16), 0.5 (64 -> 64 at 32x32), 0.8 (128 -> 128 at 8x8), 1.2
-  (256 -> 256 at 4x4), 1.0 (32 -> 32 at 32x32, and 64 images of 64 -> 64 at 8x8); kernel gradient, over that by patches, 0.9 (64 -> 128 at 16x16), 0.8
-  (128 -> 128 at 8x8), 0.75 (256 -> 256 at 4x4), 1.2 (64 -> 64 at 32x32). XLA gives each core its own block of features:
-  measured, 64 features keep one core busy and 128 keep two;
+  (256 -> 256 at 4x4), 1.0 (32 -> 32 at 32x32, and 64 images of 64 -> 64 at 8x8); kernel gradient, over that by patches,
+  0.9 (64 -> 128 at 16x16), 0.8 (128 -> 128 at 8x8), 0.75 (256 -> 256 at 4x4), 1.2 (64 -> 64 at 32x32). XLA gives each core
+  its own block of features: measured, 64 features keep one core busy and 128 keep two;
 - banded 7x7, 2 -> 1: output 0.04 to 0.11, input gradient 0.03 to 0.11; its kernel gradient goes to XLA, as patches
   took 4 to 18 times as long;
 - 1x1, 64 -> 16: output 0.7, input gradient 0.4, kernel gradient 0.3;

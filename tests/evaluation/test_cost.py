@@ -4,6 +4,7 @@ import pytest
 
 from ani_jax.attacks.base import as_release
 from ani_jax.evaluation.cost import cost_card, multiply_accumulates, parameter_count
+from ani_jax.modules.conv import conv2d
 from ani_jax.modules.edge import CnnEdge
 from ani_jax.modules.funnel import CnnFunnel
 from ani_jax.types import Release
@@ -56,3 +57,10 @@ def test_parameters_are_those_of_the_params_collection():
     assert parameter_count({"params": {"a": jnp.ones((2, 3))}, "batch_stats": {"b": jnp.ones(9)}}) == 6
     assert parameter_count(((jnp.ones(4), jnp.arange(3)), {})) == 4
     assert cost_card(as_release(lambda x: x), (2, 2, 3)).macs == 0
+
+
+@pytest.mark.parametrize("shape", [(64, 8, 8, 128, 3, 64), (1, 32, 32, 2, 7, 1)])
+def test_what_a_platform_saves_or_wastes_does_not_count(shape):
+    b, h, w, c, side, f = shape
+    found = multiply_accumulates(conv2d, jnp.zeros((b, h, w, c)), jnp.zeros((side, side, c, f)))
+    assert found == b * h * w * c * side**2 * f

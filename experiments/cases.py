@@ -228,10 +228,10 @@ def _fit(loss: Any, optimizer: Any, params: Any, data: Any, steps: int) -> Case:
     def unit() -> Any:
         nonlocal carried
         for index in range(steps):
-            *carried, value = fitting._step(loss, optimizer, *carried, data, key, index)
+            *carried, value = fitting._step(loss, optimizer.update, *carried, data, key, index)
         return jax.block_until_ready((carried, value))[1]
 
-    return Case(unit, steps, lambda: _facts(fitting._step.trace(loss, optimizer, *carried, data, key, 0)))
+    return Case(unit, steps, lambda: _facts(fitting._step.trace(loss, optimizer.update, *carried, data, key, 0)))
 
 
 def critic(shape: Shape) -> Case:

@@ -19,7 +19,7 @@ class Cost(NamedTuple):
     stepped: float
 
 
-COSTS = MappingProxyType({"quick": Cost(25.0, 15.0), "standard": Cost(120.0, 420.0)})
+COSTS = MappingProxyType({"quick": Cost(25.0, 15.0), "standard": Cost(120.0, 460.0)})
 """By name of a budget, least first."""
 
 

@@ -57,8 +57,8 @@ def fit(
 ) -> Fit:
     """Minimises the expectation of ``loss(params, data, key)`` over keys.
 
-    Compiles once per (loss, optimizer, shapes): hand over hashable callables that compare equal, an optimiser from a
-    cached factory such as :func:`adam`, and everything that varies in ``data``.
+    Compiles once per (loss, the optimiser's ``update``, shapes): hand over hashable callables that compare equal, an
+    optimiser from a cached factory such as :func:`adam`, and everything that varies in ``data``.
 
     Args:
         key: step i uses ``fold_in(key, i)``.
@@ -66,7 +66,7 @@ def fit(
         loss: static; draws its own batch and noise from the key.
         data: traced pytree.
         steps: at most this many.
-        optimizer: static.
+        optimizer: its ``update`` is static.
         evaluate: static ``(params, data) -> scalar``, lower is better; looked at at the
             start, every ``every`` steps and at the end.
         every: steps between two looks.
@@ -94,7 +94,7 @@ def fit(
         count = min(every, steps - done)
         losses = []
         for index in range(done, done + count):
-            params, state, good, value = _step(loss, optimizer, params, state, good, data, key, index)
+            params, state, good, value = _step(loss, optimizer.update, params, state, good, data, key, index)
             losses.append(value)
         done += count
         entry = {"step": done, "loss": sum(float(value) for value in losses) / count}
@@ -116,9 +116,18 @@ def fit(
     return Fit(best_params, tuple(history), done, _finite(best), last=params)
 
 
+class _Adam(NamedTuple):
+    """State of :func:`adam`: what differs between two rates is data, so that they share their compiled steps."""
+
+    inner: Any
+    count: Array
+    rate: Array
+    steps: Array
+
+
 @functools.lru_cache(maxsize=64)
 def adam(learning_rate: float, steps: int | None = None, clip: float | None = None) -> optax.GradientTransformation:
-    """Adam, always the same object for the same arguments, so that jitted code that takes it as static compiles once.
+    """Adam, always the same object for the same arguments, and the same ``update`` for every rate and number of steps.
 
     Args:
         learning_rate: peak rate.
@@ -126,15 +135,36 @@ def adam(learning_rate: float, steps: int | None = None, clip: float | None = No
         clip: if given, gradients are scaled to at most this global norm.
 
     Example:
-        >>> adam(1e-3, 100) is adam(1e-3, 100)
-        True
+        >>> adam(1e-3, 100) is adam(1e-3, 100), adam(1e-3, 100).update is adam(3e-3, 50).update
+        (True, True)
     """
-    rate = learning_rate
-    if steps is not None:
-        warmup = max(1, steps // 10)
-        rate = optax.warmup_cosine_decay_schedule(learning_rate / 10, learning_rate, warmup, max(steps, warmup + 1))
-    chain = [optax.adam(rate)] if clip is None else [optax.clip_by_global_norm(clip), optax.adam(rate)]
-    return optax.chain(*chain)
+    inner, update = _adam(clip, steps is not None)
+
+    def init(params: Any) -> _Adam:
+        return _Adam(inner.init(params), jnp.int32(0), jnp.float32(learning_rate), jnp.float32(steps or 0))
+
+    return optax.GradientTransformation(init, update)
+
+
+@functools.lru_cache(maxsize=8)
+def _adam(clip: float | None, scheduled: bool) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
+    """Adam's directions, and the update that scales them by the rate of the step."""
+    inner = optax.chain(*([] if clip is None else [optax.clip_by_global_norm(clip)]), optax.scale_by_adam())
+
+    def update(gradients: Any, state: _Adam, params: Any = None) -> tuple[Any, _Adam]:
+        directions, after = inner.update(gradients, state.inner, params)
+        rate = state.rate * (_schedule(state.count, state.steps) if scheduled else 1)
+        return jax.tree.map(lambda leaf: -rate * leaf, directions), state._replace(inner=after, count=state.count + 1)
+
+    return inner, update
+
+
+def _schedule(count: Array, steps: Array) -> Array:
+    """``optax.warmup_cosine_decay_schedule`` from a tenth of the peak rate, with a traced number of steps."""
+    warmup = jnp.maximum(1, steps // 10)
+    after = (count - warmup) / (jnp.maximum(steps, warmup + 1) - warmup)
+    cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(after, 0, 1)))
+    return jnp.where(count < warmup, 0.1 + 0.9 * count / warmup, cosine)
 
 
 def lbfgs(
@@ -163,7 +193,7 @@ def lbfgs(
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _step(
     loss: Loss,
-    optimizer: optax.GradientTransformation,
+    update: Callable[..., Any],
     params: Any,
     state: Any,
     good: Bool[Array, ""],
@@ -173,7 +203,7 @@ def _step(
 ) -> tuple[Any, Any, Bool[Array, ""], Float[Array, ""]]:
     """One update; once something is not finite, this and every later step changes nothing."""
     value, gradients = jax.value_and_grad(loss)(params, data, jax.random.fold_in(key, index))
-    updates, new_state = optimizer.update(gradients, state, params)
+    updates, new_state = update(gradients, state, params)
     good = good & jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(updates))
     keep = functools.partial(jnp.where, good)
     return (

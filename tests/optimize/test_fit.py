@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from ani_jax.optimize.fit import adam, fit, lbfgs
@@ -100,15 +101,28 @@ def test_refuses(key, wrong, message):
         fit(key, jnp.zeros(1), drifting, None, **{"steps": 1, "optimizer": adam(0.1), **wrong})
 
 
-def test_adam_is_cached_and_decays():
-    assert adam(1e-3, 10, 1.0) is adam(1e-3, 10, 1.0)
-    optimizer, params = adam(0.1, 20), jnp.zeros(1)
-    state, sizes = optimizer.init(params), []
-    for _ in range(20):
-        updates, state = optimizer.update(jnp.ones(1), state, params)
-        sizes.append(float(jnp.abs(updates[0])))
-    assert sizes[0] < sizes[2]
-    assert sizes[-1] < 0.1 * max(sizes)
+@pytest.mark.parametrize("clip", [None, 1.0])
+@pytest.mark.parametrize("steps", [None, 1, 25])
+def test_adam_is_optax_with_its_schedule(steps, clip):
+    rate = 0.1
+    if steps is not None:
+        warmup = max(1, steps // 10)
+        rate = optax.warmup_cosine_decay_schedule(0.01, 0.1, warmup, max(steps, warmup + 1))
+    expected = optax.chain(*([] if clip is None else [optax.clip_by_global_norm(clip)]), optax.adam(rate))
+    found, params = adam(0.1, steps, clip), jnp.zeros(3)
+    states = [optimizer.init(params) for optimizer in (found, expected)]
+    for key in jax.random.split(jax.random.key(0), 25):
+        gradients = 3 * jax.random.normal(key, (3,))
+        updates, states[0] = found.update(gradients, states[0], params)
+        exact, states[1] = expected.update(gradients, states[1], params)
+        np.testing.assert_allclose(updates, exact, rtol=1e-5, atol=1e-7)
+
+
+def test_rates_and_lengths_share_their_compiled_step(key):
+    fit(key, jnp.zeros(5), quadratic, jnp.ones(5), steps=3, optimizer=adam(0.1, 3))
+    before = len(TRACES)
+    fit(key, jnp.zeros(5), quadratic, jnp.ones(5), steps=4, optimizer=adam(0.3, 4))
+    assert len(TRACES) == before > 0
 
 
 def rosenbrock(params, data):

@@ -47,7 +47,7 @@ from ani_jax.modules import winograd
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 PATCH_BYTES = 5 * 2**20
 TILE_BYTES = 160 * 2**20
-Pads = tuple[tuple[int, int], tuple[int, int]]
+Pads = winograd.Pads
 
 
 class _Spec(NamedTuple):
@@ -220,7 +220,7 @@ def _cpu_kernel_gradient(spec: _Spec, x: Array, g: Array, many: bool = False) ->
         return (x.reshape(-1, c).T @ g.reshape(-1, f))[None, None]
     if not many and c * f >= 8192 and _minimal(spec, x, f):
         minimal = functools.partial(winograd.kernel_gradient, pads=spec.pads)
-        return _accumulated(minimal, x, g, TILE_BYTES // _tile_bytes(x, f))
+        return _accumulated(minimal, x, g, _tiled_at_once(x, f))
     sides = math.prod(spec.kernel)
     macs = b * p * q * f * c * sides
     small = b * p * q < 2**13 or (macs < 2e8 and b * p * q < 2**14)
@@ -314,18 +314,16 @@ def _by_patches(x: Array, kernel: Array, strides: tuple[int, int], pads: Pads) -
 
 def _winograd(x: Array, kernel: Array, pads: Pads) -> Array:
     """`winograd.output`, `TILE_BYTES` of tiles at a time."""
-    size = TILE_BYTES // _tile_bytes(x, kernel.shape[3])
-    return _piecewise(lambda x: winograd.output(x, kernel, pads), x, max(1, size))
+    return _piecewise(lambda x: winograd.output(x, kernel, pads), x, _tiled_at_once(x, kernel.shape[3]))
 
 
-def _tile_bytes(x: Array, features: int) -> int:
-    """What one image's tiles take, those of the output included: four places for each pixel."""
-    return 4 * x.shape[1] * x.shape[2] * (x.shape[3] + features) * x.dtype.itemsize
+def _tiled_at_once(x: Array, features: int) -> int:
+    """How many images' tiles, those of the output included, fill `TILE_BYTES`: four places for each pixel."""
+    return max(1, TILE_BYTES // (4 * x.shape[1] * x.shape[2] * (x.shape[3] + features) * x.dtype.itemsize))
 
 
 def _accumulated(one: Callable[[Array, Array], Array], x: Array, g: Array, size: int) -> Array:
     """The sum of ``one`` over all images, ``size`` at a time."""
-    size = max(1, size)
     if size >= x.shape[0]:
         return one(x, g)
     # Two independent chunks at a time: one's patches are copied while the other's are multiplied.

@@ -119,6 +119,7 @@ def test_adam_is_optax_with_its_schedule(steps, clip):
 
 
 def test_rates_and_lengths_share_their_compiled_step(key):
+    assert adam(1e-3, 10, 1.0) is adam(1e-3, 10, 1.0)
     fit(key, jnp.zeros(5), quadratic, jnp.ones(5), steps=3, optimizer=adam(0.1, 3))
     before = len(TRACES)
     fit(key, jnp.zeros(5), quadratic, jnp.ones(5), steps=4, optimizer=adam(0.3, 4))

@@ -27,7 +27,7 @@ OnMemberEvent = Callable[[int, Mapping[str, Any]], None]
 
 
 def multipliers(count: int, span: float = 10.0) -> tuple[float, ...]:
-    """A logarithmic grid around 1, from ``1 / span`` to ``span``; a single point is 1, the defence as it is.
+    """A logarithmic grid around 1, from ``1 / span`` to ``span``, to three digits; a single point is 1, the defence as it is.
 
     0 is not on it: a term whose weight is 0 is not computed, which is another program, and what no privacy weight at all gives is
     what the undefended reference shows.
@@ -37,11 +37,11 @@ def multipliers(count: int, span: float = 10.0) -> tuple[float, ...]:
         span: ratio of the largest to the defence's own weights, above 1.
 
     Raises:
-        ValueError: ``count`` or ``span`` is out of range.
+        ValueError: ``count`` or ``span`` is out of range, or neighbours are the same number to three digits.
 
     Example:
-        >>> multipliers(3), multipliers(1)
-        ((0.1, 1.0, 10.0), (1.0,))
+        >>> multipliers(4), multipliers(1)
+        ((0.1, 0.464, 2.15, 10.0), (1.0,))
     """
     if count < 1:
         raise ValueError(f"weights={count}: must be at least 1")
@@ -49,7 +49,10 @@ def multipliers(count: int, span: float = 10.0) -> tuple[float, ...]:
         raise ValueError(f"span={span}: must be a finite number above 1")
     if count == 1:
         return (1.0,)
-    return tuple(float(f"{span ** (2 * place / (count - 1) - 1):.6g}") for place in range(count))
+    found = tuple(float(f"{span ** (2 * place / (count - 1) - 1):.3g}") for place in range(count))
+    if len(set(found)) < count:
+        raise ValueError(f"weights={count}: must be fewer from 1/{span:g} to {span:g}, to differ in three digits")
+    return found
 
 
 def scaled(defense: Defense, multiplier: float) -> dict[str, float]:

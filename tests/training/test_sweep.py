@@ -101,7 +101,7 @@ def gradients(state):
 def test_the_grid_is_logarithmic_and_ends_at_the_span():
     grid = sweep.multipliers(5, 4.0)
     assert grid == pytest.approx((0.25, 0.5, 1, 2, 4))
-    for count, span in ((0, 10.0), (2, 1.0), (2, float("inf"))):
+    for count, span in ((0, 10.0), (2, 1.0), (2, float("inf")), (1000, 10.0), (6, 1.001)):
         with pytest.raises(ValueError, match=r"(weights|span)="):
             sweep.multipliers(count, span)
 

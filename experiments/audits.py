@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from ani_jax.attacks.base import as_release, ask
+from ani_jax.attacks.query import as_release, ask
 from ani_jax.data import catalog
 from ani_jax.defenses import registry
 from ani_jax.evaluation.audit import BUDGETS, audit

@@ -10,8 +10,9 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from ani_jax.attacks.base import Fitted, Observed, OnEvent, View, Whitener, flat, in_chunks
+from ani_jax.attacks.base import Fitted, OnEvent, View, Whitener, in_chunks
 from ani_jax.attacks.network import fit_network
+from ani_jax.attacks.query import Observed, flat
 from ani_jax.modules.adversaries import ConvClassifier, MLPClassifier
 from ani_jax.optimize.fit import lbfgs
 from ani_jax.types import Batch, Features, PRNGKey

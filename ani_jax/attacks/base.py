@@ -1,4 +1,4 @@
-"""What every attack is made of: asking a client, standardising its answers, the contract with the audit.
+"""What every attack is made of: the contract with the audit, and the view of a client that its members share.
 
 An *attack* is a family that competes for one target (the ink, the image); its *members* are single attackers (one
 architecture, one learning rate). The audit fits every member on ``auxiliary``, chooses one on ``validation`` and
@@ -7,21 +7,17 @@ scores it once on ``test``.
 
 import dataclasses
 import functools
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ani_jax.attacks.library import CHUNK, Library, declares, moments
-from ani_jax.attacks.library import Observed as Observed
-from ani_jax.attacks.library import flat as flat
-from ani_jax.types import Batch, Features, Images, Knowledge, PRNGKey, Release, Source
+from ani_jax.attacks.library import Library, declares
+from ani_jax.attacks.query import CHUNK, Observed, answers, padded, query, summarise
+from ani_jax.types import Batch, Features, Knowledge, PRNGKey, Release, Source
 
-AT_ONCE = 16
-"""Releases of one image that are asked for in one call."""
 SAMPLE = 2048
 """Auxiliary images that closed forms and the standardisation are fitted on."""
 REDRAWS = 4
@@ -92,152 +88,6 @@ class Attack:
     queries: int = 1
     mismatched: bool = False
     images: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Call:
-    """``apply`` of a wrapped callable: equal for equal functions, so attacks on them compile once."""
-
-    function: Callable[..., Features]
-    keyed: bool
-
-    def __call__(self, variables: Any, x: Images, key: PRNGKey) -> Features:
-        args, keywords = variables
-        return self.function(*args, x, key, **keywords) if self.keyed else self.function(*args, x, **keywords)
-
-
-def as_release(function: Callable[..., Features] | Release) -> Release:
-    """Wraps ``f(x)`` or ``f(x, key)`` as a :class:`ani_jax.types.Release`.
-
-    The arguments bound in a ``jax.tree_util.Partial`` become the release's traced variables, so that the attackers of
-    two sets of weights share their compiled code; a closure's weights are constants of its own compilation.
-
-    Args:
-        function: a JAX function of images, or of images and a key; a release is returned as it is.
-
-    Returns:
-        The release; stochastic if the function takes a key.
-
-    Raises:
-        ValueError: the function takes another number of arguments.
-
-    Example:
-        >>> release = as_release(lambda x: 2 * x)
-        >>> release(jnp.ones((1, 1, 1, 1)), jax.random.key(0)).item(), release.stochastic
-        (2.0, False)
-    """
-    if isinstance(function, Release):
-        return function
-    if not callable(function):
-        raise ValueError(f"release={function!r}: must be callable, f(x) or f(x, key)")
-    keyed = _takes_key(function)
-    if isinstance(function, jax.tree_util.Partial):
-        return Release((function.args, dict(function.keywords)), _Call(function.func, keyed), stochastic=keyed)
-    return Release(((), {}), _Call(_hashable(function), keyed), stochastic=keyed)
-
-
-def as_predictor(function: Callable[[Features], Array]) -> Callable[[Features], Array]:
-    """Makes ``predict(z)`` a pytree callable, so that it can be handed through compiled code.
-
-    Example:
-        >>> len(jax.tree.leaves(as_predictor(lambda z: z)))
-        0
-    """
-    return function if isinstance(function, jax.tree_util.Partial) else jax.tree_util.Partial(_hashable(function))
-
-
-def _hashable(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, or a closure over it where it cannot be hashed (a model object of another library)."""
-    try:
-        hash(function)
-    except TypeError:
-        return lambda *args: function(*args)
-    return function
-
-
-def _takes_key(function: Callable[..., Any]) -> bool:
-    parameters = inspect.signature(function).parameters.values()
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    required = [p for p in positional if p.default is p.empty]
-    if len(required) in (1, 2) and len(positional) >= 1:
-        return len(required) == 2 or (len(positional) > 1 and positional[1].name == "key")
-    raise ValueError(f"release={function!r}: takes {len(required)} arguments; must take images, or images and a key")
-
-
-def query(release: Release, images: Images, key: PRNGKey, queries: int = 1) -> Observed:
-    """Asks a client ``queries`` times about each image, ``CHUNK`` images at a time.
-
-    Args:
-        release: the client.
-        images: (n, h, w, c).
-        key: every call to the client gets a key of its own.
-        queries: k.
-
-    Returns:
-        (k, n, ...) features.
-
-    Raises:
-        ValueError: features whose first axis is not the images', or that are not floating point.
-
-    Example:
-        >>> query(as_release(lambda x: x), jnp.ones((3, 2, 2, 1)), jax.random.key(0), 2).shape
-        (2, 3, 2, 2, 1)
-    """
-    return jnp.concatenate(list(_answers(release, images, key, queries)), axis=1)
-
-
-def _answers(release: Release, images: Images, key: PRNGKey, queries: int) -> Iterator[Observed]:
-    """The k releases of ``CHUNK`` images after the other."""
-    one_by_one = queries > 1 and release.stochastic and not _maps(release, images[:1], key)
-    at_once = 1 if one_by_one else min(queries, AT_ONCE)
-    for index, start in enumerate(range(0, images.shape[0], CHUNK)):
-        part, size = _padded(images[start : start + CHUNK], 0)
-        keys = jax.random.split(jax.random.fold_in(key, index), -(-queries // at_once))
-        yield jnp.concatenate([_ask_jitted(release, part, one, at_once)[:, :size] for one in keys])[:queries]
-
-
-def _maps(release: Release, images: Images, key: PRNGKey) -> bool:
-    """Whether a client can be mapped over keys; a callback or an exported program cannot."""
-    try:
-        jax.eval_shape(functools.partial(_ask_often, queries=2), release, images, key)
-    except NotImplementedError:
-        return False
-    return True
-
-
-def ask(release: Release, images: Images, key: PRNGKey, queries: int = 1) -> Observed:
-    """:func:`query` without chunks, to be called inside compiled code."""
-    z = release(images, key)[None] if queries == 1 else _ask_often(release, images, key, queries)
-    if z.ndim < 3 or z.shape[1] != images.shape[0] or not jnp.issubdtype(z.dtype, jnp.floating):
-        raise ValueError(
-            f"release: gave {z.shape[1:]} of {z.dtype} for {images.shape[0]} images; must be floats, a row an image"
-        )
-    return z
-
-
-def _ask_often(release: Release, images: Images, key: PRNGKey, queries: int) -> Observed:
-    if not release.stochastic:
-        z = release(images, key)
-        return jnp.broadcast_to(z[None], (queries, *z.shape))
-    # What does not depend on the noise, a network that chooses its scale say, is computed once for all keys.
-    return jax.vmap(release, (None, 0))(images, jax.random.split(key, queries))
-
-
-_ask_jitted = jax.jit(ask, static_argnums=3)
-
-
-@jax.jit
-def summarise(z: Observed) -> Features:
-    """What an attacker with a fixed input sees of k releases: the release itself, or mean and stddev beside each other.
-
-    Example:
-        >>> summarise(jnp.array([[[1.0]], [[3.0]]])).tolist()
-        [[2.0, 1.0]]
-    """
-    if z.shape[0] == 1:
-        return z[0]
-    mean, variance = moments(z)
-    return jnp.concatenate([mean, jnp.sqrt(variance)], axis=-1)
 
 
 @jax.tree_util.register_dataclass
@@ -335,6 +185,7 @@ def prepare(
         ValueError: the threat model does not grant the release.
 
     Example:
+        >>> from ani_jax.attacks.query import as_release
         >>> from ani_jax.types import fixed
         >>> batch = Batch(jnp.ones((3, 2, 2, 1)), jnp.arange(3), {})
         >>> knowledge = Knowledge(as_release(lambda x: x))
@@ -346,7 +197,7 @@ def prepare(
     count *= max(1, REDRAWS // queries) if release.stochastic else 1
     sample = _draw(auxiliary, draw_key, count)
     # Summarised chunk by chunk: 64 releases of every image at once would take gigabytes.
-    sample_z = jnp.concatenate([summarise(z) for z in _answers(release, sample.image, sample_key, queries)])
+    sample_z = jnp.concatenate([summarise(z) for z in answers(release, sample.image, sample_key, queries)])
     held = query(release, validation.image, held_key, queries)
     library = Library.of(release, sample.image) if declares(release) else None
     return View(
@@ -378,7 +229,7 @@ def in_chunks(attacker: Any, z: Observed) -> Array:
     """Applies ``attacker.on(summarised z)`` to ``CHUNK`` images at a time, in one compiled shape."""
     parts = []
     for start in range(0, z.shape[1], CHUNK):
-        part, size = _padded(z[:, start : start + CHUNK], 1)
+        part, size = padded(z[:, start : start + CHUNK], 1)
         parts.append(_on(attacker, part)[:size])
     return jnp.concatenate(parts)
 
@@ -386,10 +237,3 @@ def in_chunks(attacker: Any, z: Observed) -> Array:
 @jax.jit
 def _on(attacker: Any, z: Observed) -> Array:
     return attacker.on(summarise(z))
-
-
-def _padded(x: Array, axis: int) -> tuple[Array, int]:
-    """Repeats the last entries of ``axis`` up to ``CHUNK`` of them; returns the original count too."""
-    size = x.shape[axis]
-    index = jnp.minimum(jnp.arange(CHUNK), size - 1)
-    return (x if size == CHUNK else jnp.take(x, index, axis=axis)), size

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from ani_jax.attacks.base import Fitted, Observed, OnEvent, View, Whitener, flat, in_chunks
+from ani_jax.attacks.base import Fitted, OnEvent, View, Whitener, in_chunks
 from ani_jax.attacks.network import fit_network
+from ani_jax.attacks.query import Observed, flat
 from ani_jax.losses.reconstruction import mse, ssim_loss
 from ani_jax.types import Batch, Features, Images, PRNGKey
 

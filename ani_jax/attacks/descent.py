@@ -26,7 +26,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from ani_jax.attacks.base import Observed, OnEvent, View, flat
+from ani_jax.attacks.base import OnEvent, View
+from ani_jax.attacks.query import Observed, flat
 from ani_jax.losses.reconstruction import total_variation
 from ani_jax.types import Features, Images, PRNGKey, Release
 
@@ -221,7 +222,7 @@ def descend(
         on_event: called with "step" and "loss" ten times at most.
 
     Example:
-        >>> from ani_jax.attacks.base import as_release
+        >>> from ani_jax.attacks.query import as_release
         >>> target = Target(as_release(lambda x: 2 * x), jnp.ones((1, 1, 1)))
         >>> z, start = jnp.full((1, 1, 1, 1, 1), 1.5), jnp.zeros((1, 1, 1, 1, 1))
         >>> found = descend(target, Pixels(), None, start, z, Setting(0.1), 100, jax.random.key(0))

@@ -9,32 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ani_jax.types import Features, Images, Release
-
-CHUNK = 256
-"""Images that go through a client or an attacker at once: one compiled shape, bounded memory."""
-Observed = Float[Array, "k n ..."]
-"""k releases of each of n images."""
-
-
-def flat(z: Features) -> Float[Array, "n d"]:
-    """Features as vectors."""
-    return z.reshape(z.shape[0], -1)
-
-
-def moments(z: Observed) -> tuple[Features, Features]:
-    """Mean and variance over the k releases of each image.
-
-    One release is added after the other: XLA's reduction over the first of few, large rows takes 17 times as long on the
-    CPU (64 x 256 x 3,072, jax 0.10.2).
-
-    Example:
-        >>> [moment.tolist() for moment in moments(jnp.array([[[1.0]], [[3.0]]]))]
-        [[[2.0]], [[1.0]]]
-    """
-    zero, count = jnp.zeros_like(z[0]), z.shape[0]
-    mean = jax.lax.scan(lambda total, one: (total + one, None), zero, z)[0] / count
-    return mean, jax.lax.scan(lambda total, one: (total + jnp.square(one - mean), None), zero, z)[0] / count
+from ani_jax.attacks.query import CHUNK, Observed, flat, moments
+from ani_jax.types import Images, Release
 
 
 def declares(release: Release) -> bool:

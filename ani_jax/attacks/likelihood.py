@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ani_jax.attacks.base import Fitted, Observed, OnEvent, View, flat
+from ani_jax.attacks.base import Fitted, OnEvent, View
 from ani_jax.attacks.library import Library
+from ani_jax.attacks.query import Observed, flat
 from ani_jax.types import Images, PRNGKey
 
 TEMPERATURES = (1.0, 0.5, 0.25, 0.1, 0.05, 0.02, 0.01)

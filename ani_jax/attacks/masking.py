@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from ani_jax.attacks.base import View, ask, flat, query
+from ani_jax.attacks.base import View
 from ani_jax.attacks.decoder import product, solve
 from ani_jax.attacks.descent import Target, feature_rates, sample_means
+from ani_jax.attacks.query import ask, flat, query
 from ani_jax.modules.imitation import Imitation
 from ani_jax.modules.initialise import initialise
 from ani_jax.optimize.fit import adam, fit

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from ani_jax.attacks.base import Fitted, Observed, OnEvent, View, Whitener, ask, flat, in_chunks, summarise
+from ani_jax.attacks.base import Fitted, OnEvent, View, Whitener, in_chunks
+from ani_jax.attacks.query import Observed, ask, flat, summarise
 from ani_jax.modules.initialise import initialise
 from ani_jax.optimize.fit import adam, fit
 from ani_jax.types import Batch, Features, PRNGKey

@@ -17,8 +17,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from ani_jax.attacks import decoder, masking
-from ani_jax.attacks.base import Fitted, Member, Observed, OnEvent, View
+from ani_jax.attacks.base import Fitted, Member, OnEvent, View
 from ani_jax.attacks.descent import ROWS, Pixels, Setting, Target, descend, report, target_of
+from ani_jax.attacks.query import Observed
 from ani_jax.losses.reconstruction import mse
 from ani_jax.types import Images, PRNGKey, Release
 

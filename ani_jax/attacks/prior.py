@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ani_jax.attacks import decoder
-from ani_jax.attacks.base import Fitted, Member, Observed, OnEvent, View
+from ani_jax.attacks.base import Fitted, Member, OnEvent, View
 from ani_jax.attacks.descent import Setting, Target, descend, drift, target_of
 from ani_jax.attacks.optimization import by_parts, first_guess, settings, shared, tune
+from ani_jax.attacks.query import Observed
 from ani_jax.modules.initialise import initialise
 from ani_jax.modules.prior import Autoencoder
 from ani_jax.optimize.fit import adam, fit

@@ -14,7 +14,8 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from ani_jax.attacks.base import Attack, OnEvent, as_predictor, as_release
+from ani_jax.attacks.base import Attack, OnEvent
+from ani_jax.attacks.query import as_predictor, as_release
 from ani_jax.evaluation import judge
 from ani_jax.evaluation.budgets import BUDGETS, Budget, default_attacks
 from ani_jax.evaluation.cost import cost_card

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ani_jax.attacks.base import SAMPLE, View, as_release, flat, prepare, query, summarise
+from ani_jax.attacks.base import SAMPLE, View, prepare
+from ani_jax.attacks.query import as_release, flat, query, summarise
 from ani_jax.evaluation.critics import Critics, finite
 from ani_jax.evaluation.information import estimate_information
 from ani_jax.losses import estimates

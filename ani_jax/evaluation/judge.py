@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ani_jax.attacks.base import Attack, Observed, View
+from ani_jax.attacks.base import Attack, View
+from ani_jax.attacks.query import Observed
 from ani_jax.evaluation import metrics, references
 from ani_jax.evaluation.scene import Scene
 from ani_jax.evaluation.trials import choose, reason, try_all

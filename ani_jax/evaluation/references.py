@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from ani_jax.attacks.base import Observed, View
+from ani_jax.attacks.base import View
+from ani_jax.attacks.query import Observed
 from ani_jax.evaluation.metrics import Bootstrap, classification, image_errors
 from ani_jax.modules.adversaries import space_to_depth
 from ani_jax.records import AttackResult, Estimate

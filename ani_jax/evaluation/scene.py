@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array
 
 from ani_jax.attacks import mismatch
-from ani_jax.attacks.base import Attack, Member, Observed, OnEvent, View, as_release, prepare, query
+from ani_jax.attacks.base import Attack, Member, OnEvent, View, prepare
+from ani_jax.attacks.query import Observed, as_release, query
 from ani_jax.evaluation.budgets import Budget
 from ani_jax.evaluation.metrics import Bootstrap
 from ani_jax.evaluation.references import Answers, send_raw

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ani_jax.attacks.base import Attack, Fitted, Observed, OnEvent, View
+from ani_jax.attacks.base import Attack, Fitted, OnEvent, View
 from ani_jax.attacks.base import Member as Unfitted
+from ani_jax.attacks.query import Observed
 from ani_jax.evaluation import metrics
 from ani_jax.evaluation.scene import Scene, named, title
 from ani_jax.records import Member

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from ani_jax.attacks import attribute, base
+from ani_jax.attacks import attribute, base, query
 from ani_jax.optimize import fit as fit_module
 from ani_jax.types import Batch, Knowledge, Source, fixed
 
@@ -67,7 +67,7 @@ def batch(key, count):
 def view():
     source = Source(batch(jax.random.key(1), 300), fixed)
     return base.prepare(
-        jax.random.key(0), Knowledge(base.as_release(parity)), source, batch(jax.random.key(2), 100), count=300
+        jax.random.key(0), Knowledge(query.as_release(parity)), source, batch(jax.random.key(2), 100), count=300
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 
-from ani_jax.attacks import base, decoder
+from ani_jax.attacks import base, decoder, query
 from ani_jax.modules.adversaries import ResidualDecoder
 from ani_jax.types import Batch, Knowledge, Source, fixed
 
@@ -25,7 +25,7 @@ def batch(key, count):
 
 def view_of(function, train=2000, held=500, queries=1):
     source = Source(batch(jax.random.key(1), train), fixed)
-    knowledge = Knowledge(base.as_release(function))
+    knowledge = Knowledge(query.as_release(function))
     return base.prepare(
         jax.random.key(0), knowledge, source, batch(jax.random.key(2), held), count=train, queries=queries
     )
@@ -40,7 +40,7 @@ def test_ridge_reaches_the_wiener_bound(key):
     view = view_of(release, train=4000)
     found = decoder.Ridge().fit(key, view).attacker
     fresh = batch(jax.random.key(3), 2000)
-    z = base.query(view.release, fresh.image, jax.random.key(4))
+    z = query.query(view.release, fresh.image, jax.random.key(4))
     error = float(jnp.square(found(key, z) - fresh.image).mean())
     power = (0.12 * 0.8 ** np.arange(SIDE * SIDE)) ** 2
     assert error == pytest.approx((power * variance / (power + variance)).mean(), rel=0.05)
@@ -51,20 +51,20 @@ def test_ridge_agrees_with_sklearn_in_both_forms(key, count):
     view = view_of(lambda x: x.reshape(len(x), -1) @ jnp.eye(16, 12), train=count)
     found = decoder.Ridge(penalties=(0.1,)).fit(key, view).attacker
     assert (found.support is not None) == (count < 12)
-    z, x = (np.asarray(base.flat(a)) for a in (view.whitener(view.sample_z), view.sample.image))
+    z, x = (np.asarray(query.flat(a)) for a in (view.whitener(view.sample_z), view.sample.image))
     gram = z @ z.T if count < 12 else z.T @ z
     reference = Ridge(alpha=0.1 * np.trace(gram) / len(gram)).fit(z, x)
-    expected = reference.predict(np.asarray(base.flat(view.whitener(view.held_z)))).clip(0, 1)
-    np.testing.assert_allclose(base.flat(found(key, view.held)), expected, atol=1e-4)
+    expected = reference.predict(np.asarray(query.flat(view.whitener(view.held_z)))).clip(0, 1)
+    np.testing.assert_allclose(query.flat(found(key, view.held)), expected, atol=1e-4)
 
 
 def test_kernel_agrees_with_sklearn(key):
     view = view_of(lambda x: x.reshape(len(x), -1), train=100)
     found = decoder.Kernel(penalties=(0.01,), bandwidths=(2.0,)).fit(key, view).attacker
-    z, x = (np.asarray(base.flat(a)) for a in (view.whitener(view.sample_z), view.sample.image))
+    z, x = (np.asarray(query.flat(a)) for a in (view.whitener(view.sample_z), view.sample.image))
     reference = KernelRidge(alpha=0.01, kernel="rbf", gamma=1 / float(found.width)).fit(z, x - x.mean(0))
-    expected = reference.predict(np.asarray(base.flat(view.whitener(view.held_z)))) + x.mean(0)
-    np.testing.assert_allclose(base.flat(found(key, view.held)), expected.clip(0, 1), atol=1e-4)
+    expected = reference.predict(np.asarray(query.flat(view.whitener(view.held_z)))) + x.mean(0)
+    np.testing.assert_allclose(query.flat(found(key, view.held)), expected.clip(0, 1), atol=1e-4)
     assert float(found.width) == pytest.approx(2.0 * np.square(z[:, None] - z[None]).sum(2).mean(), rel=1e-3)
 
 
@@ -86,7 +86,7 @@ def angle(x):
 def curved():
     """A client that sends the angle: no linear decoder gets far."""
     splits = [Batch(circle(jax.random.key(i), 300), jnp.zeros(300, jnp.int32), {}) for i in range(2)]
-    knowledge = Knowledge(base.as_release(angle))
+    knowledge = Knowledge(query.as_release(angle))
     return base.prepare(jax.random.key(0), knowledge, Source(splits[0], fixed), splits[1], count=300)
 
 

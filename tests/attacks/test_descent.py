@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ani_jax.attacks.base import as_release
 from ani_jax.attacks.descent import PEAK, Pixels, Setting, Target, descend, feature_rates
+from ani_jax.attacks.query import as_release
 from ani_jax.types import Release
 
 STDDEV = 0.3

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ani_jax.attacks import base
+from ani_jax.attacks import base, query
 from ani_jax.attacks.library import Library
 from ani_jax.attacks.likelihood import Likelihood, Posterior, Reconstruction
 from ani_jax.types import Batch, Knowledge, Release, Source, fixed
@@ -51,7 +51,7 @@ def view(queries=1, release=NOISY):
 def test_reaches_the_bayes_rate_of_two_gaussians(queries):
     fitted = Likelihood("ink", 2).fit(jax.random.key(3), view(queries))
     test = two_kinds(jax.random.key(4), 4000)
-    guess = fitted.attacker(None, base.query(NOISY, test.image, jax.random.key(5), queries))
+    guess = fitted.attacker(None, query.query(NOISY, test.image, jax.random.key(5), queries))
     rate = scipy.stats.norm.cdf(0.5 / (STDDEV / queries**0.5))
     error = 4 * (rate * (1 - rate) / 4000) ** 0.5
     assert float((guess.argmax(1) == test.sensitive["ink"]).mean()) == pytest.approx(rate, abs=error + 0.002)
@@ -60,7 +60,7 @@ def test_reaches_the_bayes_rate_of_two_gaussians(queries):
 
 def test_chance_where_the_client_says_nothing():
     fitted = Likelihood("ink", 2).fit(jax.random.key(3), view(release=SILENT))
-    guess = fitted.attacker(None, base.query(SILENT, two_kinds(jax.random.key(4), 512).image, jax.random.key(5)))
+    guess = fitted.attacker(None, query.query(SILENT, two_kinds(jax.random.key(4), 512).image, jax.random.key(5)))
     assert float(jnp.ptp(guess, axis=0).max()) == pytest.approx(0, abs=1e-4)
 
 
@@ -73,7 +73,7 @@ def test_a_class_missing_from_the_library_is_never_guessed_and_never_nan():
 
 def test_the_reconstruction_is_the_posterior_mean_of_two_gaussians():
     fitted = Reconstruction(temperatures=(1.0,)).fit(jax.random.key(3), view())
-    z = base.query(NOISY, two_kinds(jax.random.key(4), 300).image, jax.random.key(5))
+    z = query.query(NOISY, two_kinds(jax.random.key(4), 300).image, jax.random.key(5))
     found = np.asarray(fitted.attacker(None, z)).ravel()
     share = float(view().sample.sensitive["ink"].mean())
     ones, zeros = (scipy.stats.norm.pdf(np.asarray(z).ravel(), centre, STDDEV) for centre in (1.0, 0.0))
@@ -83,12 +83,12 @@ def test_the_reconstruction_is_the_posterior_mean_of_two_gaussians():
 def test_a_silent_client_yields_no_more_than_the_mean_image():
     seen = view(release=SILENT)
     fitted = Reconstruction().fit(jax.random.key(3), seen)
-    guess = fitted.attacker(None, base.query(SILENT, seen.validation.image, jax.random.key(5)))
+    guess = fitted.attacker(None, query.query(SILENT, seen.validation.image, jax.random.key(5)))
     np.testing.assert_allclose(guess, jnp.broadcast_to(seen.sample.image.mean(0), guess.shape), atol=1e-5)
 
 
 def test_against_a_client_that_declares_nothing_it_fails_instead_of_guessing():
-    fitted = Likelihood("ink", 2).fit(jax.random.key(3), view(release=base.as_release(lambda x: x)))
+    fitted = Likelihood("ink", 2).fit(jax.random.key(3), view(release=query.as_release(lambda x: x)))
     assert fitted.attacker is None
     assert fitted.failed == "the client declares no Gaussian noise"
 

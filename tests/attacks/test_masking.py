@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ani_jax.attacks import base, masking
+from ani_jax.attacks import base, masking, query
 from ani_jax.types import Batch, Knowledge, Source, fixed
 
 SIDE = 4
@@ -14,7 +14,7 @@ def view(function, count=128):
         Batch(jax.random.uniform(jax.random.key(i), (count, SIDE, SIDE, 1)), jnp.zeros(count, int), {}) for i in (0, 1)
     ]
     source = Source(batches[0], fixed)
-    return base.prepare(jax.random.key(2), Knowledge(base.as_release(function)), source, batches[1], count=count)
+    return base.prepare(jax.random.key(2), Knowledge(query.as_release(function)), source, batches[1], count=count)
 
 
 MATRIX = np.random.default_rng(3).normal(size=(16, 12)).astype(np.float32)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ani_jax.attacks import base, network
+from ani_jax.attacks import base, network, query
 from ani_jax.types import Batch, Knowledge, Release, Source, fixed
 
 
@@ -48,7 +48,7 @@ class Middle(NamedTuple):
 
 def test_a_correction_starts_at_its_base(key):
     batch = Batch(images(4), jnp.arange(4), {})
-    view = base.prepare(key, Knowledge(base.as_release(lambda x: x)), Source(batch, fixed), batch, count=8)
+    view = base.prepare(key, Knowledge(query.as_release(lambda x: x)), Source(batch, fixed), batch, count=8)
     parameters = jax.tree_util.tree_map_with_path(
         network._without_pixels, Halved().init(key, view.held_z, train=False)["params"]
     )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ani_jax.attacks import base
+from ani_jax.attacks import base, query
 from ani_jax.attacks.decoder import Ridge
 from ani_jax.attacks.optimization import WhiteBox, best_guess, settings
 from ani_jax.data import catalog
@@ -29,7 +29,7 @@ def digits(side: int = SIDE) -> Data:
 def seen(function, count=16, sample=512, side=SIDE, queries=1):
     data = digits(side)
     held = jax.tree.map(lambda leaf: leaf[:count], data.validation)
-    knowledge = Knowledge(base.as_release(function))
+    knowledge = Knowledge(query.as_release(function))
     return base.prepare(jax.random.key(0), knowledge, data.auxiliary, held, count=sample, queries=queries)
 
 
@@ -176,7 +176,7 @@ def test_what_is_not_finite_has_failed_and_keeps_its_last_finite_state(key):
     member = WhiteBox(30, 1, (0.03,), (0.0,), (0.0,), tuned_on=16, starters=())
     healthy = member.fit(key, view)
     assert healthy.failed is None
-    sick = member.inverter(key, view, base.as_release(broken))
+    sick = member.inverter(key, view, query.as_release(broken))
     dark = jnp.full_like(view.held, 0.2)
     guess, finite = sick.solve(key, jnp.concatenate([view.held[:, :1] * 0 + 0.9, dark[:, :1]], 1))
     assert finite.tolist() == [True, False]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ani_jax.attacks import base
+from ani_jax.attacks import base, query
 from ani_jax.attacks.optimization import WhiteBox
 from ani_jax.attacks.prior import Prior
 from ani_jax.losses.reconstruction import mse
@@ -35,7 +35,7 @@ def narrow(x):
 def view():
     batches = [blobs(jax.random.key(i), 512) for i in (0, 1)]
     held = jax.tree.map(lambda leaf: leaf[:32], batches[1])
-    knowledge = Knowledge(base.as_release(narrow))
+    knowledge = Knowledge(query.as_release(narrow))
     return base.prepare(jax.random.key(2), knowledge, Source(batches[0], fixed), held, count=512)
 
 

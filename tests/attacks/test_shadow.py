@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ani_jax.attacks import base
+from ani_jax.attacks import base, query
 from ani_jax.attacks.optimization import WhiteBox
 from ani_jax.attacks.shadow import UNGRANTED, Shadow
 from ani_jax.losses.reconstruction import mse
@@ -38,10 +38,10 @@ def forbidden(x):
 @pytest.fixture(scope="module")
 def view():
     batches = [pictures(jax.random.key(i), 256) for i in (0, 1)]
-    knowledge = Knowledge(base.as_release(client), base.as_predictor(predict))
+    knowledge = Knowledge(query.as_release(client), query.as_predictor(predict))
     held = jax.tree.map(lambda leaf: leaf[:32], batches[1])
     found = base.prepare(jax.random.key(2), knowledge, Source(batches[0], fixed), held, count=256)
-    return dataclasses.replace(found, knowledge=knowledge._replace(release=base.as_release(forbidden)))
+    return dataclasses.replace(found, knowledge=knowledge._replace(release=query.as_release(forbidden)))
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ani_jax.attacks.base import as_release
+from ani_jax.attacks.query import as_release
 from ani_jax.evaluation.cost import cost_card, multiply_accumulates, parameter_count
 from ani_jax.modules.conv import conv2d
 from ani_jax.modules.edge import CnnEdge

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ani_jax.attacks.base import as_release, prepare
+from ani_jax.attacks.base import prepare
+from ani_jax.attacks.query import as_release
 from ani_jax.data import digits
 from ani_jax.evaluation import criterion as under_test
 from ani_jax.evaluation.criterion import criterion

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import pytest
 
 from ani_jax.attacks.attribute import Probe
-from ani_jax.attacks.base import Attack, as_release
+from ani_jax.attacks.base import Attack
 from ani_jax.attacks.decoder import Ridge
+from ani_jax.attacks.query import as_release
 from ani_jax.evaluation import judge, scene
 from ani_jax.evaluation.budgets import BUDGETS
 from ani_jax.types import Knowledge

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ani_jax.attacks import base
+from ani_jax.attacks import base, query
 from ani_jax.evaluation import references
 from ani_jax.evaluation.metrics import Bootstrap
 from ani_jax.records import Estimate
@@ -24,7 +24,7 @@ def batch(key, count, agreement=0.9):
 def scene():
     test = batch(jax.random.key(1), 1000)
     source = Source(batch(jax.random.key(0), 500), fixed)
-    view = base.prepare(jax.random.key(2), Knowledge(base.as_release(lambda x: x)), source, test, count=500)
+    view = base.prepare(jax.random.key(2), Knowledge(query.as_release(lambda x: x)), source, test, count=500)
     return view, test, references.Answers.of(predict, view, test.image[None])
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ani_jax.attacks.attribute import Probe
-from ani_jax.attacks.base import Attack, as_release
+from ani_jax.attacks.base import Attack
+from ani_jax.attacks.query import as_release
 from ani_jax.evaluation.budgets import BUDGETS
 from ani_jax.evaluation.scene import Scene, named, title
 from ani_jax.types import Knowledge

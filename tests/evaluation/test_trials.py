@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import pytest
 
 from ani_jax.attacks.attribute import Probe
-from ani_jax.attacks.base import Attack, Fitted, as_release
+from ani_jax.attacks.base import Attack, Fitted
+from ani_jax.attacks.query import as_release
 from ani_jax.evaluation import trials
 from ani_jax.evaluation.budgets import BUDGETS
 from ani_jax.evaluation.scene import Scene

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from ani_jax.attacks import attribute, decoder
-from ani_jax.attacks.base import Fitted, as_release, prepare
+from ani_jax.attacks.base import Fitted, prepare
+from ani_jax.attacks.query import as_release
 from ani_jax.evaluation import tuning
 from ani_jax.evaluation.budgets import BUDGETS, default_attacks
 from ani_jax.modules.adversaries import MirrorDecoder

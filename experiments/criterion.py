@@ -44,7 +44,8 @@ def main(argv: list[str]) -> None:
         found = measured(folders, critics, values.noise, where)
     except (ValueError, CheckpointError) as error:
         flags.fail(str(error))
-    print("\n".join(filter(None, (agreement.table(found), "", *agreement.lines(list(found.values()))))))
+    said = (*agreement.lines(list(found.values())), *(f"! {caveat}" for caveat in agreement.caveats(found)))
+    print("\n".join((agreement.table(found), *said)))
 
 
 def measured(

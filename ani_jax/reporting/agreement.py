@@ -65,5 +65,23 @@ def table(clients: Mapping[str, Evidence]) -> str:
     return aligned(rows)
 
 
+def caveats(clients: Mapping[str, Evidence]) -> tuple[str, ...]:
+    """Which clients' estimates of information say nothing, and whose self-tests failed.
+
+    Example:
+        >>> caveats({"funnel": Evidence("funnel", "digits", 0, "quick", {}, {}, {}, ())})
+        ()
+    """
+    found = []
+    for name, evidence in clients.items():
+        if evidence.criterion is None:
+            continue
+        told = evidence.criterion.information
+        if told.value is not None and told.value <= 0:
+            found.append(f"{name}: I(x; z + noise) reads 0 or less: no critic found anything, which says nothing of z")
+        found += [f"{name}: the self-test failed: {test.note}" for test in told.self_tests if not test.passed]
+    return tuple(found)
+
+
 def _error(evidence: Evidence) -> float | None:
     return score(strongest(evidence, "image"), "mse")

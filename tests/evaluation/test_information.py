@@ -86,6 +86,15 @@ def test_untrained_critics_are_named_with_what_the_trained_ones_read():
     assert f"the critics read {found.last:.3f} here" in note
 
 
+def test_a_reading_below_zero_is_called_impossible():
+    train, selection, (x, z) = sets()
+    # Where z hangs on x the other way round than before, every trained critic is misled.
+    found = estimate_information(jax.random.key(0), train, selection, (x, -z), FAST, self_test=())
+    assert found.value < 0
+    assert any(caveat.startswith("reads below 0, which no information is") for caveat in found.caveats)
+    assert not any("reads below 0" in caveat for caveat in nwj().caveats)
+
+
 def test_infonce_says_its_cap_and_stays_below_it():
     train, selection, (x, _) = sets()
     copies = [(x_part, x_part) for x_part, _ in (train, selection)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ani_jax.records import Criterion, InformationEstimate
+from ani_jax.records import Criterion, InformationEstimate, SelfTest
 from ani_jax.reporting import agreement
 
 
@@ -37,3 +37,14 @@ def test_a_criterion_that_works_is_told_as_minus_one(none, decoder):
     )
     assert agreement.lines(clients[:2]) == ()
     assert agreement.lines([none]) == ()
+
+
+def test_an_estimate_that_says_nothing_is_named(none):
+    failed = SelfTest(2.0, 2.0, 0.1, None, (), None, False, "reads 0.10 where 2.00 is right")
+    told = criterion(-6210.0)
+    broken = dataclasses.replace(told, information=dataclasses.replace(told.information, self_tests=(failed,)))
+    clients = {name: dataclasses.replace(none, criterion=c) for name, c in (("a", criterion(1.0)), ("b", broken))}
+    assert agreement.caveats({**clients, "c": none}) == (
+        "b: I(x; z + noise) reads 0 or less: no critic found anything, which says nothing of z",
+        "b: the self-test failed: reads 0.10 where 2.00 is right",
+    )

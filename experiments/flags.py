@@ -19,6 +19,8 @@ from ani_jax.training.config import TrainConfig
 from experiments import memory
 
 FLAGS = flags.FLAGS
+FEWEST = 200
+"""Originals of which the part that trains, 36%, makes up a batch of the undefended reference."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +72,19 @@ class RunConfig:
                 )
         chosen = registry.options(self.defense) | dict(self.options)
         self._build(chosen)
+        weights = registry.DEFENSES[self.defense].privacy
+        if self.utility_budget is not None and not any(chosen[name] for name in weights):
+            raise ValueError(
+                f"utility_budget={self.utility_budget}: scales {', '.join(weights)}, of which one must be above 0"
+            )
         object.__setattr__(self, "options", chosen)
 
     def _name_tasks(self) -> None:
         """Checks the names that have to do with the data; the catalogue's own choice is written as None."""
         object.__setattr__(self, "augment", tuple(self.augment))
         augment.check(self.augment)
-        if self.originals is not None and (self.originals < 100 or self.dataset.startswith("digits")):
-            raise ValueError(f"originals={self.originals}: must be at least 100, and cannot be chosen for digits")
+        if self.originals is not None and (self.originals < FEWEST or self.dataset.startswith("digits")):
+            raise ValueError(f"originals={self.originals}: must be at least {FEWEST}, and cannot be chosen for digits")
         given = None if self.sensitive is None else tuple(self.sensitive)
         object.__setattr__(self, "sensitive", given)
         chosen = self.tasks

@@ -19,9 +19,11 @@ from ani_jax.records import to_json
 from ani_jax.reporting import frontier, frontier_page
 from ani_jax.training import sweep
 from ani_jax.training.checkpoint import CheckpointError
-from experiments import flags, grid, machine, programs, runs
+from experiments import flags, folders, grid, machine, programs, runs
 
 FLAGS = absl_flags.FLAGS
+MARK = "command.txt"
+"""The file that says which frontier a folder holds."""
 
 
 def main(argv: list[str]) -> None:
@@ -37,19 +39,22 @@ def main(argv: list[str]) -> None:
         flags.fail(f"flag --{error}")
     own = {name: FLAGS[name].value for name in ("weights", "seeds", "span", "group") if FLAGS[name].present}
     asked = {"defenses": ",".join(FLAGS.defenses), **own}
-    name = hashlib.sha256(grid.command(chosen, asked, pathlib.Path()).encode()).hexdigest()[:10]
+    mark = grid.command(chosen, asked, pathlib.Path()).rsplit(" --workdir=", 1)[0]
+    name = hashlib.sha256(mark.encode()).hexdigest()[:10]
     folder = pathlib.Path(FLAGS.workdir or f"runs/frontier-{chosen[0].dataset}-{name}")
     cache = pathlib.Path(FLAGS.cache_dir).expanduser()
     programs.keep(cache)
     where = {name: FLAGS[name].value for name in ("data_dir", "manual_dir")}
     try:
-        with machine.resumable():
+        with machine.resumable(), folders.held(folder, wait=False):
+            if folders.marked(folder, MARK, mark, "frontier") != mark:
+                raise runs.WorkdirError(f"workdir={folder}: belongs to another frontier; name another folder")
             points = _points(rows, folder, cache, where, machine.Machine(stop=machine.Told(signal.SIGTERM)))
+            places = {name: value for name, value in where.items() if value is not None}
+            line = grid.command(chosen, {**asked, **places}, folder)
+            _write(Frontier(chosen[0].dataset, chosen[0].audit, points), folder, line)
     except (runs.WorkdirError, DataError, CheckpointError) as error:
         flags.fail(f"flag --{error}" if isinstance(error, ValueError) else str(error))
-    places = {name: value for name, value in where.items() if value is not None}
-    line = grid.command(chosen, {**asked, **places}, folder)
-    _write(Frontier(chosen[0].dataset, chosen[0].audit, points), folder, line)
     print(f"\nreport:    {folder / 'frontier.html'}\npoints:    {folder / 'frontier.csv'}\nreproduce: {line}")
 
 
@@ -64,7 +69,8 @@ def _points(
     found: dict[tuple[str, int], Point] = {}
     done, total = 0, sum(map(len, rows))
     for row in rows:
-        for points in grid.execute(row, sweep.group_size(len(row), FLAGS.group), folder, cache, where, given):
+        size = sweep.group_size(len(row), FLAGS.group, row[0].config.train.steps_per_dispatch)
+        for points in grid.execute(row, size, folder, cache, where, given):
             found |= {(point.title, point.seed): point for point in points}
             done, last = done + 1, points[-1]
             leaked = last.leakage(WORST)
@@ -76,12 +82,13 @@ def _points(
 
 
 def _write(found: Frontier, folder: pathlib.Path, line: str) -> None:
-    """Leaves the frontier in its folder and prints its table."""
+    """Prints the frontier's table and leaves everything in its folder; what has no point with a leakage has no picture."""
+    print(frontier.table(found))
     runs.write(folder / "frontier.json", to_json(found))
     runs.write(folder / "frontier.csv", frontier.as_csv(found))
-    runs.write(folder / "frontier.svg", frontier_page.figure(frontier.panels(found)).decode())
-    runs.write(folder / "frontier.html", frontier_page.render(found, command=line))
-    print(frontier.table(found))
+    if panels := frontier.panels(found):
+        runs.write(folder / "frontier.svg", frontier_page.figure(panels).decode())
+        runs.write(folder / "frontier.html", frontier_page.render(found, command=line))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from experiments.flags import RunConfig
 from experiments.machine import Machine
 from experiments.progress import Progress
 
+UNSOUND = "unsound"
+"""Mark of a member that was not finite when its group was trained."""
 FOREIGN = ("defense", "utility_budget", "config")
 """Flags of a single run that a frontier has no use for."""
 
@@ -37,14 +39,29 @@ class Member:
         """Name of its run folder."""
         return f"{self.config.defense}-{self.config.digest}"
 
+    @property
+    def name(self) -> str:
+        """What its defence is called; without protection, also by what makes it another client than a reference."""
+        return named(self.config) if self.config.defense == "none" else self.config.defense
+
     def point(self, run: runs.Run) -> Point:
         """What the frontier keeps of the finished run."""
-        return Point.of(run.evidence, self.config.defense, self.multiplier, dict(self.weights))
+        return Point.of(run.evidence, self.name, self.multiplier, dict(self.weights))
 
     def failed(self, error: Exception) -> Point:
         """What it keeps of a run that could not be trained."""
         reason = f"not trained: {error}"
-        return Point(self.config.defense, self.multiplier, dict(self.weights), self.config.train.seed, status=reason)
+        return Point(self.name, self.multiplier, dict(self.weights), self.config.train.seed, status=reason)
+
+
+def named(config: RunConfig) -> str:
+    """What an undefended client is called: clients of another width, backbone or training have names of their own.
+
+    Example:
+        >>> named(RunConfig("none")), named(RunConfig("none", options={"steps": 500}))
+        ('none', 'none --steps=500')
+    """
+    return flags.variant(RunConfig(config.defense, options=config.options, train=config.train))
 
 
 def configs(names: Sequence[str]) -> list[RunConfig]:
@@ -135,21 +152,21 @@ def execute(
         except TrainingError as error:
             yield [member.failed(error)]
             continue
-        # A defence of another width or backbone has a reference of its own; everything else they share.
-        names = [flags.variant(RunConfig(run.config.defense, options=run.config.options)) for run in references]
-        known = [Point.of(run.evidence, name, 1.0, {}) for run, name in zip(references, names, strict=True)]
+        known = [Point.of(run.evidence, named(run.config), 1.0, {}) for run in references]
         yield [*known, member.point(own)]
 
 
 def _train(row: Sequence[Member], group: int, place: pathlib.Path, where: Mapping[str, Any], machine: Machine) -> None:
     """Trains a row in groups and leaves the last checkpoint of each member in its folder, unless all of them are there.
 
-    A member that is not finite leaves none: it is trained alone later, which says what went wrong.
+    A member that is not finite leaves a mark instead: it is trained alone later, which says what went wrong.
     """
     data, defense = runs.problem(row[0].config, where)
     total = schedule(defense)[-1][1]
     saved = [Checkpoints(place / member.place / "checkpoints", member.config.train.keep) for member in row]
-    if all(total in checkpoints.steps() for checkpoints in saved):
+    marks = [place / member.place / UNSOUND for member in row]
+    done = [total in checkpoints.steps() or mark.exists() for checkpoints, mark in zip(saved, marks, strict=True)]
+    if all(done):
         return
     with contextlib.ExitStack() as held:
         bars = []
@@ -164,10 +181,11 @@ def _train(row: Sequence[Member], group: int, place: pathlib.Path, where: Mappin
 
         members = [dataclasses.replace(defense, **member.weights) for member in row]
         states = sweep.train_together(members, data, row[0].config.train, group, on_event)
-        for checkpoints, state in zip(saved, states, strict=True):
-            if state is not None:
+        for checkpoints, mark, state, there in zip(saved, marks, states, done, strict=True):
+            if state is None:
+                mark.touch()
+            elif not there:
                 checkpoints.save(total, state)
-                checkpoints.wait()
 
 
 def command(chosen: Sequence[RunConfig], asked: Mapping[str, Any], folder: pathlib.Path) -> str:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ani_jax.data import catalog
+from ani_jax.data.files import DataError
 from ani_jax.data.loader import draw_batch
 from ani_jax.defenses import registry
 from ani_jax.defenses.base import Defense, freeze
@@ -86,9 +87,9 @@ def undefended(
     config: RunConfig, cache: pathlib.Path, where: Mapping[str, Any] | None = None, machine: Machine | None = None
 ) -> Run:
     """The undefended reference of a run, trained once and then read from the cache."""
-    folder, config = reference_folder(config, cache), config.reference()
+    asked, folder, config = config, reference_folder(config, cache), config.reference()
     with claim(folder, config, wait=True, flag="cache_dir"):
-        _finish(config, folder, None, where, machine or Machine())
+        _finish(config, folder, None, where, machine or Machine(), asked)
     return load(folder)
 
 
@@ -182,12 +183,14 @@ def _finish(
     reference: Run | None,
     where: Mapping[str, Any] | None,
     machine: Machine,
+    asked: RunConfig | None = None,
 ) -> None:
-    """Trains and audits in a claimed folder, unless its evidence is there."""
+    """Trains and audits in a claimed folder, unless its evidence is there; what was asked for must be possible at all."""
     if (folder / "evidence.json").exists():
         return
     started = time.monotonic()
     data, defense = problem(config, where)
+    _fits(asked or config, data)
     logged: list[tuple[int, float]] = []
     with Progress(folder, config.defense) as progress:
 
@@ -231,7 +234,11 @@ def _finish(
 
 
 def problem(config: RunConfig, where: Mapping[str, Any] | None) -> tuple[Data, Defense]:
-    """The data of a run, and the defence built for it."""
+    """The data of a run, and the defence built for it.
+
+    Raises:
+        DataError: see ``data``; or fewer pictures train than make up a batch.
+    """
     primary, sensitive = config.tasks
     data = catalog.load(
         config.dataset,
@@ -250,7 +257,15 @@ def problem(config: RunConfig, where: Mapping[str, Any] | None) -> tuple[Data, D
         attributes=tuple((task.name, task.classes) for task in data.sensitive),
         **config.options,
     )
+    _fits(config, data)
     return data, defense
+
+
+def _fits(config: RunConfig, data: Data) -> None:
+    if config.train.batch_size > data.defend.size:
+        raise DataError(
+            f"batch_size={config.train.batch_size}: must be at most {data.defend.size}, the originals that train"
+        )
 
 
 def trained(run: Run, where: Mapping[str, Any] | None) -> tuple[Data, Defense, State]:

@@ -164,10 +164,10 @@ class Defense:
         """The training schedule; the default is one phase on everything."""
         return (Phase("train", self.steps, ("client", "server"), self.active_terms(), 1 if self.adversaries else 0),)
 
-    @property
-    def optimizer(self) -> Optimizer:
-        """The defender's optimiser."""
-        return Optimizer(self.learning_rate, decay_steps=self.steps)
+    def optimizer(self, group: str) -> Optimizer:
+        """The optimiser of one of the defender's parameter groups: Adam with cosine decay over all steps that train it."""
+        steps = sum(phase.steps for phase in self.phases if group in phase.trainable)
+        return Optimizer(self.learning_rate, decay_steps=steps)
 
     @property
     def adversary_optimizer(self) -> Optimizer:

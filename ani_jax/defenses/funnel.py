@@ -108,12 +108,11 @@ class Funnel(Defense):
         """Channel expansion, then the same backbone as the undefended split's."""
         return SplitCloud(self.classes, self.width, self.depth, self.expansion, self.axis_name, self.backbone)
 
-    @property
-    def optimizer(self) -> Optimizer:
+    def optimizer(self, group: str) -> Optimizer:
         """Adam with cosine decay; ``faithful`` takes the release's [code]: Adam(0.5, 0.999), amsgrad, weight decay 1e-3."""
         if self.faithful:
             return Optimizer(self.learning_rate, b1=0.5, weight_decay=1e-3, amsgrad=True)
-        return Optimizer(self.learning_rate, decay_steps=self.steps)
+        return super().optimizer(group)
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -202,11 +202,6 @@ class Partition(Defense):
         )
 
     @property
-    def optimizer(self) -> Optimizer:
-        """Adam with cosine decay over all steps that client and server take."""
-        return Optimizer(self.learning_rate, decay_steps=self.pretraining_steps + self.steps)
-
-    @property
     def adversary_optimizer(self) -> Optimizer:
         """Adam at a constant rate: adversaries must keep up to the end."""
         return Optimizer(self.adversary_rate)

@@ -239,7 +239,9 @@ def _caveats(critics: Critics, readings: _Readings, noise: float, count: int) ->
             f"saturated: within {SATURATED:g} nats of the {most:.3f} that it can show; the truth may lie far above"
         )
     if readings.value is not None and readings.value < 0:
-        caveats.append("reads below 0, which no information is: what was learnt of the training pairs misleads on these")
+        caveats.append(
+            "reads below 0, which no information is: what was learnt of the training pairs misleads on these"
+        )
     untrained = readings.kept.count(0)
     if untrained:
         last = "nothing finite" if readings.last is None else f"{readings.last:.3f}"

@@ -54,12 +54,14 @@ class Panel:
 def panels(frontier: Frontier) -> tuple[Panel, ...]:
     """The worst attack's panel, then every attack's own.
 
-    A point that a seed did not measure is left out as a whole: a mean over the seeds that went well would flatter it.
+    A point that a seed did not measure is left out as a whole: a mean over the seeds that went well would flatter it. A measure
+    that leaves none is no panel; see :func:`caveats`.
 
     Args:
         frontier: all points.
     """
-    return tuple(_panel(frontier.points, measure) for measure in measures(frontier.points))
+    found = (_panel(frontier.points, measure) for measure in measures(frontier.points))
+    return tuple(panel for panel in found if panel.means)
 
 
 def _panel(points: Sequence[Point], measure: str) -> Panel:
@@ -132,6 +134,17 @@ def caveats(frontier: Frontier) -> tuple[str, ...]:
             for leak in point.leaks
             if leak.status != "ok"
         ]
+    undefined: dict[tuple[str, int], int] = {}
+    for point in frontier.points:
+        for leak in point.leaks:
+            if leak.status == "ok" and leak.leakage is None:
+                place = (leak.measure, point.seed)
+                undefined[place] = undefined.get(place, 0) + 1
+    found += [
+        f"{measure}, seed {seed}: its leakage is not defined at {count} points, for which neither it nor its mean over seeds is "
+        "shown, and which the worst attack does not count"
+        for (measure, seed), count in undefined.items()
+    ]
     if len({point.seed for point in frontier.points}) == 1:
         found.append("one seed: no band can be given")
     return tuple(found)
@@ -146,7 +159,8 @@ def table(frontier: Frontier) -> str:
                 ("*" if m.front else "", m.title, _text(m.utility, percent), _text(m.leakage, ratio))
                 for m in panel.means
             ]
-    return "\n".join([aligned(rows), "", *findings(frontier)[1:], *(f"! {caveat}" for caveat in caveats(frontier))])
+    # Of two findings the first says in words what the rows say.
+    return "\n".join([aligned(rows), "", findings(frontier)[-1], *(f"! {caveat}" for caveat in caveats(frontier))])
 
 
 def as_csv(frontier: Frontier) -> str:

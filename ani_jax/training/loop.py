@@ -57,7 +57,7 @@ def train(
         was killed and resumed.
 
     Raises:
-        ValueError: the batch cannot be shared out over the devices.
+        ValueError: the batch cannot be shared out over the devices, or there is nothing that ``utility`` could scale.
         TrainingError: a loss or gradient is not finite. Checkpoints saved before stay.
         CheckpointError: checkpoints exist and none can be trusted.
         Stopped: ``stop`` said so.
@@ -66,6 +66,8 @@ def train(
     init_key, data_key = jax.random.split(jax.random.key(config.seed))
     start = init(defense, init_key)
     phases = schedule(defense)
+    if utility is not None and not any(spends(defense, phase) for phase, _ in phases):
+        raise ValueError(f"utility: {defense.name} has no privacy weight above 0 that it could scale")
     choices = {part.end for part in _plan(phases, 0, config) if part.chooses}
     kept = None if utility is None else Kept(defense, data.validation, utility, checkpoints, start)
     log = Log(on_event, config.skip_nonfinite)

@@ -69,9 +69,8 @@ def init(defense: Defense, key: PRNGKey) -> State:
         "server": server["params"],
         "adversaries": {name: variables["params"] for name, variables in adversaries.items()},
     }
-    defender = defense.optimizer.build()
     adversary = defense.adversary_optimizer.build()
-    optimizers = {group: defender.init(at(params, group)) for group in groups(defense)}
+    optimizers = {group: defense.optimizer(group).build().init(at(params, group)) for group in groups(defense)}
     optimizers |= {f"adversaries/{name}": adversary.init(tree) for name, tree in params["adversaries"].items()}
     return State(
         params=params,

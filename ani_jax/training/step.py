@@ -74,7 +74,7 @@ def make_step(
         learnt = {group: gradients.pop(group) for group in reversed_groups}
         state, norms = learn(state, gradients, defense.optimizer)
         for group, gradient in learnt.items():
-            state, own_norm = learn(state, {group: gradient}, defense.adversary_optimizer)
+            state, own_norm = learn(state, {group: gradient}, lambda group: defense.adversary_optimizer)
             norms |= own_norm
         statistics = _mean(defense, {"client": client_statistics, "server": server_statistics})
         metrics |= watched | {"gradient_norm": optax.tree.norm(gradients)} | norms
@@ -154,7 +154,7 @@ def _train_adversaries(
             lambda params: _own_losses(defense, params, seen, batch, extra), has_aux=True
         )(state.params["adversaries"])
         for name, gradient in _mean(defense, gradients).items():
-            state, norm = learn(state, {f"adversaries/{name}": gradient}, defense.adversary_optimizer)
+            state, norm = learn(state, {f"adversaries/{name}": gradient}, lambda group: defense.adversary_optimizer)
             metrics |= norm
     return state, metrics
 
@@ -176,16 +176,17 @@ def _own_losses(
     return total, (answers, metrics)
 
 
-def _learn(clip: float, state: State, gradients: Mapping[str, Any], optimizer: Optimizer) -> tuple[State, Metrics]:
+def _learn(
+    clip: float, state: State, gradients: Mapping[str, Any], optimizer: Callable[[str], Optimizer]
+) -> tuple[State, Metrics]:
     """One optimiser step on the groups that have a gradient, clipped together; all else stays as it is. Norms beside."""
     norms = {f"gradient_norm/{group}": optax.tree.norm(gradient) for group, gradient in gradients.items()}
     if clip:
         clipped: Any = optax.clip_by_global_norm(clip).update(dict(gradients), optax.EmptyState())[0]
         gradients = clipped
-    transform = optimizer.build()
     trainable, optimizers = select(state.params, gradients), dict(state.optimizers)
     for group, gradient in gradients.items():
-        updates, optimizers[group] = transform.update(gradient, optimizers[group], trainable[group])
+        updates, optimizers[group] = optimizer(group).build().update(gradient, optimizers[group], trainable[group])
         trainable[group] = optax.apply_updates(trainable[group], updates)
     return dataclasses.replace(state, params=replace(state.params, trainable), optimizers=optimizers), norms
 

@@ -9,15 +9,17 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
 
 from ani_jax.data.loader import draw_batch
 from ani_jax.defenses.base import Defense
 from ani_jax.training.config import TrainConfig
 from ani_jax.training.dispatch import Outcome, Work, advance
+from ani_jax.training.log import PATIENCE
 from ani_jax.training.phases import enter, schedule
 from ani_jax.training.state import State, init
 from ani_jax.types import Data, PRNGKey, Source
@@ -71,14 +73,17 @@ def scaled(defense: Defense, multiplier: float) -> dict[str, float]:
     return {name: float(f"{float(found[name]):.6g}") for name in defense.privacy}
 
 
-def group_size(count: int, asked: int = 0) -> int:
+def group_size(count: int, asked: int = 0, steps_per_dispatch: int = 1) -> int:
     """How many of ``count`` members to train together: what was asked for, at most all; 0 leaves it to the platform.
+
+    Several steps in a dispatch are for members that are trained one after the other.
 
     Example:
         >>> group_size(8, asked=3), group_size(2, asked=3)
         (3, 2)
     """
-    chosen = asked or (1 if jax.default_backend() == "cpu" else count)
+    alone = jax.default_backend() == "cpu" or steps_per_dispatch > 1
+    chosen = asked or (1 if alone else count)
     return min(chosen, count)
 
 
@@ -102,7 +107,8 @@ def train_together(
         on_event: receives "start", "metrics" and "end" of every member.
 
     Returns:
-        The final states in order; None for a member whose loss or gradient was not finite.
+        The final states in order; None for a member that ``training.loop.train`` would have stopped, because a loss or gradient
+        was not finite.
 
     Raises:
         ValueError: the members differ in more than their weights, or an argument is out of range.
@@ -145,7 +151,7 @@ def _train_group(
     init_key, data_key = jax.random.split(jax.random.key(config.seed))
     fresh = init(defense, init_key)
     states = _stack([dataclasses.replace(fresh, weights=member.init_weights()) for member in members])
-    sound = [True] * len(members)
+    health = Health(jnp.zeros(len(members), jnp.int32), jnp.ones(len(members), bool))
 
     def tell(event: Mapping[str, Any]) -> None:
         for place in range(len(members)):
@@ -158,16 +164,30 @@ def _train_group(
         work = Work(defense, phase, config.batch_size, clip=config.clip, skip_nonfinite=config.skip_nonfinite)
         while step < end:
             states, outcomes = _dispatch(states, data.defend, data_key, work)
+            health = _watched(health, outcomes.good, PATIENCE if config.skip_nonfinite else 0)
             step += 1
             if step % config.log_every and step != total:
                 continue
             for place, outcome in enumerate(_unstack(jax.device_get(outcomes), len(members))):
-                sound[place] &= bool(outcome.good) or config.skip_nonfinite
                 if outcome.good:
                     values = {name: float(value) for name, value in outcome.metrics.items()}
                     on_event(place, {"kind": "metrics", "step": step, "phase": phase.name, "metrics": values})
     tell({"kind": "end", "step": total, "total": total})
+    sound = jax.device_get(health.sound)
     return [state if good else None for state, good in zip(_unstack(states, len(members)), sound, strict=True)]
+
+
+class Health(NamedTuple):
+    """How every member fares: its latest steps in a row that were not finite, and whether there never were too many."""
+
+    streak: Int[Array, " members"]
+    sound: Bool[Array, " members"]
+
+
+@functools.partial(jax.jit, static_argnames="patience")
+def _watched(health: Health, good: Bool[Array, " members"], patience: int) -> Health:
+    streak = jnp.where(good, 0, health.streak + 1)
+    return Health(streak, health.sound & (streak <= patience))
 
 
 @functools.partial(jax.jit, static_argnames="work", donate_argnames="states")

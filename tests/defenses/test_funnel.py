@@ -114,7 +114,8 @@ def test_local_dependence_does_not_let_a_quiet_copy_hide():
 
 def test_faithful_takes_the_released_formulas_and_optimiser(batch):
     defense = small(faithful=True, dependence="biased")
-    assert (defense.optimizer.b1, defense.optimizer.weight_decay, defense.optimizer.amsgrad) == (0.5, 1e-3, True)
+    adam = defense.optimizer("client")
+    assert (adam.b1, adam.weight_decay, adam.amsgrad) == (0.5, 1e-3, True)
     z = jax.random.uniform(jax.random.key(2), (8, 4, 4, 3))
     loss = terms(defense, z, batch)
     assert float(loss["beta"]) == pytest.approx(

@@ -63,13 +63,17 @@ def test_tasks_are_written_only_where_they_are_not_the_catalogues(tmp_path):
         ({"dataset": "cats"}, r"dataset=cats: must be one of digits"),
         ({"primary": "age"}, r"primary=age: must be one of digit, ink, paper for digits"),
         ({"sensitive": ["digit"]}, r"sensitive=digit: is the primary task or named twice"),
-        ({"originals": 500}, r"originals=500: must be at least 100, and cannot be chosen for digits"),
+        ({"originals": 500}, r"originals=500: must be at least 200, and cannot be chosen for digits"),
         ({"augment": ["spin"]}, r"augment=spin: must be one of flip, crop, jitter"),
         ({"audit": "lazy"}, r"audit=lazy: must be one of smoke, quick"),
         ({"image_size": 33}, r"image_size=33: must be a multiple of 8"),
         ({"options": {"beta": -1.0}}, r"beta=-1.0: must be a finite number, 0 or more"),
         ({"options": {"beta": float("nan")}}, r"beta=nan: must be a finite number"),
         ({"options": {"smoothing": 1.0}}, r"smoothing=1.0: must be in \[0, 1\)"),
+        (
+            {"utility_budget": 0.01, "options": dict.fromkeys(("beta", "gamma", "l1"), 0.0)},
+            r"utility_budget=0.01: scales beta, gamma, l1, of which one must be above 0",
+        ),
         ({"defense": "none", "options": {"beta": 1.0}}, r"beta: not an option of none, which has"),
     ],
 )

@@ -5,6 +5,7 @@ import pytest
 
 from ani_jax.evaluation.frontier import WORST, Frontier, Leak, Point
 from ani_jax.reporting import frontier as numbers
+from ani_jax.reporting import frontier_page
 
 
 def by_measure(found, measure):
@@ -42,6 +43,21 @@ def test_a_point_that_a_seed_lacks_is_left_out_and_said(frontier):
     # It covers nothing at its seed, so the hypervolume can only be that of the others there.
     before, after = (by_measure(f, "ink: attribute").volumes["funnel"].value for f in (frontier, found))
     assert after > before
+
+
+def test_a_measure_that_every_mean_lacks_is_no_panel_and_said(frontier):
+    """Leakage is undefined where the undefended client leaks no more than chance, which may happen at one seed of two."""
+    points = [
+        Point("ani", 1.0, {"entropy": 0.5}, seed, 0.9, 0.1, (Leak("decoder", "image", 1, 0.1, 0.5), attribute))
+        for seed, attribute in enumerate((Leak("probe", "ink", 1, 0.3, 0.2), Leak("probe", "ink", 1, 0.3, None)))
+    ]
+    found = Frontier("digits", "quick", tuple(points))
+    assert [panel.measure for panel in numbers.panels(found)] == [WORST, "image: decoder"]
+    assert any("ink: probe, seed 1: its leakage is not defined at 1 points" in line for line in numbers.caveats(found))
+    assert "image: decoder" in frontier_page.render(found, command="")
+    nothing = Frontier("digits", "quick", (Point("ani", 1.0, {}, 0, status="not trained: step 1: loss not finite"),))
+    assert numbers.panels(nothing) == ()
+    assert "No point has both" in numbers.table(nothing)
 
 
 def test_failed_attacks_are_said():

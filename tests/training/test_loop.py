@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ani_jax.training.budget import UtilityBudget
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.loop import Stopped, TrainConfig, TrainingError, evaluate, train
+from ani_jax.training.state import init
 from ani_jax.types import Source, fixed
 
 CONFIG = TrainConfig(batch_size=8, log_every=2, checkpoint_every=2)
@@ -74,6 +76,26 @@ def test_everything_up_to_a_checkpoint_is_logged_before_it(toy, toy_data, tmp_pa
     train(toy(), toy_data, CONFIG, Checkpoints(tmp_path), events.append)
     kinds = [(e["kind"], e["step"]) for e in events]
     assert kinds.index(("metrics", 4)) < kinds.index(("checkpoint", 4)) < kinds.index(("metrics", 6))
+
+
+def test_a_phase_after_the_main_one_still_learns(toy, toy_data, tmp_path):
+    """Each group's rate decays over all steps that train it: one that ran out before would leave the last phase idle."""
+    defense, checkpoints, seen = toy(steps=4, pretraining=6), Checkpoints(tmp_path), {}
+    assert [defense.optimizer(group).decay_steps for group in ("client", "server")] == [10, 12]
+
+    def look(event):
+        if event["kind"] == "checkpoint":
+            seen[event["step"]] = checkpoints.restore(init(defense, jax.random.key(0)))[1].params
+
+    train(defense, toy_data, CONFIG, checkpoints, look)
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), seen[10], seen[12])
+    assert max(jax.tree.leaves(moved["server"])) > 1e-6
+    assert max(jax.tree.leaves(moved["client"])) == 0
+
+
+def test_a_budget_without_anything_to_scale_is_refused(toy, toy_data):
+    with pytest.raises(ValueError, match="utility: toy has no privacy weight above 0"):
+        train(toy(attribute=0.0), toy_data, CONFIG, utility=UtilityBudget(0.01, 1.0, 0.9))
 
 
 def test_seeds_differ_and_repeat(toy, toy_data):

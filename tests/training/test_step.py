@@ -66,7 +66,7 @@ def test_defender_and_adversary_follow_their_own_gradients(toy, toy_batch, updat
     # One Adam step of the defender against the updated, frozen adversary.
     client, server = by_hand(defense, before, toy_batch, adversary)
     for party, gradient in (("client", client), ("server", server)):
-        optimizer = defense.optimizer.build()
+        optimizer = defense.optimizer(party).build()
         change, _ = optimizer.update(gradient, optimizer.init(before.params[party]), before.params[party])
         expected = optax.apply_updates(before.params[party], change)
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), after.params[party], expected)
@@ -111,7 +111,7 @@ def test_zero_weight_equals_plain_training(toy, toy_batch):
         ("client", "server"), by_hand(defense, before, toy_batch, before.params["adversaries"]["ink"]), strict=True
     ):
         assert same(after.params[party], same_modules.params[party])
-        optimizer = defense.optimizer.build()
+        optimizer = defense.optimizer(party).build()
         change, _ = optimizer.update(gradient, optimizer.init(before.params[party]), before.params[party])
         expected = optax.apply_updates(before.params[party], change)
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), after.params[party], expected)

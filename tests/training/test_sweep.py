@@ -83,6 +83,14 @@ def check_equality(defense, data, count):
         assert ends[place].weights == pytest.approx(member.weights())
 
 
+def test_a_member_is_sound_as_long_as_the_loop_would_train_it():
+    health = sweep.Health(jnp.zeros(2, int), jnp.ones(2, bool))
+    for good in ([True, False], [True, True], [False, True], [False, True]):
+        health = sweep._watched(health, jnp.array(good), 1)
+    assert health.sound.tolist() == [False, True]
+    assert sweep._watched(health, jnp.array([True, False]), 0).sound.tolist() == [False, False]
+
+
 def first_steps(members, data, config):
     """The states of a group after one step, by the program that trains it."""
     init_key, data_key = jax.random.split(jax.random.key(config.seed))

@@ -43,6 +43,14 @@ def test_mistakes_cost_one_line(arguments, message):
 
 
 @pytest.mark.slow
+def test_the_folder_of_another_frontier_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "command.txt").write_text("python -m experiments.frontier --defenses=ani")
+    _, errors = (process := start(*GRID, f"--cache_dir={tmp_path / 'cache'}", f"--workdir={tmp_path}")).communicate()
+    assert process.returncode == 2
+    assert errors == f"ani_jax: flag --workdir={tmp_path}: belongs to another frontier; name another folder\n"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, machine.STOPPED)])
 def test_an_interrupted_frontier_goes_on_where_it_stopped(tmp_path, stop, code):
     cache, whole, killed = (tmp_path / name for name in ("cache", "whole", "killed"))

@@ -78,6 +78,22 @@ def test_points_come_with_their_reference_and_failures_are_points_too(executed, 
     assert [folder for _, folder in executed] == [tmp_path / "points" / member.place for member in rest]
 
 
+def test_a_member_that_diverged_does_not_have_its_group_trained_again(executed, tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(grid.sweep, "train_together", lambda members, *rest: called.append(1) or [None] * len(members))
+    row = grid.rows([FUNNEL], weights=2, seeds=1, span=2.0)[0]
+    for _ in range(2):
+        list(grid.execute(row, 2, tmp_path, tmp_path, {}))
+    assert called == [1]
+    assert len(executed) == 4
+
+
+def test_undefended_members_of_other_training_have_names_of_their_own():
+    plain, longer = RunConfig("none"), RunConfig("none", options={"steps": 500})
+    (first,), (other,) = (grid.rows([config], 3, 1, 10.0)[0] for config in (plain, longer))
+    assert (first.name, other.name) == ("none", "none --steps=500")
+
+
 def test_a_group_that_is_told_to_end_does_so_at_its_next_word(tmp_path, monkeypatch):
     monkeypatch.setattr(
         grid.sweep, "train_together", lambda *given: given[-1](0, {"kind": "start", "step": 0, "total": 1})

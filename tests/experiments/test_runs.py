@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from ani_jax.data.files import DataError
 from ani_jax.records import CostCard, Estimate, Evidence
 from ani_jax.training.budget import UtilityBudget
 from ani_jax.training.loop import TrainConfig
@@ -29,6 +30,13 @@ def test_a_fresh_folder_is_marked_and_may_be_used_again(tmp_path):
     claimed(tmp_path / "a" / "b")
     claimed(tmp_path / "a" / "b")
     assert RunConfig.read((tmp_path / "a" / "b" / "config.json").read_text()) == CONFIG
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "train", None)
+    config = RunConfig("funnel", image_size=16, train=TrainConfig(batch_size=1024))
+    with pytest.raises(DataError, match="batch_size=1024: must be at most 648, the originals that train"):
+        runs.execute(config, tmp_path / "run", tmp_path / "cache")
 
 
 def test_another_config_is_refused_and_nothing_changes(tmp_path):

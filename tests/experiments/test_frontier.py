@@ -58,7 +58,7 @@ def test_an_interrupted_frontier_goes_on_where_it_stopped(tmp_path, stop, code):
     output, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     assert "[2/2] funnel ×10, seed 0: " in errors
-    assert f"python -m experiments.frontier {' '.join(GRID[:3])} --width=4 " in output
+    assert f"python -m experiments.frontier {' '.join(GRID[:3])} --audit=smoke --width=4 " in output
     found = from_json(Frontier, (whole / "frontier.json").read_text())
     assert [point.title for point in found.points] == ["none --width=4", "funnel ×0.1", "funnel ×10"]
 

@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from ani_jax.records import Evidence, from_json, to_json
 from ani_jax.reporting import page
 from ani_jax.types import Release
 from experiments import runs
-from experiments.folders import WorkdirError, held, marked
+from experiments.folders import WorkdirError, claimed
 from experiments.parts import Parts, write
 from experiments.progress import Progress
 
@@ -177,14 +177,10 @@ def _working(name: str, function: Any, images: Any) -> Release:
     return release
 
 
-@contextlib.contextmanager
-def _claim(folder: pathlib.Path, config: AuditConfig) -> Iterator[None]:
+def _claim(folder: pathlib.Path, config: AuditConfig) -> contextlib.AbstractContextManager[None]:
     """Holds a folder that is fresh or belongs to this audit."""
-    with held(folder, wait=False):
-        text = json.dumps(dataclasses.asdict(config), indent=1)
-        if marked(folder, "audit.json", text, "audit") != text:
-            raise WorkdirError(f"workdir={folder}: belongs to an audit with other settings; name another folder")
-        yield
+    text = json.dumps(dataclasses.asdict(config), indent=1)
+    return claimed(folder, "audit.json", text, "audit", "an audit with other settings")
 
 
 def _target(folder: pathlib.Path, name: str) -> pathlib.Path:

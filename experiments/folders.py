@@ -42,6 +42,26 @@ def held(folder: pathlib.Path, *, wait: bool, flag: str = "workdir") -> Iterator
         yield
 
 
+@contextlib.contextmanager
+def claimed(folder: pathlib.Path, name: str, text: str, kind: str, other: str) -> Iterator[None]:
+    """Holds a folder that is fresh, or bears exactly this mark.
+
+    Args:
+        folder: which.
+        name: see :func:`marked`, like ``text`` and ``kind``.
+        text: of the mark.
+        kind: of what the folder is for.
+        other: what it belongs to with another mark, for messages.
+
+    Raises:
+        WorkdirError: see :func:`held` and :func:`marked`; or the mark is another one.
+    """
+    with held(folder, wait=False):
+        if marked(folder, name, text, kind) != text:
+            raise WorkdirError(f"workdir={folder}: belongs to {other}; name another folder")
+        yield
+
+
 def marked(folder: pathlib.Path, name: str, text: str, kind: str) -> str:
     """Marks a fresh folder.
 

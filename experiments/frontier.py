@@ -46,9 +46,7 @@ def main(argv: list[str]) -> None:
     programs.keep(cache)
     where = {name: FLAGS[name].value for name in ("data_dir", "manual_dir")}
     try:
-        with machine.resumable(), folders.held(folder, wait=False):
-            if folders.marked(folder, MARK, mark, "frontier") != mark:
-                raise runs.WorkdirError(f"workdir={folder}: belongs to another frontier; name another folder")
+        with machine.resumable(), folders.claimed(folder, MARK, mark, "frontier", "another frontier"):
             points = _points(rows, folder, cache, where, machine.Machine(stop=machine.Told(signal.SIGTERM)))
             places = {name: value for name, value in where.items() if value is not None}
             line = grid.command(chosen, {**asked, **places}, folder)

@@ -190,7 +190,8 @@ def _finish(
         return
     started = time.monotonic()
     data, defense = problem(config, where)
-    _fits(asked or config, data)
+    if asked is not None:
+        _fits(asked, data)
     logged: list[tuple[int, float]] = []
     with Progress(folder, config.defense) as progress:
 

@@ -3,8 +3,8 @@ import pytest
 import skimage.metrics
 import sklearn.metrics
 
-from ani_jax.evaluation import metrics
-from ani_jax.evaluation.metrics import Bootstrap
+from ani_jax.targets import metrics
+from ani_jax.targets.metrics import Bootstrap
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ class TargetWords:
         summary: metrics that are averaged over seeds; "leakage" for ``AttackResult.leakage``.
         clauses: of a headline that compares two clients.
         alone: the clause about a single client, "{}" being its strength.
-        is_input: whether it is the client's input itself that is sought, which is what the inversion-difficulty criterion is about.
+        is_input: whether it is the client's own input that is sought, which the inversion-difficulty criterion is about.
     """
 
     name: str

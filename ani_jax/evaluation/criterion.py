@@ -5,12 +5,13 @@ that makes I(x; z) finite, the two entropy estimates, and one root mean square f
 """
 
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ani_jax.attacks.base import SAMPLE, View, prepare
+from ani_jax.attacks.base import SAMPLE, Asked, prepare
 from ani_jax.attacks.query import as_release, flat, query, summarise
 from ani_jax.evaluation.critics import Critics, finite
 from ani_jax.evaluation.information import estimate_information
@@ -19,13 +20,15 @@ from ani_jax.losses.checks import require
 from ani_jax.records import Criterion
 from ani_jax.types import Data, Features, Knowledge, PRNGKey, Release
 
+LEVELS = MappingProxyType({"standard": Critics(steps=500), "thorough": Critics(steps=1000)})
+"""Levels of an audit that measure it -> their critics."""
 NEIGHBOUR_SAMPLE = 2048
 """Examples behind the nearest-neighbour entropy, at most: its memory is quadratic."""
 
 
 def criterion(
     key: PRNGKey,
-    release: Callable[..., Features] | Release | View,
+    release: Callable[..., Features] | Release | Asked,
     data: Data,
     critics: Critics = Critics(),  # noqa: B008
     *,
@@ -42,20 +45,20 @@ def criterion(
 
     Args:
         key: of images, critics and noise.
-        release: the client: a release, any JAX function ``f(x)`` or ``f(x, key)``, or a view with one query an image,
+        release: the client: a release, any JAX function ``f(x)`` or ``f(x, key)``, or what it was asked once an image,
             whose images are then used.
         data: ``auxiliary``, ``validation`` and ``test``.
         critics: as for :func:`ani_jax.evaluation.information.estimate_information`.
         noise: likewise; in the entropies in root mean squares of z.
         threshold: of the volume, in root mean squares of z, 0 or more.
-        sample: auxiliary images to draw where ``release`` is not a view.
+        sample: auxiliary images to draw where ``release`` is not a asked.
         self_test: as there; each costs as much as the estimate.
 
     Returns:
         The criterion; what is undefined is None, and ``caveats`` says why.
 
     Raises:
-        ValueError: an argument is outside its range, the view has several queries an image, or ``test`` under 4 images.
+        ValueError: an argument is outside its range, several queries an image, or ``test`` under 4 images.
 
     Example:
         >>> from ani_jax.types import Batch, Source, Task, fixed
@@ -70,15 +73,15 @@ def criterion(
     """
     require(threshold >= 0, "threshold", threshold, "0 or more")
     view_key, query_key, critic_key, noise_key = jax.random.split(key, 4)
-    if not isinstance(release, View):
+    if not isinstance(release, Asked):
         release = prepare(view_key, Knowledge(as_release(release)), data.auxiliary, data.validation, count=sample)
-    view = release
-    require(view.queries == 1, "the view's queries", view.queries, "1")
-    own, test_z = flat(view.sample_z), flat(summarise(query(view.release, data.test.image, query_key)))
+    asked = release
+    require(asked.queries == 1, "queries", asked.queries, "1")
+    own, test_z = flat(asked.sample_z), flat(summarise(query(asked.release, data.test.image, query_key)))
     information = estimate_information(
         critic_key,
-        (view.sample.image, own),
-        (view.validation.image, view.held_z),
+        (asked.sample.image, own),
+        (asked.validation.image, asked.held_z),
         (data.test.image, test_z),
         critics,
         noise=noise,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ani_jax.attacks.base import Whitener
+from ani_jax.attacks.base import Standardiser
 from ani_jax.evaluation.critics import Critics, Pairs, Reading, block_size, read_conditional, train_and_read
 from ani_jax.losses import information
 from ani_jax.losses.checks import floating, require, require_batch
@@ -263,7 +263,7 @@ def _check_conditional(critics: Critics, allowed: bool, given: bool) -> None:
 @jax.jit
 def _standardised(parts: list[Pairs]) -> list[Pairs]:
     """Per element, by the first part's statistics."""
-    of_x, of_z = map(Whitener.of, parts[0])
+    of_x, of_z = map(Standardiser.of, parts[0])
     return [Pairs(of_x(x), of_z(z)) for x, z in parts]
 
 

@@ -84,9 +84,7 @@ class Attribute(Target):
         """
         sample, labels = (np.asarray(batch.sensitive[self.name]) for batch in (known.sample, known.test))
         prior = np.bincount(sample, minlength=self.classes) / len(sample)
-        majority = metrics.classification(
-            np.broadcast_to(prior, (len(labels), self.classes)), labels, known.bootstrap
-        )
+        majority = metrics.classification(np.broadcast_to(prior, (len(labels), self.classes)), labels, known.bootstrap)
         floor, mediated = majority["balanced_accuracy"], None
         if known.answers is not None:
             told = label_mediated(known.answers, sample, self.classes)
@@ -148,8 +146,7 @@ def normalised(score: Estimate, floor: Estimate, undefended: Estimate | None) ->
         return Estimate(None, note=f"no undefended reference; {advantage}")
     # An interval of 95% is four standard errors wide, all but.
     errors = [
-        0.0 if one.low is None or one.high is None else (one.high - one.low) / (2 * 1.96)
-        for one in (undefended, floor)
+        0.0 if one.low is None or one.high is None else (one.high - one.low) / (2 * 1.96) for one in (undefended, floor)
     ]
     width, error = undefended.value - floor.value, math.hypot(*errors)
     if width <= max(2 * error, 1e-9):

@@ -8,6 +8,7 @@ A client whose gradients say nothing is answered by a surrogate (``attacks/maski
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import jax
@@ -17,19 +18,22 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from ani_jax.attacks import decoder, masking
-from ani_jax.attacks.base import Fitted, Member, OnEvent, View
-from ani_jax.attacks.descent import ROWS, Pixels, Setting, Target, descend, report, target_of
+from ani_jax.attacks.base import Asked, Attack, Context, Fitted, OnEvent, register
+from ani_jax.attacks.descent import ROWS, Goal, Pixels, Setting, descend, goal_of, report
 from ani_jax.attacks.query import Observed
-from ani_jax.losses.reconstruction import mse
+from ani_jax.targets.image import Image
 from ani_jax.types import Images, PRNGKey, Release
 
 SCATTER = 0.1
 """Standard deviation of what is added to the mean image for the third start and those after it."""
 
 
+@register(Image)
 @dataclasses.dataclass(frozen=True)
-class WhiteBox:
+class WhiteBox(Attack):
     """Seeks the image whose release is the one observed; knows the client's weights.
+
+    Asks once for all images, so it attacks repeated releases too.
 
     Attributes:
         steps: of Adam, from every start.
@@ -41,7 +45,6 @@ class WhiteBox:
         bounded: whether images are kept in [0, 1].
         starters: decoders that the first start is chosen from; none for none.
         surrogate_steps: of the network that stands for a client with masked gradients.
-        name: of the member.
     """
 
     steps: int = 1000
@@ -51,29 +54,41 @@ class WhiteBox:
     energies: tuple[float, ...] = (0.0, 3.0)
     tuned_on: int = 16
     bounded: bool = True
-    starters: tuple[Member, ...] = (decoder.Ridge(), decoder.Kernel())
+    starters: tuple[type[Attack], ...] = decoder.CLOSED
     surrogate_steps: int = 400
-    name: str = "whitebox"
 
-    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()) -> Fitted:
+    family = "whitebox"
+    levels = MappingProxyType(
+        {
+            "standard": {"steps": 300, "images": 32},
+            "thorough": {"steps": 2000, "restarts": 4, "images": 256, "surrogate_steps": 2000},
+        }
+    )
+
+    def fit(self, context: Context) -> Fitted:
         """Chooses start, stand-in and setting on ``validation``."""
-        start_key, probe_key, copy_key, tune_key = jax.random.split(key, 4)
-        guess = first_guess(start_key, view, self.starters, earlier)
-        releases = [view.release] if masking.differentiable(view) else []
-        masked = not releases or masking.masked(probe_key, view)
+        asked = context.asked
+        start_key, probe_key, copy_key, tune_key = jax.random.split(context.key, 4)
+        guess = context.best([kind(self.target) for kind in self.starters])
+        releases = [asked.release] if masking.differentiable(asked) else []
+        masked = not releases or masking.masked(probe_key, asked)
         if masked:
-            releases.append(masking.surrogate(copy_key, view, self.surrogate_steps))
-        inverters = [self.inverter(start_key, view, release, guess) for release in releases]
-        grid = settings(self.rates, self.variations, self.energies)
-        fitted = tune(tune_key, view, inverters, grid, self.tuned_on, on_event)
+            releases.append(masking.surrogate(copy_key, asked, self.surrogate_steps))
+        inverters = [self.inverter(start_key, asked, release, guess) for release in releases]
+        fitted = tune(tune_key, asked, inverters, self.grid, self.tuned_on, context.emit)
         return fitted._replace(note=masking.NOTE if masked else "")
 
-    def inverter(self, key: PRNGKey, view: View, release: Release, guess: Any = None) -> "Inverter":
+    @property
+    def grid(self) -> tuple[Setting, ...]:
+        """All settings that are tried."""
+        return settings(self.rates, self.variations, self.energies)
+
+    def inverter(self, key: PRNGKey, asked: Asked, release: Release, guess: Any = None) -> "Inverter":
         """The attack on one release before its setting is chosen."""
-        begin = view.sample.image.mean(0)
-        count = min(self.tuned_on, view.held.shape[1])
+        begin = asked.sample.image.mean(0)
+        count = min(self.tuned_on, asked.held.shape[1])
         return Inverter(
-            target=target_of(view, release, jnp.broadcast_to(begin[None], (count, *begin.shape))),
+            goal=goal_of(asked, release, jnp.broadcast_to(begin[None], (count, *begin.shape))),
             guess=guess,
             starts=scattered(key, begin, self.restarts - (guess is not None)),
             setting=Setting(self.rates[0]),
@@ -88,7 +103,7 @@ class Inverter:
     """A white-box attacker.
 
     Attributes:
-        target: the client, or what stands for it.
+        goal: the client, or what stands for it.
         guess: a fitted decoder whose guess is the first start, None for none.
         starts: (r, h, w, c), the other starts, the same for every image.
         setting: of the descent; numbers, or one number an image.
@@ -96,7 +111,7 @@ class Inverter:
         canvas: whether images are bounded (static).
     """
 
-    target: Target
+    goal: Goal
     guess: Any
     starts: Float[Array, "r h w c"]
     setting: Setting
@@ -112,7 +127,7 @@ class Inverter:
         starts = shared(self.starts, z.shape[1], None if self.guess is None else self.guess(key, z))
 
         def one(starts: Array, z: Observed, setting: Setting) -> tuple[Images, Bool[Array, " n"]]:
-            found = descend(self.target, self.canvas, None, starts, z, setting, self.steps, key)
+            found = descend(self.goal, self.canvas, None, starts, z, setting, self.steps, key)
             return found.unknown, found.finite
 
         return by_parts(one, starts, z, self.setting)
@@ -162,7 +177,7 @@ def settings(*grids: Sequence[float]) -> tuple[Setting, ...]:
 
 def tune(
     key: PRNGKey,
-    view: View,
+    asked: Asked,
     attackers: Sequence[Any],
     grid: Sequence[Setting],
     count: int,
@@ -174,13 +189,13 @@ def tune(
 
     Args:
         key: of the descents.
-        view: of the client.
+        asked: of the client.
         attackers: see :class:`Tunable`.
         grid: the settings.
         count: validation images.
         on_event: receives every setting with its MSE as "loss".
     """
-    z, images = np.asarray(view.held)[:, :count], np.asarray(view.validation.image)[:count]
+    z, images = np.asarray(asked.held)[:, :count], np.asarray(asked.validation.image)[:count]
     count, best, least = len(images), None, (True, np.inf)
     columns = Setting(*(np.repeat(np.array(column, np.float32), count) for column in zip(*grid, strict=True)))
     for attacker in attackers:
@@ -193,19 +208,6 @@ def tune(
             if (bad, error) < least:
                 best, least = dataclasses.replace(attacker, setting=setting), (bad, error)
     return Fitted(best, "the objective or its gradient is not finite" if least[0] else None)
-
-
-def first_guess(key: PRNGKey, view: View, starters: Sequence[Member], earlier: Sequence[Fitted]) -> Any:
-    """The best of what was fitted earlier and of the starters, which are fitted here; None where there is none."""
-    return best_guess(key, view, [*earlier, *(starter.fit(key, view, None, ()) for starter in starters)])
-
-
-def best_guess(key: PRNGKey, view: View, found: Sequence[Fitted]) -> Any:
-    """The fitted decoder with the lowest MSE on ``validation``, None where there is none."""
-    able = [fitted.attacker for fitted in found if fitted.attacker is not None and fitted.failed is None]
-    errors = [float(mse(attacker(key, view.held), view.validation.image).mean()) for attacker in able]
-    pairs = [(error, index) for index, error in enumerate(errors) if error == error]
-    return able[min(pairs)[1]] if pairs else None
 
 
 def scattered(key: PRNGKey, begin: Array, count: int) -> Float[Array, "r ..."]:

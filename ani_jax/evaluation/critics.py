@@ -131,10 +131,10 @@ def train_and_read(
         fit_key,
         # The untrained critic is 0, so the log of its moving average is exactly 0 too.
         {"critic": _initial(critics.network, init_key, train.x[:1], train.z[:1]), "log_ema": jnp.zeros(())},
-        _Objective(critics),
+        Objective(critics),
         (train, looked, jnp.asarray(noise, train.z.dtype)),
         steps=critics.steps,
-        optimizer=_optimizer(critics.learning_rate, critics.steps),
+        optimizer=critic_optimizer(critics.learning_rate, critics.steps),
         evaluate=_Selection(critics),
         every=min(LOOK, critics.steps),
     )
@@ -221,7 +221,13 @@ Data = tuple[Pairs, Pairs, Float[Array, ""]]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Objective:
+class Objective:
+    """The loss of a critic's fit: ``(params, data, key) -> scalar``; equal critics have equal objectives.
+
+    Attributes:
+        critics: how it is trained.
+    """
+
     critics: Critics
 
     def __call__(self, params: Any, data: Data, key: PRNGKey) -> Float[Array, ""]:
@@ -256,7 +262,8 @@ def _gain(estimator: str, blocks: Float[Array, "k b b"]) -> Float[Array, ""]:
 
 
 @functools.lru_cache(maxsize=64)
-def _optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
+def critic_optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
+    """Adam for the critic, plain descent at rate 1 for the moving average; the same object for the same arguments."""
     rules: dict[Hashable, optax.GradientTransformation] = {
         "critic": adam(learning_rate, steps, 1.0),
         "log_ema": optax.sgd(1.0),

@@ -94,7 +94,7 @@ def fit(
         count = min(every, steps - done)
         losses = []
         for index in range(done, done + count):
-            params, state, good, value = _step(loss, optimizer.update, params, state, good, data, key, index)
+            params, state, good, value = step(loss, optimizer.update, params, state, good, data, key, index)
             losses.append(value)
         done += count
         entry = {"step": done, "loss": sum(float(value) for value in losses) / count}
@@ -191,7 +191,7 @@ def lbfgs(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _step(
+def step(
     loss: Loss,
     update: Callable[..., Any],
     params: Any,
@@ -201,7 +201,21 @@ def _step(
     key: PRNGKey,
     index: int,
 ) -> tuple[Any, Any, Bool[Array, ""], Float[Array, ""]]:
-    """One update; once something is not finite, this and every later step changes nothing."""
+    """One update of :func:`fit`, compiled; once something is not finite, this and every later step changes nothing.
+
+    Args:
+        loss: see :func:`fit`, like ``params``, ``data`` and ``key``; static.
+        update: of the optimiser; static.
+        params: before the step.
+        state: of the optimiser.
+        good: whether everything was finite so far.
+        data: traced pytree.
+        key: of all steps.
+        index: of this one.
+
+    Returns:
+        Parameters, the optimiser's state, whether everything was finite, and the loss.
+    """
     value, gradients = jax.value_and_grad(loss)(params, data, jax.random.fold_in(key, index))
     updates, new_state = update(gradients, state, params)
     good = good & jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(updates))

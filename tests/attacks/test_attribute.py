@@ -86,9 +86,9 @@ def test_networks_see_what_the_probe_cannot(key, view):
 def test_attributes_share_a_network_s_compiled_code(key, view):
     networks = [attribute.Net(target, 2, steps=150, width=8, learning_rate=1e-2) for target in ("hidden", "open")]
     networks[0].fit(key, view)
-    before = fit_module._step._cache_size()
+    before = fit_module.step._cache_size()
     assert accuracy(networks[1].fit(key, view), view, "open") > 0.95
-    assert fit_module._step._cache_size() == before
+    assert fit_module.step._cache_size() == before
 
 
 def test_architecture_follows_the_features():

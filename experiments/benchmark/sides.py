@@ -16,12 +16,12 @@ from typing import Any, Self
 import numpy as np
 
 from experiments import memory
-from experiments.timing import repeat
+from experiments.benchmark.timing import repeat
 
 SIDES = {
-    "ours": "experiments.cases:ours",
-    "stock": "experiments.cases:stock",
-    "torch": "experiments.peers.cases:peers",
+    "ours": "experiments.benchmark.cases:ours",
+    "stock": "experiments.benchmark.cases:stock",
+    "torch": "experiments.benchmark.peers.cases:peers",
 }
 """Side -> the function that gives its cases, called in the side's process: name -> builder of a :class:`Case`."""
 

@@ -20,11 +20,12 @@ from typing import Any
 from absl import flags as absl_flags
 
 from ani_jax.reporting.text import aligned
-from experiments import flags, programs, suites
+from experiments import flags, programs
+from experiments.benchmark import suites
+from experiments.benchmark.sides import Shape, SideError
+from experiments.benchmark.suites import Row
+from experiments.benchmark.timing import Spread
 from experiments.parts import write
-from experiments.sides import Shape, SideError
-from experiments.suites import Row
-from experiments.timing import Spread
 
 SUITES = ("steps", "scaling", "start")
 BACKBONES = {"cnn": ("cnn",), "resnet": ("resnet",), "all": ("cnn", "resnet")}

@@ -29,14 +29,14 @@ from ani_jax.modules.adversaries import ResidualDecoder
 from ani_jax.modules.initialise import initialise
 from ani_jax.modules.injector import NoiseInjector
 from ani_jax.optimize import fit as fitting
-from ani_jax.training import parallel, sweep
+from ani_jax.training import sweep
 from ani_jax.training.config import TrainConfig
 from ani_jax.training.dispatch import Work
 from ani_jax.training.parallel import Spread
 from ani_jax.training.phases import enter
 from ani_jax.training.state import State, init
 from ani_jax.types import Batch, Data, Images, Knowledge, Release, Sent, Source, Task, fixed
-from experiments.sides import (
+from experiments.benchmark.sides import (
     ATTRIBUTES,
     CEILING,
     LEARNING_RATE,
@@ -70,7 +70,7 @@ def ours() -> Builders:
 def stock() -> Builders:
     """The same cases with nothing but XLA's own convolution and pooling in this whole process."""
     conv.conv2d = conv.plain
-    pool._pool = lambda x: nn.max_pool(x, (2, 2), (2, 2))
+    pool.pool = lambda x: nn.max_pool(x, (2, 2), (2, 2))
     return ours()
 
 
@@ -164,7 +164,7 @@ def batch(count: int, shape: Shape) -> Batch:
 def fresh(defense: Defense, shape: Shape) -> State:
     """A new state in the phase that trains everything."""
     state = init(defense, jax.random.key(0))
-    phase = _phase(defense)
+    phase = main_phase(defense)
     if phase.prepare is not None:
         state = enter(state, 0, phase, types.SimpleNamespace(defend=Source(batch(shape.batch, shape), fixed)))
         # Random pictures have no class mean worth hinging at.
@@ -172,14 +172,15 @@ def fresh(defense: Defense, shape: Shape) -> State:
     return state
 
 
-def _phase(defense: Defense) -> Any:
+def main_phase(defense: Defense) -> Any:
+    """The phase that trains everything."""
     return next(phase for phase in defense.phases if phase.name == "train")
 
 
 def training(defense: Defense, shape: Shape, spread: Spread) -> Callable[[], Any]:
     """A step as the training loop runs it, state donated, on a batch that is on the device already; returns its outcome."""
     defense = dataclasses.replace(defense, axis_name=spread.axis_name)
-    work, key = Work(defense, _phase(defense), shape.batch), jax.random.key(1)
+    work, key = Work(defense, main_phase(defense), shape.batch), jax.random.key(1)
     state, source = spread.scatter(fresh(defense, shape)), Source(batch(shape.batch, shape), fixed)
     feed: Any = _first(source.stored)
     if spread.mode != "jit":
@@ -202,8 +203,9 @@ def _training_case(name: str, shape: Shape) -> Case:
     defense = DEFENSES[name](shape)
 
     def facts() -> dict[str, float]:
-        work, feed = Work(defense, _phase(defense), shape.batch), _first(batch(shape.batch, shape))
-        return _facts(parallel._jitted.trace(work, fresh(defense, shape), feed, jax.random.key(1), False))
+        work, feed = Work(defense, main_phase(defense), shape.batch), _first(batch(shape.batch, shape))
+        step = jax.jit(lambda state, feed, key: Spread("jit").run(work, state, feed, key, 0), donate_argnums=0)
+        return _facts(step.trace(fresh(defense, shape), feed, jax.random.key(1)))
 
     return Case(training(defense, shape, Spread("jit")), facts=facts)
 
@@ -228,10 +230,10 @@ def _fit(loss: Any, optimizer: Any, params: Any, data: Any, steps: int) -> Case:
     def unit() -> Any:
         nonlocal carried
         for index in range(steps):
-            *carried, value = fitting._step(loss, optimizer.update, *carried, data, key, index)
+            *carried, value = fitting.step(loss, optimizer.update, *carried, data, key, index)
         return jax.block_until_ready((carried, value))[1]
 
-    return Case(unit, steps, lambda: _facts(fitting._step.trace(loss, optimizer.update, *carried, data, key, 0)))
+    return Case(unit, steps, lambda: _facts(fitting.step.trace(loss, optimizer.update, *carried, data, key, 0)))
 
 
 def critic(shape: Shape) -> Case:
@@ -241,11 +243,11 @@ def critic(shape: Shape) -> Case:
     keys = jax.random.split(jax.random.key(0), 3)
     pairs = critics.Pairs(*(jax.random.normal(key, (4 * shape.batch, size)) for key, size in zip(keys, sizes)))
     params = {
-        "critic": critics._initial(chosen.network, keys[2], pairs.x[:1], pairs.z[:1]),
+        "critic": chosen.network.init(keys[2], pairs.x[:1], pairs.z[:1]),
         "log_ema": jnp.zeros(()),
     }
-    optimizer = critics._optimizer(LEARNING_RATE, STEPS)
-    return _fit(critics._Objective(chosen), optimizer, params, (pairs, None, jnp.float32(0.1)), steps=10)
+    optimizer = critics.critic_optimizer(LEARNING_RATE, STEPS)
+    return _fit(critics.Objective(chosen), optimizer, params, (pairs, None, jnp.float32(0.1)), steps=10)
 
 
 def _undefended(shape: Shape) -> Release:
@@ -347,13 +349,13 @@ def matmul(shape: Shape) -> Case:
 def members(shape: Shape) -> Case:
     """One step of ``shape.count`` plain splits as one program."""
     defense = DEFENSES["plain"](shape)
-    work, key = Work(defense, _phase(defense), shape.batch), jax.random.key(1)
+    work, key = Work(defense, main_phase(defense), shape.batch), jax.random.key(1)
     source = Source(batch(shape.batch, shape), fixed)
-    states = sweep._stack([fresh(defense, shape)] * shape.count)
+    states = jax.tree.map(lambda leaf: jnp.stack([leaf] * shape.count), fresh(defense, shape))
 
     def unit() -> Any:
         nonlocal states
-        states, outcome = sweep._dispatch(states, source, key, work)
+        states, outcome = sweep.dispatch(states, source, key, work)
         return jax.block_until_ready((states, outcome))[1]
 
     return Case(unit)

@@ -1,4 +1,4 @@
-"""Units of work in PyTorch, as `experiments/cases.py` has them in JAX."""
+"""Units of work in PyTorch, as `experiments/benchmark/cases.py` has them in JAX."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments import programs
-from experiments.peers import losses, networks
-from experiments.sides import (
+from experiments.benchmark.peers import losses, networks
+from experiments.benchmark.sides import (
     ATTRIBUTES,
     CEILING,
     LEARNING_RATE,

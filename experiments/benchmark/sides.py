@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from experiments import memory
+from experiments import process
 from experiments.benchmark.timing import repeat
 
 SIDES = {
@@ -170,7 +170,7 @@ class _Cases:
 def _serve(source: str, pipe: Connection) -> None:
     """Answers until the parent hangs up, or is gone."""
     # For every side alike, as the commands do.
-    memory.keep()
+    process.keep_memory()
     cases = None
     with contextlib.suppress(EOFError, OSError):
         while True:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments import programs
+from experiments import process
 from experiments.benchmark.peers import losses, networks
 from experiments.benchmark.sides import (
     ATTRIBUTES,
@@ -29,7 +29,7 @@ Objective = Callable[["Training", Tensor, Any, Tensor, Mapping[str, Tensor]], Te
 
 def peers() -> Builders:
     """The table; in this process PyTorch works with as many threads as there are cores, which is what XLA takes too."""
-    torch.set_num_threads(programs.cores())
+    torch.set_num_threads(process.cores())
     return {
         "matmul": matmul,
         **{name: lambda shape, build=build: _case(build(shape)) for name, build in TRAININGS.items()},

@@ -10,10 +10,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, Self
 
+from ani_jax.attacks.base import LEVELS
 from ani_jax.data import augment, catalog
 from ani_jax.defenses import registry
 from ani_jax.defenses.base import Defense
-from ani_jax.evaluation.budgets import BUDGETS as LEVELS
 from ani_jax.training.config import TrainConfig
 from ani_jax.types import Data
 

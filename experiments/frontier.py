@@ -20,7 +20,7 @@ from typing import Any
 
 from ani_jax.config import FORMAT, RunConfig
 from ani_jax.defenses import registry
-from ani_jax.evaluation.frontier import WORST, Frontier, Point
+from ani_jax.frontier.points import WORST, Frontier, Point
 from ani_jax.records import Evidence, to_json
 from ani_jax.reporting import agreement, frontier, frontier_page, page, splits
 from ani_jax.training import sweep

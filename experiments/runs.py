@@ -168,7 +168,7 @@ def attacked(
         release,
         data,
         predict,
-        budget=level,
+        level=level,
         seed=seed,
         reference=reference,
         subject=defense.name,

@@ -13,7 +13,7 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 from jaxtyping import Array, Float
 
-from ani_jax.attacks import base, decoder, descent
+from ani_jax.attacks import base, descent
 from ani_jax.attacks.network import Objective
 from ani_jax.data.loader import Rows
 from ani_jax.defenses import registry
@@ -29,6 +29,7 @@ from ani_jax.modules.adversaries import ResidualDecoder
 from ani_jax.modules.initialise import initialise
 from ani_jax.modules.injector import NoiseInjector
 from ani_jax.optimize import fit as fitting
+from ani_jax.targets.image import Image
 from ani_jax.training import sweep
 from ani_jax.training.config import TrainConfig
 from ani_jax.training.dispatch import Work
@@ -262,21 +263,21 @@ def decoder_step(shape: Shape, blocks: int = 8, owned: int = 512) -> Case:
     z = jax.eval_shape(release, stored.image[:1], jax.random.key(0))
     module = ResidualDecoder((shape.image, shape.image, 3), shape.width, blocks)
     unused = jnp.zeros(0)
-    view = base.View(
+    asked = base.Asked(
         knowledge=Knowledge(release),
         auxiliary=Source(stored, fixed),
         validation=stored,
         sample=stored,
         sample_z=unused,
         held=unused,
-        whitener=base.Whitener(jnp.zeros(z.shape[1:]), jnp.ones(z.shape[1:])),
+        standardise=base.Standardiser(jnp.zeros(z.shape[1:]), jnp.ones(z.shape[1:])),
         library=None,
         held_density=None,
         queries=1,
     )
     params = initialise(module, jax.random.key(0), jnp.zeros(z.shape))["params"]
-    loss = Objective(module, decoder.image_loss, shape.batch)
-    return _fit(loss, fitting.adam(LEARNING_RATE, STEPS, 1.0), params, (view, None, None), steps=1)
+    loss = Objective(module, Image().loss, shape.batch)
+    return _fit(loss, fitting.adam(LEARNING_RATE, STEPS, 1.0), params, (asked, None, None), steps=1)
 
 
 def elsewhere(image: Images) -> Images:
@@ -293,9 +294,9 @@ def inversion(shape: Shape) -> Case:
         iterations(shape),
     )
     z = release(image, key)
-    target = descent.Target(release, jnp.ones(z.shape[1:]))
+    goal = descent.Goal(release, jnp.ones(z.shape[1:]))
     setting = descent.Setting(0.01, 1e-3)
-    search, begin = descent.begin(target, descent.Pixels(), None, elsewhere(image)[None], z[None], setting, key)
+    search, begin = descent.begin(goal, descent.Pixels(), None, elsewhere(image)[None], z[None], setting, key)
 
     def unit() -> Any:
         state = begin

@@ -11,18 +11,18 @@ import jax
 import pytest
 
 from ani_jax.attacks import attribute, decoder
-from ani_jax.attacks.base import Attack
+from ani_jax.attacks.base import Family
 from ani_jax.config import AuditConfig, RunConfig
 from ani_jax.evaluation.audit import audit
 from ani_jax.records import Evidence, from_json
+from ani_jax.targets.attribute import Attribute
+from ani_jax.targets.image import Image
 from ani_jax.training.loop import TrainConfig
 from experiments import audit as command
 from experiments import runs
 
-CLOSED = (
-    Attack("attribute", "ink", (attribute.Probe("ink", 4),)),
-    Attack("decoder", "image", (decoder.Ridge(),)),
-)
+INK = Attribute("ink", 4)
+CLOSED = (Family("attribute", INK, (attribute.Probe(INK),)), Family("decoder", Image(), (decoder.Ridge(Image()),)))
 MINE = """
 import jax.numpy as jnp
 
@@ -104,7 +104,7 @@ def test_a_finished_run_is_audited_again_without_training(tmp_path, monkeypatch)
     assert (target / "report.html").exists()
     before = (run.folder / "evidence.json").read_text()
     _, (longer,) = command.of_run(run, "quick", tmp_path / "cache")
-    assert longer.budget == "quick"
+    assert longer.level == "quick"
     assert (run.folder / "evidence.json").read_text() == before
     monkeypatch.setattr(runs, "audit", None)
     assert command.of_run(run, "quick", tmp_path / "cache")[1] == [longer]

@@ -11,13 +11,15 @@ import jax
 import pytest
 
 from ani_jax.attacks import attribute, decoder
-from ani_jax.attacks.base import Attack
+from ani_jax.attacks.base import Family
 from ani_jax.config import RunConfig
 from ani_jax.evaluation.audit import audit
-from ani_jax.evaluation.frontier import Frontier
+from ani_jax.frontier.points import Frontier
 from ani_jax.records import from_json
 from ani_jax.reporting import frontier as numbers
 from ani_jax.reporting import frontier_page
+from ani_jax.targets.attribute import Attribute
+from ani_jax.targets.image import Image
 from ani_jax.training.config import TrainConfig
 from experiments import frontier, machine, runs
 
@@ -140,10 +142,8 @@ def compare(config, weights, seeds, folder):
     return taken["frontier"] / taken["separate"]
 
 
-CLOSED = (
-    Attack("attribute", "ink", (attribute.Probe("ink", 4),)),
-    Attack("decoder", "image", (decoder.Ridge(),)),
-)
+INK = Attribute("ink", 4)
+CLOSED = (Family("attribute", INK, (attribute.Probe(INK),)), Family("decoder", Image(), (decoder.Ridge(Image()),)))
 TRAIN = TrainConfig(batch_size=16, log_every=2, checkpoint_every=2)
 CONFIG = RunConfig("none", image_size=16, audit="smoke", options={"width": 4, "steps": 2}, train=TRAIN)
 

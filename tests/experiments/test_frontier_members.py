@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from ani_jax.config import RunConfig
-from ani_jax.evaluation.frontier import Point
+from ani_jax.frontier.points import Point
 from ani_jax.records import Estimate, Evidence
 from ani_jax.training.loop import Stopped, TrainConfig, TrainingError
 from experiments import frontier, runs

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ani_jax.attacks import decoder, descent
+from ani_jax.attacks import descent
 from ani_jax.defenses.base import freeze
 from ani_jax.evaluation import critics
 from ani_jax.losses.dependence import distance_correlation
 from ani_jax.modules.adversaries import ResidualDecoder
 from ani_jax.modules.initialise import initialise
+from ani_jax.targets.image import Image
 from ani_jax.training.dispatch import Work, advance
 from ani_jax.training.state import init
 from experiments.benchmark import cases
@@ -147,7 +148,7 @@ def test_the_decoder_has_the_same_loss_and_gradient():
     copy(network, peer.decoder)
 
     def loss(network):
-        return decoder.image_loss(module.apply({"params": network}, z), image).mean()
+        return Image().loss(module.apply({"params": network}, z), image, None).mean()
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(network)
     assert peer.update(turned(image.image)).item() == pytest.approx(float(value), abs=1e-5)
@@ -161,9 +162,9 @@ def test_inversion_walks_the_same_way():
     copy(params, peer.client)
     image, key = cases.batch(2, shape).image, jax.random.key(0)
     z = release(image, key)
-    target = descent.Target(release, jnp.ones(z.shape[1:]))
+    goal = descent.Goal(release, jnp.ones(z.shape[1:]))
     starts, setting = cases.elsewhere(image)[None], descent.Setting(0.01, 1e-3)
-    found = descent.descend(target, descent.Pixels(), None, starts, z[None], setting, steps, key)
+    found = descent.descend(goal, descent.Pixels(), None, starts, z[None], setting, steps, key)
     peer.goal = turned(z)
     np.testing.assert_allclose(peer().permute(0, 2, 3, 1).numpy(), found.unknown, atol=2e-3)
 

@@ -11,8 +11,8 @@ import contextlib
 import dataclasses
 import functools
 import importlib
-import pathlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -34,18 +34,18 @@ def main(_: list[str]) -> None:
     names = [field.name for field in dataclasses.fields(AuditConfig)]
     if values.release is not None:
         config = AuditConfig(**flags.given(names))
-        folder = pathlib.Path(values.workdir or f"runs/{config.dataset}-audit-{config.digest}")
+        folder = Path(values.workdir or f"runs/{config.dataset}-audit-{config.digest}")
         found = of_function(config, folder)
     elif values.workdir is None:
         raise ValueError("release=: name a client as package.module:function, or a finished run as --workdir=RUN")
     else:
         settled = [name for name in names if name not in ("audit", "data_dir", "manual_dir")]
         flags.refuse(settled, "belongs to --release; a finished run has its own")
-        folder, found = of_run(flags.placed(runs.load(pathlib.Path(values.workdir))), values.audit, cache)
+        folder, found = of_run(flags.placed(runs.load(Path(values.workdir))), values.audit, cache)
     print(f"{summary(found)}\n\nreport: {folder / 'report.html'}")
 
 
-def of_function(config: AuditConfig, folder: pathlib.Path) -> list[Evidence]:
+def of_function(config: AuditConfig, folder: Path) -> list[Evidence]:
     """Audits somebody's own function; its finished parts are kept, so the same call again only reads them."""
     function, predict = (imported(name, getattr(config, name)) for name in ("release", "predict"))
     data, subject = config.load(config.seed), config.release.rpartition(":")[2]
@@ -66,7 +66,7 @@ def of_function(config: AuditConfig, folder: pathlib.Path) -> list[Evidence]:
     return [evidence]
 
 
-def command(config: AuditConfig, folder: pathlib.Path) -> str:
+def command(config: AuditConfig, folder: Path) -> str:
     """The command line that audits the function again, without what is a default anyway."""
     given = [*flags.spelled(config, AuditConfig(config.release)), *flags.folders(config, folder)]
     return " ".join(["python -m experiments.audit", f"--release={config.release}", *given])
@@ -84,7 +84,7 @@ def imported(flag: str, name: str | None) -> Callable[..., Any] | None:
         raise ValueError(f"{flag}={name}: must be package.module:function, importable from here ({reason})") from None
 
 
-def of_run(run: Run, level: str | None, cache: pathlib.Path) -> tuple[pathlib.Path, list[Evidence]]:
+def of_run(run: Run, level: str | None, cache: Path) -> tuple[Path, list[Evidence]]:
     """Audits a finished run again, at its own level if none is given, and first its undefended reference, if that is cached.
 
     What comes back is the folder of the audit, and the evidence of both.
@@ -105,10 +105,7 @@ def of_run(run: Run, level: str | None, cache: pathlib.Path) -> tuple[pathlib.Pa
 
 
 def again(run: Run, level: str, reference: Evidence | None, first: bool = False) -> Evidence:
-    """The evidence of a run at some level: read where it is there, else established.
-
-    ``first`` is a run that is audited for another one's sake: that is said, and its folder is waited for.
-    """
+    """The evidence of a run at some level, read or established; ``first``, for another run's sake, is said and waited for."""
     kept = run.folder / "audits" / level / "evidence.json"
     if not kept.exists() and first:
         say(f"first its undefended reference is audited at level {level}, once and for as long: {run.folder}")

@@ -1,10 +1,10 @@
 """Flags at the edge: absl flags in, one validated frozen config out, one line for every mistake (exit code 2)."""
 
 import dataclasses
-import pathlib
 import re
 import sys
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
@@ -27,7 +27,7 @@ SHARED: dict[str, tuple[Any, Any, str]] = {
     "originals": (int, None, "Use at most so many of the pictures (default: all that fit into memory)."),
     "image_size": (int, None, "Side of the images in pixels (default 32)."),
     "audit": (LEVELS, None, "How much the attackers may compute (default quick, or what a finished run had)."),
-    "workdir": (str, None, "Folder to write to (default one below runs/); a finished run's is audited again."),
+    "workdir": (str, None, "Folder to write to (default one below runs/, named by what is asked)."),
     "data_dir": (str, None, "Where prepared data lies (default: that of tfds)."),
     "manual_dir": (str, None, "Official files, to prepare data from that is not prepared yet."),
     "cache_dir": (str, "~/.cache/ani_jax", "Where undefended references and compiled programs are kept."),
@@ -75,19 +75,11 @@ def given(names: Collection[str]) -> dict[str, Any]:
 
 
 def from_flags(defense: str | None = None, without: Collection[str] = ()) -> RunConfig:
-    """The config that the command line asks for.
-
-    Args:
-        defense: instead of the flag.
-        without: options whose flags are not looked at.
-
-    Raises:
-        ValueError: a value out of range, or an option that the chosen defence does not have.
-    """
+    """The config that the command line asks for; a defence may be given instead of the flag, and options left out."""
     base = RunConfig()
     if FLAGS.config is not None:
         try:
-            base = RunConfig.read(pathlib.Path(FLAGS.config).read_text())
+            base = RunConfig.read(Path(FLAGS.config).read_text())
         except (OSError, ValueError) as error:
             raise ValueError(f"config={FLAGS.config}: {error}") from None
     own = given(vars(base)) | ({"defense": defense} if defense else {})
@@ -109,9 +101,9 @@ def placed(run: Any) -> Any:
     return dataclasses.replace(run, config=config)
 
 
-def cache() -> pathlib.Path:
+def cache() -> Path:
     """Where references are, and where this process keeps its compiled programs from now on."""
-    found = pathlib.Path(FLAGS.cache_dir).expanduser()
+    found = Path(FLAGS.cache_dir).expanduser()
     process.keep_programs(found)
     return found
 
@@ -129,13 +121,13 @@ def spelled(config: Config, default: Config) -> list[str]:
     return [f"--{name}={','.join(value) if isinstance(value, tuple) else value}" for name, value in changed.items()]
 
 
-def folders(config: Config, workdir: pathlib.Path) -> list[str]:
+def folders(config: Config, workdir: Path) -> list[str]:
     """The flags that say where data lies and what is written."""
     places = {"data_dir": config.data_dir, "manual_dir": config.manual_dir, "workdir": workdir}
     return [f"--{name}={value}" for name, value in places.items() if value is not None]
 
 
-def command(config: RunConfig, workdir: pathlib.Path) -> str:
+def command(config: RunConfig, workdir: Path) -> str:
     """The command line that reproduces a run, without what is a default anyway."""
     changed = spelled(config, RunConfig(config.defense))
     return " ".join(["python -m experiments.main", f"--defense={config.defense}", *changed, *folders(config, workdir)])

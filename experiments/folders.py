@@ -3,12 +3,12 @@
 import contextlib
 import fcntl
 import os
-import pathlib
 import re
 import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, MutableMapping
+from pathlib import Path
 
 from ani_jax.config import Config
 from ani_jax.training import processes
@@ -28,7 +28,7 @@ class WorkdirError(ValueError):
 
 @contextlib.contextmanager
 def held(
-    folder: pathlib.Path,
+    folder: Path,
     kind: str,
     mark: str,
     other: Callable[[str], str],
@@ -81,7 +81,7 @@ def held(
 
 @contextlib.contextmanager
 def claim(
-    folder: pathlib.Path, config: Config, *, kind: str = "run", wait: bool = False, flag: str = "workdir"
+    folder: Path, config: Config, *, kind: str = "run", wait: bool = False, flag: str = "workdir"
 ) -> Iterator[None]:
     """Holds the folder of a config; of several processes, the main one holds it for all. See :func:`held`."""
 
@@ -102,10 +102,10 @@ def claim(
 class Parts(MutableMapping[str, str]):
     """A folder as a mapping from names to texts; created with its first entry, gone with its last."""
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: Path):
         self.folder = folder
 
-    def path(self, name: str) -> pathlib.Path:
+    def path(self, name: str) -> Path:
         """The file of that name."""
         return self.folder / f"{re.sub(r'[^0-9A-Za-z=_-]+', '-', name)}.json"
 
@@ -132,7 +132,7 @@ class Parts(MutableMapping[str, str]):
         return len(list(self.folder.glob("*.json")))
 
 
-def write(path: pathlib.Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """Writes a file so that it is either there whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w") as file:

@@ -13,9 +13,9 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import pathlib
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ani_jax.config import FORMAT, RunConfig
@@ -55,7 +55,7 @@ def main(_: list[str]) -> None:
         work = functools.partial(cut, depths(chosen[0], FLAGS.depths))
     mark = command(chosen, [FLAGS[name].serialize() for name in asked])
     digest = hashlib.sha256(f"{FORMAT} {mark}".encode()).hexdigest()[:10]
-    folder = pathlib.Path(FLAGS.workdir or f"runs/frontier-{chosen[0].dataset}-{digest}")
+    folder = Path(FLAGS.workdir or f"runs/frontier-{chosen[0].dataset}-{digest}")
     line = " ".join([mark, *flags.folders(chosen[0], folder)])
     cache, machine = flags.cache(), Machine(stop=Told(signal.SIGTERM))
     with held(folder, "frontier", mark, lambda there: "" if there == mark else "belongs to another frontier"):
@@ -135,7 +135,7 @@ def grid(chosen: Sequence[RunConfig], weights: int, seeds: int, span: float) -> 
 
 
 def execute(
-    row: Sequence[Member], group: int, folder: pathlib.Path, cache: pathlib.Path, machine: Machine | None = None
+    row: Sequence[Member], group: int, folder: Path, cache: Path, machine: Machine | None = None
 ) -> Iterator[list[Point]]:
     """Brings the members of a row, which have one defence and seed, to their end, from wherever they stand.
 
@@ -159,7 +159,7 @@ def execute(
         yield [*known, member.point(own)]
 
 
-def train_in_groups(row: Sequence[Member], group: int, place: pathlib.Path, machine: Machine) -> None:
+def train_in_groups(row: Sequence[Member], group: int, place: Path, machine: Machine) -> None:
     """Trains a row in groups and leaves the last checkpoint of each member in its folder, unless all of them are there.
 
     A member that is not finite leaves a mark instead: it is trained alone later, which says what went wrong.
@@ -191,9 +191,7 @@ def train_in_groups(row: Sequence[Member], group: int, place: pathlib.Path, mach
                 checkpoints.save(total, state)
 
 
-def weighed(
-    rows: Sequence[Sequence[Member]], folder: pathlib.Path, cache: pathlib.Path, machine: Machine, line: str
-) -> None:
+def weighed(rows: list[list[Member]], folder: Path, cache: Path, machine: Machine, line: str) -> None:
     """Finds every point, references first, and leaves table, picture and numbers; several members share a reference."""
     found: dict[tuple[str, int], Point] = {}
     done, first = 0, rows[0][0].config
@@ -203,8 +201,7 @@ def weighed(
             found |= {(point.title, point.seed): point for point in points}
             done, last = done + 1, points[-1]
             leaked = last.leakage(WORST)
-            known = last.accuracy is not None and leaked is not None
-            said = f"{last.accuracy:.1%}, {leaked:.2f} leaks" if known else last.status
+            said = last.status if None in (last.accuracy, leaked) else f"{last.accuracy:.1%}, {leaked:.2f} leaks"
             say(f"[{done}/{sum(map(len, rows))}] {last.title}, seed {last.seed}: {said}")
     points = tuple(sorted(found.values(), key=lambda point: bool(point.weights)))
     result = Frontier(first.dataset, first.audit, points)
@@ -225,9 +222,7 @@ def depths(config: RunConfig, asked: Sequence[str]) -> dict[str, RunConfig]:
     return {f"depth {one['depth']}": dataclasses.replace(config, options=one) for one in options}
 
 
-def cut(
-    cuts: Mapping[str, RunConfig], folder: pathlib.Path, cache: pathlib.Path, machine: Machine, line: str
-) -> dict[str, Evidence]:
+def cut(cuts: dict[str, RunConfig], folder: Path, cache: Path, machine: Machine, line: str) -> dict[str, Evidence]:
     """Trains and audits every cut, and leaves a line each, advice, and whether the criterion ranks them as attackers do."""
     found = {}
     for name, config in cuts.items():

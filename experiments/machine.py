@@ -21,11 +21,7 @@ STOPPED = 75
 class Machine:
     """What a run is given to run on.
 
-    Attributes:
-        spread: how training is spread over devices.
-        resume: "auto" goes on from where a run folder stands, "must" refuses a folder where nothing was begun, "never" one where
-            something was.
-        stop: whether the run was told to end.
+    Of ``resume``, "must" refuses a folder where nothing was begun, "never" one where something was; "auto" takes both.
     """
 
     spread: Spread = dataclasses.field(default_factory=Spread)
@@ -68,14 +64,13 @@ class Told:
     """Turns the first signal of a kind into a question; the second has its usual effect."""
 
     def __init__(self, kind: signal.Signals):
-        self.kind, self.told = kind, False
-        self.usual = signal.signal(kind, self.hear)
+        def hear(number: int, frame: FrameType | None) -> None:
+            self.told = True
+            signal.signal(kind, self.usual)
+
+        self.told = False
+        self.usual = signal.signal(kind, hear)
 
     def __call__(self) -> bool:
         """Whether the signal came."""
         return self.told
-
-    def hear(self, number: int, frame: FrameType | None) -> None:
-        """Receives the first one."""
-        self.told = True
-        signal.signal(self.kind, self.usual)

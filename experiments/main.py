@@ -7,7 +7,7 @@ folder; about three minutes on two cores. The same command again resumes, or sho
 code 75: run it again to go on.
 """
 
-import pathlib
+from pathlib import Path
 
 from ani_jax.data import catalog
 from ani_jax.reporting.table import summary
@@ -22,7 +22,7 @@ def main(_: list[str]) -> None:
         return
     config = flags.from_flags()
     given = machine.from_flags(config)
-    folder = pathlib.Path(flags.FLAGS.workdir or f"runs/{config.dataset}-{config.defense}-{config.digest}")
+    folder = Path(flags.FLAGS.workdir or f"runs/{config.dataset}-{config.defense}-{config.digest}")
     found = runs.execute(config, folder, flags.cache(), given)
     # Of several processes the main one alone has something to show.
     if found:

@@ -7,13 +7,9 @@ without TensorFlow. Interrupted, it leaves nothing half-valid; the same command 
 """
 
 import sys
-from collections.abc import Mapping
 
 from experiments import flags
 from experiments.progress import watch
-
-MANY = 12
-"""A task with more classes is not listed class by class."""
 
 
 def main(_: list[str]) -> None:
@@ -39,14 +35,11 @@ def main(_: list[str]) -> None:
     print(f"{name}: {sizes}\nleft out: {skipped or 'nothing'}\nfolder: {done.folder}")
     if entry is not None and entry.spec is not None:
         found = pictures.balance(entry.spec, (entry.primary, *entry.sensitive), data_dir)
-        print("\n".join(f"{task}: {describe(shares)}" for task, shares in found.items()))
-
-
-def describe(shares: Mapping[str, float]) -> str:
-    """The classes with their shares, or, where there are many, how many and the commonest."""
-    ranked = sorted(shares.items(), key=lambda item: -item[1])
-    text = ", ".join(f"{name} {share:.1%}" for name, share in ranked[: 1 if len(ranked) > MANY else None])
-    return f"{len(ranked)} classes, the commonest {text}" if len(ranked) > MANY else text
+        for task, shares in found.items():
+            first, *more = (f"{name} {share:.1%}" for name, share in sorted(shares.items(), key=lambda item: -item[1]))
+            # Twelve classes still fit into a line.
+            told = f"{len(shares)} classes, the commonest {first}" if len(shares) > 12 else ", ".join((first, *more))
+            print(f"{task}: {told}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import ctypes
 import os
-import pathlib
+from pathlib import Path
 
 SETTINGS = {"jax_persistent_cache_min_compile_time_secs": 0.1, "jax_persistent_cache_min_entry_size_bytes": -1}
 """Nearly every program is worth keeping."""
@@ -30,16 +30,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def programs(cache: pathlib.Path) -> pathlib.Path:
+def programs(cache: Path) -> Path:
     """Where programs are kept that may be read by a process of as many cores, unless the environment says where.
 
     XLA decides how the CPU's cores share a program when it compiles it, and jax does not name their number in what it looks
     programs up by: what a process of one core compiled stays on one core in a process of two, at half the speed.
     """
-    return pathlib.Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", cache / f"compiled-{cores()}"))
+    return Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", cache / f"compiled-{cores()}"))
 
 
-def keep_programs(cache: pathlib.Path) -> None:
+def keep_programs(cache: Path) -> None:
     """Keeps this process's programs."""
     import jax  # A side of the benchmark that is PyTorch's does without.
 

@@ -2,10 +2,10 @@
 
 import contextlib
 import json
-import pathlib
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sized
+from pathlib import Path
 from typing import Any
 
 import tensorboardX
@@ -28,7 +28,7 @@ class Bar:
 
     def open(self, title: str, total: int = 0, step: int = 0) -> None:
         """Begins "WHO: WHAT" or "WHO: WHAT: PART", which ends what was before; of parts the first is said. 0 is no total."""
-        self.close()
+        self.bar.close()
         what, before = (": ".join(one.split(": ")[:2]) for one in (title, self.title))
         shown, self.title = sys.stderr.isatty(), title
         self.bar = tqdm.tqdm(total=total or None, initial=step, desc=title, leave=False, disable=not shown)
@@ -44,10 +44,6 @@ class Bar:
             self.told = time.monotonic()
             say(f"{self.title}, {step:,}" + (f" of {self.bar.total:,}" if self.bar.total else ""))
 
-    def close(self) -> None:
-        """Takes the bar away."""
-        self.bar.close()
-
 
 def watch(items: Iterable[Any], title: str) -> Iterable[Any]:
     """Passes the items of a long loop on, under a bar."""
@@ -58,7 +54,7 @@ def watch(items: Iterable[Any], title: str) -> Iterable[Any]:
     for number, item in enumerate(items, 1):
         yield item
         bar.move(number)
-    bar.close()
+    bar.bar.close()
 
 
 class Progress(Bar, contextlib.AbstractContextManager):
@@ -71,14 +67,14 @@ class Progress(Bar, contextlib.AbstractContextManager):
         times: of the log's entries: step, and seconds of a monotonic clock.
     """
 
-    def __init__(self, folder: pathlib.Path, who: str):
+    def __init__(self, folder: Path, who: str):
         super().__init__()
         self.who, self.phase, self.log, self.board = who, "", folder / "metrics.jsonl", folder / "tensorboard"
         self.times: list[tuple[int, float]] = []
         self.events: tensorboardX.SummaryWriter | None = None
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self.bar.close()
         if self.events is not None:
             self.events.close()
 
@@ -108,10 +104,10 @@ class Progress(Bar, contextlib.AbstractContextManager):
             case {"kind": "attack_step", "step": step}:
                 self.move(step)
             case {"kind": "end" | "attack_end"}:
-                self.close()
+                self.bar.close()
 
 
-def log(file: pathlib.Path) -> list[dict[str, Any]]:
+def log(file: Path) -> list[dict[str, Any]]:
     """The entries of a training log, none where there is no file; a line that a kill cut short is none."""
     found = []
     for line in file.read_text().splitlines() if file.exists() else ():

@@ -13,8 +13,8 @@ on images of this size is saturated, and ranks nothing: here the noise is one st
 
 import dataclasses
 import hashlib
-import pathlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 
@@ -41,19 +41,19 @@ def main(names: list[str]) -> None:
     if not 0 < FLAGS.noise < float("inf"):
         raise ValueError(f"noise={FLAGS.noise}: must be above 0 and finite")
     # All of them are read before the first is reported.
-    found, cache = [runs.load(pathlib.Path(name)) for name in names], flags.cache()
+    found, cache = [runs.load(Path(name)) for name in names], flags.cache()
     if FLAGS.by == "run":
         runs.report(found)
         print(f"{summary([run.evidence for run in found])}\n\nreport: {found[-1].folder / 'report.html'}")
     elif FLAGS.by == "seed":
-        by_seed(found, cache, pathlib.Path(FLAGS.out))
+        by_seed(found, cache, Path(FLAGS.out))
     else:
         measured = {str(run.folder): with_criterion(run, critics, FLAGS.noise) for run in map(flags.placed, found)}
         said = (*agreement.lines(list(measured.values())), *(f"! {one}" for one in agreement.caveats(measured)))
         print("\n".join((agreement.table(measured), *said)))
 
 
-def by_seed(found: Sequence[runs.Run], cache: pathlib.Path, out: pathlib.Path) -> None:
+def by_seed(found: Sequence[runs.Run], cache: Path, out: Path) -> None:
     """Groups runs by what they are called without their seed, and writes the summary."""
     variants: dict[str, list[seeds.Pair]] = {}
     for run in sorted(found, key=lambda run: run.config.train.seed):
@@ -64,8 +64,7 @@ def by_seed(found: Sequence[runs.Run], cache: pathlib.Path, out: pathlib.Path) -
     write(out / "summary.csv", seeds.as_csv(lines))
     write(out / "summary.svg", figures.variants(variants).decode())
     told = agreement.lines([run.evidence for run in found])
-    print("\n".join((seeds.table(lines), *told)))
-    print(f"\nsummary: {out / 'summary.csv'}, {out / 'summary.svg'}")
+    print("\n".join((seeds.table(lines), *told, f"\nsummary: {out / 'summary.csv'}, {out / 'summary.svg'}")))
 
 
 def with_criterion(run: runs.Run, critics: Critics, noise: float) -> Evidence:

@@ -3,12 +3,12 @@
 import dataclasses
 import itertools
 import json
-import pathlib
 import resource
 import signal
 import statistics
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from ani_jax.defenses.base import Defense, freeze
 from ani_jax.evaluation.audit import audit
 from ani_jax.records import Evidence, from_json, to_json
 from ani_jax.reporting import page
-from ani_jax.reporting.adversaries import gaps, silent
+from ani_jax.reporting.adversaries import Log, gaps, silent
 from ani_jax.training import processes
 from ani_jax.training.budget import UtilityBudget
 from ani_jax.training.checkpoint import Checkpoints
@@ -46,13 +46,13 @@ DRAWS = 20
 class Run:
     """A finished run, read back from its folder."""
 
-    folder: pathlib.Path
+    folder: Path
     config: RunConfig
     evidence: Evidence
     metrics: list[dict[str, Any]]
 
 
-def execute(config: RunConfig, folder: pathlib.Path, cache: pathlib.Path, machine: Machine | None = None) -> list[Run]:
+def execute(config: RunConfig, folder: Path, cache: Path, machine: Machine | None = None) -> list[Run]:
     """Brings a run to its end, from wherever it stands, the undefended reference first.
 
     Several processes train together. Then they part, and the main one finds both runs trained, and goes on alone. It alone holds
@@ -87,9 +87,7 @@ def execute(config: RunConfig, folder: pathlib.Path, cache: pathlib.Path, machin
     return execute(config, folder, cache, Machine(stop=Told(signal.SIGTERM))) if processes.is_main() else []
 
 
-def _complete(
-    config: RunConfig, folder: pathlib.Path, ceiling: pathlib.Path | None, data: Data, machine: Machine
-) -> None:
+def _complete(config: RunConfig, folder: Path, ceiling: Path | None, data: Data, machine: Machine) -> None:
     """Trains and, in one process, audits in a claimed folder, unless that is done; ``ceiling`` is its reference's folder."""
     if finished(folder):
         return
@@ -125,7 +123,7 @@ def _complete(
     parts.clear()
 
 
-def _utility(config: RunConfig, ceiling: pathlib.Path | None) -> UtilityBudget | None:
+def _utility(config: RunConfig, ceiling: Path | None) -> UtilityBudget | None:
     """What the defence may cost, by its reference's log, which the main process has."""
     lost = config.utility_budget
     if lost is None or ceiling is None:
@@ -178,18 +176,18 @@ def attacked(
     )
 
 
-def reference_folder(config: RunConfig, cache: pathlib.Path) -> pathlib.Path:
+def reference_folder(config: RunConfig, cache: Path) -> Path:
     """Where the undefended reference of a run is kept."""
     reference = config.reference()
     return cache / "references" / f"{reference.dataset}-{reference.digest}"
 
 
-def finished(folder: pathlib.Path) -> bool:
+def finished(folder: Path) -> bool:
     """Whether a run is at its end, as the main process sees it; evidence comes last and whole, so nobody need hold the folder."""
     return bool(processes.from_main(jnp.bool_((folder / "evidence.json").exists())))
 
 
-def load(folder: pathlib.Path) -> Run:
+def load(folder: Path) -> Run:
     """Reads a finished run; an error where the folder holds none."""
     try:
         config = RunConfig.read((folder / "config.json").read_text())
@@ -206,14 +204,14 @@ def report(runs: list[Run]) -> None:
     render(subject.folder, [run.evidence for run in runs], line, subject.config, logs)
 
 
-def render(folder: pathlib.Path, found: list[Evidence], line: str, config: Config, logs: Mapping[str, Any]) -> None:
+def render(folder: Path, found: list[Evidence], line: str, config: Config, logs: Mapping[str, Any]) -> None:
     """Writes report.html: evidence side by side, the command that made it, and the config and the training logs behind it."""
     provenance = registry.DEFENSES[config.defense].provenance if isinstance(config, RunConfig) else ""
     shown = page.render(found, logs, command=line, config=json.loads(config.json()), provenance=provenance)
     write(folder / "report.html", shown)
 
 
-def check_resume(folder: pathlib.Path, resume: str) -> None:
+def check_resume(folder: Path, resume: str) -> None:
     """Refuses a claimed folder that holds what it must not hold ("never"), or not what it must ("must")."""
     steps = Checkpoints(folder / "checkpoints").steps()
     begun = f"a run at step {steps[-1]}" if steps else "a finished run" if (folder / "evidence.json").exists() else None
@@ -239,9 +237,7 @@ def _waiting(data: Data, config: RunConfig, times: list[tuple[int, float]]) -> d
     return {"step_ms": step_ms, "draw_ms": draw_ms, "waiting_for_data": draw_ms / step_ms}
 
 
-def notes(
-    config: RunConfig, evidence: Evidence, reference: Evidence | None, lines: list[dict[str, Any]]
-) -> Iterator[str]:
+def notes(config: RunConfig, evidence: Evidence, reference: Evidence | None, lines: Log) -> Iterator[str]:
     """What a run's evidence has to say beside the audit, by its log and its reference."""
     lost = config.utility_budget
     if lost is not None and reference is not None:

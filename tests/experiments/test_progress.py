@@ -78,7 +78,7 @@ def test_a_terminal_shows_bars(monkeypatch, capsys):
     assert bar.bar.n == 7
     bar.open("none: attribute ink: probe")
     assert bar.bar.total is None
-    bar.close()
+    bar.bar.close()
     assert bar.bar.disable
     assert "ani_jax" not in capsys.readouterr().err
 

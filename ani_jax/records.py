@@ -344,12 +344,12 @@ class Evidence:
         """What a report needs to know of a target.
 
         Raises:
-            KeyError: no such target was attacked.
+            KeyError: they are not in this evidence.
         """
         for words in self.targets:
             if words.name == target:
                 return words
-        raise KeyError(f"{target!r} was not attacked in the evidence of {self.subject!r}")
+        raise KeyError(f"no words for the target {target!r} in the evidence of {self.subject!r}")
 
     def attack(self, attack: str, target: str, queries: int = 1) -> AttackResult:
         """The result of one attack on one target.

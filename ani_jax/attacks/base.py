@@ -398,7 +398,7 @@ def prepare(
     draw_key, sample_key, held_key = jax.random.split(key, 3)
     release = _granted(knowledge)
     count *= max(1, REDRAWS // queries) if release.stochastic else 1
-    sample = _draw(auxiliary, draw_key, count)
+    sample = jax.jit(Source.draw, static_argnums=2)(auxiliary, draw_key, count)
     # Summarised chunk by chunk: 64 releases of every image at once would take gigabytes.
     sample_z = jnp.concatenate([summarise(z) for z in answers(release, sample.image, sample_key, queries)])
     held = query(release, validation.image, held_key, queries)
@@ -421,11 +421,6 @@ def _granted(knowledge: Knowledge) -> Release:
     if knowledge.release is None:
         raise ValueError("knowledge.release is None: this attack needs to query the client")
     return knowledge.release
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _draw(source: Source, key: PRNGKey, count: int) -> Batch:
-    return source.draw(key, count)
 
 
 def in_chunks(attacker: Any, z: Observed) -> Array:

@@ -47,8 +47,10 @@ class Library:
 
     def density(self, z: Observed) -> Float[Array, "b n"]:
         """:meth:`log_density`, ``CHUNK`` images at a time."""
-        return jnp.concatenate([_density(self, z[:, start : start + CHUNK]) for start in range(0, z.shape[1], CHUNK)])
+        chunks = (z[:, start : start + CHUNK] for start in range(0, z.shape[1], CHUNK))
+        return jnp.concatenate([self.log_density(chunk) for chunk in chunks])
 
+    @jax.jit
     def log_density(self, z: Observed) -> Float[Array, "b n"]:
         """Log density of k releases (k, b, ...) of each image under each Gaussian, up to a constant."""
         mean, variance = (flat(moment) for moment in moments(z))
@@ -61,8 +63,3 @@ def _natural(release: Release, images: Images) -> tuple[Array, Array, Array]:
     mean, stddev = (flat(declared(release.variables, images)) for declared in (release.mean, release.stddev))  # type: ignore[misc]
     precision = stddev**-2
     return mean * precision, precision, -(0.5 * mean**2 * precision + jnp.log(stddev)).sum(1)
-
-
-@jax.jit
-def _density(library: Library, z: Observed) -> Float[Array, "b n"]:
-    return library.log_density(z)

@@ -18,7 +18,6 @@ What is unknown may be pixels or a code of them: see :class:`Canvas`. The loop r
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -339,21 +338,14 @@ def goal_of(asked: Asked, release: Release, images: Images) -> Goal:
     rate = feature_rates(sample_means(asked))
     if release.stochastic and release.log_prob is not None:
         goal = Goal(release, rate, likelihood=True)
-        if bool(jnp.isfinite(_misfit(goal, images, asked.held[:, : len(images)])).all()):
+        # No key is drawn from where a density is declared.
+        misfit = jax.jit(Goal.misfit)(goal, images, asked.held[:, : len(images)], jax.random.key(0))
+        if bool(jnp.isfinite(misfit).all()):
             return goal
     return Goal(release, rate)
-
-
-@jax.jit
-def _misfit(goal: Goal, images: Images, z: Observed) -> Float[Array, " n"]:
-    return goal.misfit(images, z, jax.random.key(0))
 
 
 def report(on_event: OnEvent | None, **event: Any) -> None:
     """Calls ``on_event`` where there is one."""
     if on_event is not None:
-        on_event(_plain(event))
-
-
-def _plain(event: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: float(value) if isinstance(value, Array) else value for name, value in event.items()}
+        on_event({name: float(value) if isinstance(value, Array) else value for name, value in event.items()})

@@ -82,6 +82,9 @@ def audit(
     knowledge = Knowledge(release, None if predict is None else as_predictor(predict))
     wanted = targets.of(data)
     chosen = families(wanted, level, knowledge) if attacks is None else tuple(attacks)
+    # The data's own targets in their order, then whatever else a caller asked for.
+    rank = {target: place for place, target in enumerate(wanted)}
+    sought = sorted(dict.fromkeys(family.target for family in chosen), key=lambda target: rank.get(target, len(rank)))
     scene = Scene.of(knowledge, data, level, seed, reference, random, on_event)
     kept = _Kept(store, "" if store is None else scene.digest())
     results = tuple(
@@ -119,14 +122,8 @@ def audit(
         # An attacker's finding about the client is one finding, however many made it.
         notes=tuple(dict.fromkeys((*notes, *problem))),
         criterion=measured,
-        targets=tuple(target.words for target in _attacked(wanted, chosen)),
+        targets=tuple(target.words for target in sought),
     )
-
-
-def _attacked(wanted: Sequence[targets.Target], chosen: Sequence[Family]) -> tuple[targets.Target, ...]:
-    """The targets of the families: the data's own in their order, then whatever else a caller asked for."""
-    sought = dict.fromkeys(family.target for family in chosen)
-    return (*(target for target in wanted if target in sought), *(target for target in sought if target not in wanted))
 
 
 class _Kept:

@@ -2,8 +2,7 @@
 
 import contextlib
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,32 +103,23 @@ def choose(competitors: Sequence[Competitor]) -> Competitor | None:
 
 def _judged(scene: Scene, attack: Attack, fitted: Fitted, key: PRNGKey, asked: Asked, test_z: Observed) -> Competitor:
     """Lets a fitted attacker guess; numbers that go wrong are written down, never taken for privacy."""
-    guesses = [_attempt(functools.partial(_guess, fitted, key, z)) for z in (asked.held, test_z)]
-    failed = fitted.failed or next((guess for guess in guesses if isinstance(guess, str)), None)
+    strengths, guess, failed = [], None, fitted.failed or ("no attacker" if fitted.attacker is None else None)
+    for z, batch in ((asked.held, asked.validation), (test_z, scene.data.test)):
+        if fitted.attacker is None:
+            break
+        try:
+            guess = np.asarray(fitted.attacker(named(key, "guess"), z))
+        except Exception as error:
+            # Whatever a stranger's client raises inside it is a result that says so.
+            failed, guess = failed or reason(error), None
+            break
+        if not np.isfinite(guess).all():
+            failed, guess = failed or "the guesses are not finite", None
+            break
+        strengths.append(attack.target.strength(guess, batch))
+    validation, test = strengths if guess is not None else (None, None)
     status = "ok" if failed is None else f"failed: {failed}"
-    if any(isinstance(guess, str) for guess in guesses):
-        return Competitor(Attacker(attack.name, None, None, attack.steps, status, note=fitted.note), None)
-    batches = (asked.validation, scene.data.test)
-    strengths = [attack.target.strength(guess, batch) for guess, batch in zip(guesses, batches, strict=True)]
-    return Competitor(
-        Attacker(attack.name, *strengths, steps=attack.steps, status=status, note=fitted.note), guesses[1]
-    )
-
-
-def _attempt(work: Callable[[], Any]) -> Any:
-    """What ``work`` gives, or in a line what a stranger's client raised inside it."""
-    try:
-        return work()
-    except Exception as error:
-        return reason(error)
-
-
-def _guess(fitted: Fitted, key: PRNGKey, z: Observed) -> np.ndarray | str:
-    """The attacker's guesses, or why there are none."""
-    if fitted.attacker is None:
-        return fitted.failed or "no attacker"
-    guess = np.asarray(fitted.attacker(named(key, "guess"), z))
-    return guess if np.isfinite(guess).all() else "the guesses are not finite"
+    return Competitor(Attacker(attack.name, validation, test, attack.steps, status, fitted.note), guess)
 
 
 def _failed(family: Family, status: str, records: tuple = ()) -> AttackResult:

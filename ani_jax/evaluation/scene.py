@@ -73,6 +73,10 @@ class Scene:
         sampled = {name: _sample(getattr(data, name), getattr(level, name), seed) for name in ("test", "validation")}
         data, key = dataclasses.replace(data, **sampled), jax.random.key(seed)
         asked, test_z = _look(key, "view 1", knowledge, data, level, 1)
+        # One image of each class, not all of them from the start of the split.
+        labels = np.asarray(data.test.label)
+        found = [np.flatnonzero(labels == label) for label in np.unique(labels)[:GALLERY]]
+        shown = np.array([rows[(7 * place) % len(rows)] for place, rows in enumerate(found)])
         return cls(
             data=data,
             level=level,
@@ -85,7 +89,7 @@ class Scene:
             asked=asked,
             test_z=test_z,
             answers=None if knowledge.predict is None else answered(knowledge.predict, asked, test_z),
-            shown=_distinct(np.asarray(data.test.label)),
+            shown=shown,
         )
 
     @property
@@ -168,10 +172,3 @@ def _sample(batch: Batch, most: int, seed: int) -> Any:
         return batch
     chosen = np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
     return jax.tree.map(lambda values: values[chosen], batch)
-
-
-def _distinct(labels: np.ndarray) -> np.ndarray:
-    """Indices of up to ``GALLERY`` test images of distinct classes, not all from the start of the split."""
-    classes = np.unique(labels)[:GALLERY]
-    found = [np.flatnonzero(labels == k) for k in classes]
-    return np.array([rows[(7 * place) % len(rows)] for place, rows in enumerate(found)])

@@ -1,18 +1,18 @@
 """A frontier's points, and its geometry in utility and leakage: which are dominated, and how much they cover. No jax.
 
-Leakage is 0 where nothing is learnt beyond the floor and 1 where everything is: normalised leakage for an attribute (METHODS
-5.1), R² over the class-mean image for reconstructions. So the worst attack is the one that finds most, whatever it aims at.
+Leakage is 0 where nothing is learnt beyond the floor and 1 where everything is, by the metric that each target names: normalised
+leakage (METHODS 5.1) or one of its own. So the worst attack is the one that finds most, whatever it aims at.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
-from ani_jax.records import AttackResult, Evidence
+from ani_jax.records import Estimate, Evidence
 
 REFERENCE = "none"
 """Subject of the undefended reference, and first word of its name."""
 FLOORS = ("chance", "label_mediated")
-"""What is known of an attribute without z."""
+"""References that say what is known without z."""
 WORST = "worst attack"
 """The measure that takes the attack which leaks most at each point."""
 
@@ -23,9 +23,9 @@ class Leak:
 
     Attributes:
         attack: family.
-        target: "image", or the attribute's name.
+        target: what was sought.
         queries: k, how many releases of the same image the attacker saw.
-        score: balanced accuracy, or MSE for images.
+        score: the metric that says how strong an attack on this target is.
         leakage: 0 at the floor, 1 for everything; None where it is not defined.
         status: "ok", or "failed: <reason>"; a failed attack is never counted as privacy.
     """
@@ -82,6 +82,9 @@ class Point:
             multiplier: of its privacy weights.
             weights: those weights.
 
+        Raises:
+            KeyError: the evidence has no words for the target of one of its attacks.
+
         Example:
             >>> from ani_jax.records import Estimate
             >>> evidence = Evidence("funnel", "digits", 3, "quick", {}, {}, {"accuracy": Estimate(0.97)}, ())
@@ -90,9 +93,19 @@ class Point:
             (3, 0.97)
         """
         utility = {name: estimate.value for name, estimate in evidence.utility.items()}
-        leaks = tuple(_leak(result, evidence.subject == REFERENCE) for result in evidence.attacks)
+        leaks = []
+        for result in evidence.attacks:
+            words, none = evidence.words(result.target), Estimate(None)
+            strength = result.scores.get(words.strength, none)
+            leakage = result.scores.get(words.leakage, none).value if words.leakage else result.leakage.value
+            if evidence.subject == REFERENCE and not words.leakage:
+                # Its own audit has nothing to normalise by: it leaks all that there is, where that is clearly something.
+                floors = [floor for name in FLOORS if (floor := result.references.get(name)) is not None]
+                if strength.low is not None and floors and strength.low > max(floors):
+                    leakage = 1.0
+            leaks.append(Leak(result.attack, result.target, result.queries, strength.value, leakage, result.status))
         accuracy, majority = utility.get("accuracy"), utility.get("majority_class")
-        return cls(defense, multiplier, weights, evidence.seed, accuracy, majority, leaks)
+        return cls(defense, multiplier, weights, evidence.seed, accuracy, majority, tuple(leaks))
 
     @property
     def title(self) -> str:
@@ -127,12 +140,12 @@ class Frontier:
 
     Attributes:
         dataset: catalogue name.
-        budget: name of the audits' compute budget.
+        level: of the audits.
         points: the undefended reference's first.
     """
 
     dataset: str
-    budget: str
+    level: str
     points: tuple[Point, ...]
 
 
@@ -191,24 +204,6 @@ def hypervolume(utility: Sequence[float], leakage: Sequence[float], majority: fl
             area += (mine - majority) * (reached - max(own, 0.0))
             reached = max(own, 0.0)
     return area / (1 - majority)
-
-
-def _leak(result: AttackResult, undefended: bool) -> Leak:
-    scores = {name: estimate.value for name, estimate in result.scores.items()}
-    image = result.target == "image"
-    leakage = scores.get("r2_class_mean") if image else result.leakage.value
-    if undefended and not image and _above_floor(result):
-        # Normalised by itself: its own audit has nothing to normalise by.
-        leakage = 1.0
-    score = scores.get("mse" if image else "balanced_accuracy")
-    return Leak(result.attack, result.target, result.queries, score, leakage, result.status)
-
-
-def _above_floor(result: AttackResult) -> bool:
-    score = result.scores.get("balanced_accuracy")
-    floors = [result.references.get(name) for name in FLOORS]
-    known = [floor for floor in floors if floor is not None]
-    return score is not None and score.low is not None and bool(known) and score.low > max(known)
 
 
 def _sound(leak: Leak) -> float | None:

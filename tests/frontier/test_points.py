@@ -5,10 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ani_jax.evaluation.frontier import WORST, Frontier, Leak, Point, front, hypervolume, measures
+from ani_jax.frontier.points import WORST, Frontier, Leak, Point, front, hypervolume, measures
 from ani_jax.records import AttackResult, Estimate, Evidence, from_json, to_json
+from ani_jax.targets.attribute import Attribute
+from ani_jax.targets.image import Image
 
 UNIT = st.floats(0, 1, width=32)
+WORDS = (Attribute("ink", 4).words, Image().words)
 PLANE = st.lists(st.tuples(UNIT, st.floats(-0.5, 1.5, width=32)), min_size=1, max_size=8)
 
 
@@ -73,7 +76,7 @@ def test_equal_points_do_not_dominate_each_other():
 def test_a_point_keeps_what_an_audit_found():
     utility = {"accuracy": Estimate(0.97), "majority_class": Estimate(0.11)}
     attacks = (result("attribute", "ink", 0.3, score=0.45), result("decoder", "image", 0.6, score=0.01))
-    evidence = Evidence("ani", "digits", 3, "quick", {}, {}, utility, attacks)
+    evidence = Evidence("ani", "digits", 3, "quick", {}, {}, utility, attacks, targets=WORDS)
     found = Point.of(evidence, "ani", 0.1, {"entropy": 0.05})
     assert (found.seed, found.accuracy, found.majority) == (3, 0.97, 0.11)
     assert found.leaks == (Leak("attribute", "ink", 1, 0.45, 0.3), Leak("decoder", "image", 1, 0.01, 0.6))
@@ -112,7 +115,7 @@ def test_the_undefended_reference_leaks_all_that_there_is_to_leak():
 
     sure, unsure = result(0.9, 0.88, 0.3), result(0.32, 0.28, 0.3)
     for subject, expected in (("none", [1.0, None]), ("funnel", [None, None])):
-        evidence = Evidence(subject, "digits", 0, "quick", {}, {}, {}, (sure, unsure))
+        evidence = Evidence(subject, "digits", 0, "quick", {}, {}, {}, (sure, unsure), targets=WORDS)
         assert [leak.leakage for leak in Point.of(evidence, subject, 1.0, {}).leaks] == expected
 
 

@@ -19,11 +19,11 @@ from ani_jax.attacks.query import as_predictor, as_release
 from ani_jax.evaluation import judge
 from ani_jax.evaluation.budgets import BUDGETS, Budget, default_attacks
 from ani_jax.evaluation.cost import cost_card
-from ani_jax.evaluation.criterion import criterion
-from ani_jax.evaluation.critics import Critics
 from ani_jax.evaluation.scene import Scene, named, title
 from ani_jax.evaluation.seconds import within
 from ani_jax.evaluation.trials import reason
+from ani_jax.information.criterion import criterion
+from ani_jax.information.critics import Critics
 from ani_jax.records import AttackResult, CostCard, Criterion, Estimate, Evidence, from_json, to_json
 from ani_jax.types import Data, Features, Knowledge, Logits, Release
 

@@ -20,8 +20,8 @@ from ani_jax.defenses import registry
 from ani_jax.defenses.ani import Ani
 from ani_jax.defenses.base import Defense, Forward, Terms, freeze
 from ani_jax.defenses.none import Undefended
-from ani_jax.evaluation import critics
 from ani_jax.evaluation.cost import multiply_accumulates
+from ani_jax.information import critics
 from ani_jax.losses.dependence import distance_correlation
 from ani_jax.losses.pairwise import centred
 from ani_jax.modules import conv, pool
@@ -228,10 +228,10 @@ def _fit(loss: Any, optimizer: Any, params: Any, data: Any, steps: int) -> Case:
     def unit() -> Any:
         nonlocal carried
         for index in range(steps):
-            *carried, value = fitting._step(loss, optimizer.update, *carried, data, key, index)
+            *carried, value = fitting.step(loss, optimizer.update, *carried, data, key, index)
         return jax.block_until_ready((carried, value))[1]
 
-    return Case(unit, steps, lambda: _facts(fitting._step.trace(loss, optimizer.update, *carried, data, key, 0)))
+    return Case(unit, steps, lambda: _facts(fitting.step.trace(loss, optimizer.update, *carried, data, key, 0)))
 
 
 def critic(shape: Shape) -> Case:
@@ -240,12 +240,9 @@ def critic(shape: Shape) -> Case:
     sizes = (3 * shape.image**2, 12 * (shape.image // 4) ** 2)
     keys = jax.random.split(jax.random.key(0), 3)
     pairs = critics.Pairs(*(jax.random.normal(key, (4 * shape.batch, size)) for key, size in zip(keys, sizes)))
-    params = {
-        "critic": critics._initial(chosen.network, keys[2], pairs.x[:1], pairs.z[:1]),
-        "log_ema": jnp.zeros(()),
-    }
-    optimizer = critics._optimizer(LEARNING_RATE, STEPS)
-    return _fit(critics._Objective(chosen), optimizer, params, (pairs, None, jnp.float32(0.1)), steps=10)
+    params = critics.initial(chosen, keys[2], pairs)
+    optimizer = critics.optimizer(LEARNING_RATE, STEPS)
+    return _fit(critics.Objective(chosen), optimizer, params, (pairs, None, jnp.float32(0.1)), steps=10)
 
 
 def _undefended(shape: Shape) -> Release:

@@ -19,8 +19,8 @@ import jax
 from absl import flags as absl_flags
 
 from ani_jax.defenses.base import freeze
-from ani_jax.evaluation.criterion import criterion
-from ani_jax.evaluation.critics import ESTIMATORS, Critics
+from ani_jax.information.criterion import criterion
+from ani_jax.information.critics import ESTIMATORS, Critics
 from ani_jax.records import Criterion, Evidence, from_json, to_json
 from ani_jax.reporting import agreement
 from ani_jax.training.checkpoint import CheckpointError

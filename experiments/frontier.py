@@ -12,9 +12,9 @@ import signal
 import sys
 
 from absl import flags as absl_flags
+from ani_jax.evaluation.frontier import WORST, Frontier, Point
 
 from ani_jax.data.files import DataError
-from ani_jax.evaluation.frontier import WORST, Frontier, Point
 from ani_jax.records import to_json
 from ani_jax.reporting import frontier, frontier_page
 from ani_jax.training import sweep

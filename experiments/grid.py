@@ -8,9 +8,9 @@ from typing import Any
 
 from absl import flags as absl_flags
 from absl.testing import flagsaver
+from ani_jax.evaluation.frontier import Point
 
 from ani_jax.defenses import registry
-from ani_jax.evaluation.frontier import Point
 from ani_jax.training import sweep
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.loop import Stopped, TrainingError

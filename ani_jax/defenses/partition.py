@@ -282,7 +282,7 @@ class Partition(Defense):
         attribute = _attribute(name)
         logits, labels = _opinions(output, batch.sensitive[attribute])
         if self.attribute_objective == "neg_ce":
-            return adversarial.neg_ce(logits, labels).mean()
+            return cross_entropy(logits, labels).mean()
         if self.attribute_objective == "kl_to_prior":
             return adversarial.kl_to_prior(logits, extra[f"prior/{attribute}"]).mean()
         return adversarial.max_entropy(logits).mean()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ani_jax.evaluation.critics import Critics
+from ani_jax.information.critics import Critics
 from ani_jax.reporting import agreement
 from ani_jax.training.loop import TrainConfig
 from experiments import criterion, flags, runs
@@ -49,7 +49,7 @@ def test_a_folder_without_a_run_is_named_before_anything_is_measured(tmp_path):
     [
         ((), "argument RUN: name at least one run folder"),
         (("--noise=0", "run"), "flag --noise=0.0: must be above 0 and finite"),
-        (("--steps=0", "run"), "steps is 0, it must be 1 or more"),
+        (("--steps=0", "run"), "steps=0: must be 1 or more"),
     ],
 )
 def test_mistakes_cost_one_line(tmp_path, arguments, message):

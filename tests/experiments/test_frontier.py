@@ -8,8 +8,8 @@ import time
 
 import jax
 import pytest
-
 from ani_jax.evaluation.frontier import Frontier
+
 from ani_jax.records import from_json
 from ani_jax.reporting import frontier as numbers
 from ani_jax.reporting import frontier_page

@@ -3,8 +3,8 @@
 import dataclasses
 
 import pytest
-
 from ani_jax.evaluation.frontier import Point
+
 from ani_jax.records import Estimate, Evidence
 from ani_jax.training.loop import Stopped, TrainConfig, TrainingError
 from experiments import grid, runs

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ani_jax.attacks import decoder, descent
 from ani_jax.defenses.base import freeze
-from ani_jax.evaluation import critics
+from ani_jax.information import critics
 from ani_jax.losses.dependence import distance_correlation
 from ani_jax.modules.adversaries import ResidualDecoder
 from ani_jax.modules.initialise import initialise
@@ -113,7 +113,7 @@ def test_the_critic_climbs_the_same_bound():
     # A batch of all pairs has them all, in whatever order.
     data = (critics.Pairs(x, z), None, jnp.float32(0))
     start = {"critic": {"params": params}, "log_ema": jnp.float32(0)}
-    gradient = jax.grad(critics._Objective(chosen))(start, data, keys[0])
+    gradient = jax.grad(critics.Objective(chosen))(start, data, keys[0])
     peer.update(*(torch.from_numpy(np.array(value)) for value in (x, z)))
     # Plain descent at rate 1 moves the average, from 0 here.
     assert peer.log_ema.item() == pytest.approx(-float(gradient["log_ema"]), rel=1e-5)

@@ -11,9 +11,9 @@ import pytest
 from ani_jax.attacks.base import prepare
 from ani_jax.attacks.query import as_release
 from ani_jax.data import digits
-from ani_jax.evaluation import criterion as under_test
-from ani_jax.evaluation.criterion import criterion
-from ani_jax.evaluation.critics import Critics
+from ani_jax.information import criterion as under_test
+from ani_jax.information.criterion import criterion
+from ani_jax.information.critics import Critics
 from ani_jax.records import Criterion, from_json, to_json
 from ani_jax.types import Batch, Data, Knowledge, Source, Task, fixed
 
@@ -87,7 +87,7 @@ def test_images_are_those_of_a_given_view():
     assert found.scale == pytest.approx(float(jnp.sqrt(jnp.square(view.sample_z).mean())), rel=1e-5)
     assert found.information.value == pytest.approx(measured().information.value, abs=0.15)
     often = prepare(jax.random.key(5), knowledge, data().auxiliary, data().validation, count=10, queries=2)
-    with pytest.raises(ValueError, match="queries is 2, it must be 1"):
+    with pytest.raises(ValueError, match=r"release\.queries=2: must be 1"):
         criterion(jax.random.key(0), often, data(), FAST)
 
 
@@ -122,7 +122,7 @@ def test_undefined_entropies_are_none_with_a_reason(monkeypatch):
 
 
 def test_refuses():
-    with pytest.raises(ValueError, match=r"threshold is -1\.0"):
+    with pytest.raises(ValueError, match=r"threshold=-1\.0"):
         criterion(jax.random.key(0), scaled(1.0), data(), FAST, threshold=-1.0)
 
 

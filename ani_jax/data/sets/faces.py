@@ -10,11 +10,13 @@ import io
 import pathlib
 import re
 from collections.abc import Callable, Iterable
-from types import MappingProxyType
 from typing import Any
 
-from ani_jax.data.files import DataError, Picture, Tally, Watch, decode, digest, encode, pictures
-from ani_jax.data.official import Examples
+import numpy as np
+
+from ani_jax.data.entry import Entry, Recipe, numbers
+from ani_jax.data.files import DataError, Examples, Picture, Tally, Watch, decode, digest, encode, pictures
+from ani_jax.data.pictures import Spec, View
 
 GENDERS = ("male", "female")
 UTKFACE_RACES = ("white", "black", "asian", "indian", "other")
@@ -40,7 +42,7 @@ def utkface_labels(name: str) -> dict[str, int] | None:
     found = _UTKFACE.fullmatch(name)
     if found is None:
         return None
-    age, gender, race = (int(part) for part in found.groups())
+    age, gender, race = map(int, found.groups())
     return {"age": age, "gender": gender, "race": race} if age < UTKFACE_AGES else None
 
 
@@ -89,17 +91,25 @@ def read_fairface(folder: pathlib.Path, tally: Tally, watch: Watch) -> dict[str,
     Raises:
         DataError: a column or file is missing, a label is out of range, or too many pictures cannot be decoded.
     """
+    # By folder and name, as the tables have them: the archive may have been unpacked at any depth.
     found = {"/".join(picture.name.split("/")[-2:]): picture for picture in pictures(folder)}
     classes = {"age": FAIRFACE_AGES, "gender": ("Male", "Female"), "race": FAIRFACE_RACES}
     splits = {}
-    for split, part in (("train", "train"), ("validation", "val")):
-        path = folder / f"fairface_label_{part}.csv"
+    for split, short in (("train", "train"), ("validation", "val")):
+        path = folder / f"fairface_label_{short}.csv"
         labelled = {}
+        # Line 1 is the header.
         for number, row in enumerate(csv.DictReader(io.StringIO(path.read_text())), start=2):
             missing = {"file", *classes} - set(row)
             if missing:
                 raise DataError(f"manual_dir={path}: no column {sorted(missing)[0]!r}; fetch the file again")
-            labels = {name: _index(row[name], allowed, name, path, number) for name, allowed in classes.items()}
+            for name, allowed in classes.items():
+                if row[name] not in allowed:
+                    raise DataError(
+                        f"manual_dir={path}: {name} {row[name]!r} in line {number} is out of range; "
+                        f"allowed: {', '.join(allowed)}"
+                    )
+            labels = {name: allowed.index(row[name]) for name, allowed in classes.items()}
             if row["file"] in found:
                 labelled[found[row["file"]]] = labels
             else:
@@ -196,15 +206,88 @@ def _written(labelled: dict[Picture, dict[str, Any]]) -> Examples:
         yield picture.name, {"image": content, "file": picture.name, **labels}
 
 
-def _index(value: str, allowed: tuple[str, ...], name: str, path: pathlib.Path, number: int) -> int:
-    if value not in allowed:
-        raise DataError(
-            f"manual_dir={path}: {name} {value!r} in line {number} is out of range; allowed: {', '.join(allowed)}"
-        )
-    return allowed.index(value)
+def _recipe(read: Any, origin: str, tables: tuple[str, ...] = (), channels: int = 3, **labels: Any) -> Recipe:
+    """What every set of faces is prepared into: the picture, its file's name, and labels as named classes, text or numbers."""
+
+    def features() -> dict[str, Any]:
+        import tensorflow_datasets as tfds
+
+        made: dict[str, Any] = {
+            "image": tfds.features.Image(shape=(None, None, channels)),
+            "file": tfds.features.Text(),
+        }
+        for name, kind in labels.items():
+            if isinstance(kind, tuple):
+                made[name] = tfds.features.ClassLabel(names=kind)
+            else:
+                made[name] = tfds.features.Text() if kind is str else tfds.features.Scalar(kind)
+        return made
+
+    some_picture = tuple(f"*{ending}" for ending in (".zip", ".jpg", ".jpeg", ".png", ".pgm"))
+    return Recipe("1.0.0", features, read, (*((table,) for table in tables), some_picture), origin)
 
 
-READERS = MappingProxyType(
-    {"utkface": read_utkface, "fairface": read_fairface, "facescrub": read_facescrub, "orl_faces": read_orl_faces}
+AGES = (
+    ("0-12", numbers(0, 12)),
+    ("13-19", numbers(13, 19)),
+    ("20-29", numbers(20, 29)),
+    ("30-39", numbers(30, 39)),
+    ("40-59", numbers(40, 59)),
+    ("60 and more", numbers(60, 116)),
 )
-"""Data set -> its reader."""
+
+ENTRIES = (
+    Entry(
+        name="utkface",
+        primary="gender",
+        sensitive=("race", "age"),
+        size=23_708,
+        licence="research use only; the pictures belong to their owners (Zhang, Song and Qi)",
+        description="faces by age, gender and race, as annotated by a network and checked by people; no identities",
+        obtain="JPEGs or their zip archive, whole or a part of it, --manual_dir",
+        spec=Spec("utkface", views=(View("age", "age", AGES),)),
+        recipe=_recipe(
+            read_utkface, "https://susanqq.github.io/UTKFace", age=np.int32, gender=GENDERS, race=UTKFACE_RACES
+        ),
+    ),
+    Entry(
+        name="fairface",
+        primary="gender",
+        sensitive=("race", "age"),
+        size=97_698,
+        licence="CC BY 4.0 (Karkkainen and Joo)",
+        description="faces balanced over seven races, by age, gender and race",
+        obtain="two csv files and the pictures or their zip archive, --manual_dir",
+        spec=Spec("fairface"),
+        recipe=_recipe(
+            read_fairface,
+            "https://github.com/joojs/fairface",
+            tables=("fairface_label_train.csv", "fairface_label_val.csv"),
+            age=FAIRFACE_AGES,
+            gender=GENDERS,
+            race=FAIRFACE_RACES,
+        ),
+    ),
+    Entry(
+        name="facescrub",
+        primary="gender",
+        sensitive=("identity",),
+        size=106_863,
+        licence="the list CC BY-NC-ND; the pictures belong to their owners (Ng and Winkler)",
+        description="faces of 530 actors; the identity, of those with 20 pictures or more, determines the gender",
+        obtain="folders actors/ and actresses/ or their zip archive, --manual_dir",
+        spec=Spec("facescrub", identity="identity", least=20),
+        recipe=_recipe(read_facescrub, "https://vintage.winklerbros.net/facescrub.html", identity=str, gender=GENDERS),
+    ),
+    Entry(
+        name="orl_faces",
+        primary="identity",
+        sensitive=(),
+        size=400,
+        licence="free for research with credit (AT&T Laboratories Cambridge)",
+        description="40 people, 10 grey pictures each; the task is the identity, so splits are by picture",
+        obtain="folders s1 to s40 or att_faces.zip, --manual_dir",
+        spec=Spec("orl_faces", identity="identity"),
+        recipe=_recipe(read_orl_faces, "https://cam-orl.co.uk/facedatabase.html", channels=1, identity=str),
+    ),
+)

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ani_jax.attacks.base import Standardiser
-from ani_jax.evaluation.critics import Critics, Pairs, Reading, block_size, read_conditional, train_and_read
+from ani_jax.information.critics import Critics, Pairs, Reading, block_size, read_conditional, train_and_read
+from ani_jax.information.networks import gaussian_log_density
 from ani_jax.losses import information
 from ani_jax.losses.checks import floating, require, require_batch
-from ani_jax.modules.critic import gaussian_log_density
 from ani_jax.records import InformationEstimate, SelfTest
 from ani_jax.types import PRNGKey
 
@@ -73,28 +73,33 @@ def estimate_information(
 
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (600, 1))
-        >>> parts = [(part, part) for part in jnp.split(x, 3)]
+        >>> sets = [(one, one) for one in jnp.split(x, 3)]
         >>> critics = Critics("infonce", 1, 100, 16, learning_rate=1e-2)
-        >>> found = estimate_information(jax.random.key(1), *parts, critics, noise=0.5, self_test=())
+        >>> found = estimate_information(jax.random.key(1), *sets, critics, noise=0.5, self_test=())
         >>> 0.4 < found.value < found.cap, round(found.log_n, 3)
         (True, 5.298)
     """
-    named = {"train": train, "selection": selection, "test": test}
-    parts = [_pairs(*pair, name) for name, pair in named.items()]
-    for pairs, name in zip(parts[1:], ("selection", "test"), strict=True):
-        for one, other, what in zip(pairs, parts[0], ("x", "z"), strict=True):
-            require(one.shape[1] == other.shape[1], f"{what}'s dimension in {name}", one.shape[1], f"{other.shape[1]}")
+    sets: list[Pairs] = []
+    for name, (x, z) in {"train": train, "selection": selection, "test": test}.items():
+        x, z = floating(x), floating(z)
+        require_batch(x, f"{name}.x", z, f"{name}.z")
+        require(x.shape[0] >= 2, f"len({name}.x)", x.shape[0], "2 or more")
+        require(x.size > 0 and z.size > 0, f"({name}.x.size, {name}.z.size)", (x.size, z.size), "above 0")
+        sets.append(Pairs(x.reshape(x.shape[0], -1), z.reshape(z.shape[0], -1)))
+        for values, first, what in zip(sets[-1], sets[0], ("x", "z"), strict=True):
+            require(values.shape[1] == first.shape[1], f"{name}.{what}.shape[1]", values.shape[1], f"{first.shape[1]}")
     require(noise >= 0 and math.isfinite(noise), "noise", noise, "finite, 0 or more")
     _check_conditional(critics, conditional is not None and noise == 0, conditional is not None)
+    # Self-tests draw from a key of their own: asking for more of them does not change the estimate.
     key, test_key = jax.random.split(key)
     keys = jax.random.split(key, critics.seeds)
     if conditional is None:
-        parts = _standardised(parts)
-        readings = _Readings.of([train_and_read(one, critics, *parts, noise=noise) for one in keys])
+        sets = _standardised(sets)
+        readings = _Readings.of([train_and_read(one, critics, *sets, noise=noise) for one in keys])
     else:
-        readings = _Readings.of([read_conditional(one, conditional, parts[2]) for one in keys])
-    examples = tuple(pairs.x.shape[0] for pairs in parts)
-    dimensions = tuple(values.shape[1] for values in parts[0])
+        readings = _Readings.of([read_conditional(one, conditional, sets[2]) for one in keys])
+    examples = tuple(pairs.x.shape[0] for pairs in sets)
+    dimensions = tuple(values.shape[1] for values in sets[0])
     return InformationEstimate(
         estimator=critics.estimator,
         noise=float(noise),
@@ -151,6 +156,7 @@ def gaussian_self_test(
     require(0 <= truth < math.inf, "truth", truth, "finite, 0 or more")
     _check_conditional(critics, exact_conditional, exact_conditional)
     d, d_z = min(dimensions), dimensions[1]
+    # 1 - rho^2 is exp(-2 I / d); expm1 keeps the digits of a weak correlation.
     rho = math.sqrt(-math.expm1(-2 * truth / d))
 
     def exact(x: Array, z: Array) -> Array:
@@ -261,10 +267,10 @@ def _check_conditional(critics: Critics, allowed: bool, given: bool) -> None:
 
 
 @jax.jit
-def _standardised(parts: list[Pairs]) -> list[Pairs]:
-    """Per element, by the first part's statistics."""
-    of_x, of_z = map(Standardiser.of, parts[0])
-    return [Pairs(of_x(x), of_z(z)) for x, z in parts]
+def _standardised(sets: list[Pairs]) -> list[Pairs]:
+    """Per element, by the first set's statistics."""
+    of_x, of_z = map(Standardiser.of, sets[0])
+    return [Pairs(of_x(x), of_z(z)) for x, z in sets]
 
 
 @functools.partial(jax.jit, static_argnames=("count", "dimensions"))
@@ -273,11 +279,3 @@ def _gaussians(key: PRNGKey, count: int, dimensions: tuple[int, ...], rho: float
     x, z = (jax.random.normal(one, (count, size)) for one, size in zip((x_key, z_key), dimensions, strict=True))
     d = min(dimensions)
     return Pairs(x, z.at[:, :d].set(rho * x[:, :d] + jnp.sqrt(1 - rho**2) * z[:, :d]))
-
-
-def _pairs(x: Array, z: Array, name: str) -> Pairs:
-    x, z = floating(x), floating(z)
-    require_batch(x, f"x in {name}", z, f"z in {name}")
-    require(x.shape[0] >= 2, f"{name}'s pairs", x.shape[0], "2 or more")
-    require(x.size > 0 and z.size > 0, f"{name}'s elements of x and z", (x.size, z.size), "above 0")
-    return Pairs(x.reshape(x.shape[0], -1), z.reshape(z.shape[0], -1))

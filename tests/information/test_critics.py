@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ani_jax.evaluation import critics as under_test
-from ani_jax.evaluation.critics import ESTIMATORS, Critics, Pairs
+from ani_jax.information import critics as under_test
+from ani_jax.information.critics import ESTIMATORS, Critics, Pairs
 from ani_jax.losses import information
 from ani_jax.losses.estimates import correlated_gaussian_information
 
@@ -112,7 +112,7 @@ def test_mine_trains_with_the_moving_average():
     critics = Critics("mine", 1, width=8, batch=40)
     critic = jax.tree.map(lambda leaf: leaf + 0.05, jax.jit(critics.network.init)(jax.random.key(0), *train))
     params = {"critic": critic, "log_ema": jnp.asarray(0.7)}
-    trained = jax.jit(jax.value_and_grad(under_test._Objective(critics)))
+    trained = jax.jit(jax.value_and_grad(under_test.Objective(critics)))
     value, gradient = trained(params, (train, train, jnp.asarray(0.0)), jax.random.key(1))
 
     @functools.partial(jax.value_and_grad, has_aux=True)
@@ -123,7 +123,7 @@ def test_mine_trains_with_the_moving_average():
     assert float(value) == pytest.approx(-float(expected), rel=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, -b, rtol=1e-4, atol=1e-4), gradient["critic"], slope)
     # One step of the optimiser sets the average to its new value.
-    optimizer = under_test._optimizer(1e-3, 100)
+    optimizer = under_test.optimizer(1e-3, 100)
     updates, _ = jax.jit(optimizer.update)(gradient, jax.jit(optimizer.init)(params), params)
     assert abs(float(log_ema) - 0.7) > 1e-3
     assert float(params["log_ema"] + updates["log_ema"]) == pytest.approx(float(log_ema), abs=1e-5)
@@ -132,10 +132,10 @@ def test_mine_trains_with_the_moving_average():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"estimator": "x"}, "estimator is 'x', it must be one of mine"),
-        ({"steps": 0}, "steps is 0"),
-        ({"batch": 1}, "batch is 1"),
-        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"estimator": "x"}, "estimator='x': must be one of mine"),
+        ({"steps": 0}, "steps=0"),
+        ({"batch": 1}, "batch=1"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0"),
     ],
 )
 def test_refuses(settings, message):

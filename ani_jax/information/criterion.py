@@ -13,8 +13,8 @@ from jaxtyping import Array
 
 from ani_jax.attacks.base import SAMPLE, Asked, prepare
 from ani_jax.attacks.query import as_release, flat, query, summarise
-from ani_jax.evaluation.critics import Critics, finite
-from ani_jax.evaluation.information import estimate_information
+from ani_jax.information.critics import Critics, finite
+from ani_jax.information.estimates import estimate_information
 from ani_jax.losses import estimates
 from ani_jax.losses.checks import require
 from ani_jax.records import Criterion
@@ -48,10 +48,10 @@ def criterion(
         release: the client: a release, any JAX function ``f(x)`` or ``f(x, key)``, or what it was asked once an image,
             whose images are then used.
         data: ``auxiliary``, ``validation`` and ``test``.
-        critics: as for :func:`ani_jax.evaluation.information.estimate_information`.
+        critics: as for :func:`ani_jax.information.estimates.estimate_information`.
         noise: likewise; in the entropies in root mean squares of z.
         threshold: of the volume, in root mean squares of z, 0 or more.
-        sample: auxiliary images to draw where ``release`` is not a asked.
+        sample: auxiliary images to draw where ``release`` is a client.
         self_test: as there; each costs as much as the estimate.
 
     Returns:
@@ -63,9 +63,9 @@ def criterion(
     Example:
         >>> from ani_jax.types import Batch, Source, Task, fixed
         >>> keys = jax.random.split(jax.random.key(0), 3)
-        >>> parts = [Batch(jax.random.uniform(one, (200, 1, 1, 1)), jnp.arange(200) % 2, {}) for one in keys]
-        >>> own = Source(parts[0], fixed)
-        >>> data = Data(own, parts[1], own, parts[1], parts[2], "noise", Task("none", ("a", "b")), ())
+        >>> batches = [Batch(jax.random.uniform(one, (200, 1, 1, 1)), jnp.arange(200) % 2, {}) for one in keys]
+        >>> own = Source(batches[0], fixed)
+        >>> data = Data(own, batches[1], own, batches[1], batches[2], "noise", Task("none", ("a", "b")), ())
         >>> critics = Critics("infonce", 1, 100, 16, learning_rate=1e-2)
         >>> found = criterion(jax.random.key(1), lambda x: 7 * x, data, critics, noise=0.5, sample=200, self_test=())
         >>> found.information.value > 0.2, 0.8 < found.volume_ratio < 1
@@ -76,7 +76,7 @@ def criterion(
     if not isinstance(release, Asked):
         release = prepare(view_key, Knowledge(as_release(release)), data.auxiliary, data.validation, count=sample)
     asked = release
-    require(asked.queries == 1, "queries", asked.queries, "1")
+    require(asked.queries == 1, "release.queries", asked.queries, "1")
     own, test_z = flat(asked.sample_z), flat(summarise(query(asked.release, data.test.image, query_key)))
     information = estimate_information(
         critic_key,
@@ -89,6 +89,7 @@ def criterion(
     )
     scale = finite(jnp.sqrt(jnp.square(own).mean()))
     gaussian = nearest = volume = None
+    # Neither None nor 0, by which nothing can be divided.
     if scale:
         found = _of_features(noise_key, test_z / scale, noise, threshold)
         volume, gaussian, nearest = (None if value is None else finite(value) for value in found)
@@ -111,6 +112,7 @@ def _of_features(key: PRNGKey, z: Features, noise: float, threshold: float) -> t
     volume = (jnp.abs(z) > threshold).sum(axis=1).mean()
     z = z + noise * jax.random.normal(key, z.shape, z.dtype)
     gaussian = estimates.gaussian_entropy(z) if z.shape[0] > z.shape[1] else None
+    # Evenly spaced rows rather than the first: a data set may be sorted by drawing or by class.
     return volume, gaussian, estimates.kozachenko_leonenko_entropy(z[:: -(-z.shape[0] // NEIGHBOUR_SAMPLE)])
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ani_jax.modules.critic import Critic, GaussianConditional, gaussian_log_density
+from ani_jax.information.networks import Critic, GaussianConditional, gaussian_log_density
 
 GENERATOR = np.random.default_rng(0)
 

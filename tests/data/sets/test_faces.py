@@ -2,14 +2,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ani_jax.data import faces, files
+from ani_jax.data import files
 from ani_jax.data.files import DataError, Tally, unwatched
+from ani_jax.data.sets import faces
 from tests.data.conftest import real, write_picture
 
 
 def read(reader, folder, watch=unwatched):
     tally = Tally()
-    splits = {name: [example for _, example in part] for name, part in reader(folder, tally, watch).items()}
+    splits = {name: [row for _, row in rows] for name, rows in reader(folder, tally, watch).items()}
     return splits, tally
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from ani_jax.information.networks import Critic, GaussianConditional
 from ani_jax.losses import information
 from ani_jax.losses.checks import require
-from ani_jax.modules.critic import Critic, GaussianConditional
-from ani_jax.optimize.fit import Fit, adam, fit
+from ani_jax.optimize.fit import adam, fit
 from ani_jax.types import PRNGKey
 
 Estimator = Literal["mine", "nwj", "infonce", "smile", "club"]
@@ -50,7 +50,7 @@ class Critics:
     Example:
         >>> Critics("mine", seeds=0)
         Traceback (most recent call last):
-        ValueError: seeds is 0, it must be 1 or more
+        ValueError: seeds=0: must be 1 or more
     """
 
     estimator: Estimator = "nwj"
@@ -118,23 +118,23 @@ def train_and_read(
 
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (600, 1))
-        >>> parts = [Pairs(part, part) for part in jnp.split(x, 3)]
-        >>> reading = train_and_read(jax.random.key(1), Critics("infonce", 1, 100, 16, learning_rate=1e-2), *parts, noise=0.5)
+        >>> sets = [Pairs(one, one) for one in jnp.split(x, 3)]
+        >>> reading = train_and_read(jax.random.key(1), Critics("infonce", 1, 100, 16, learning_rate=1e-2), *sets, noise=0.5)
         >>> 0.4 < reading.value < 0.9, reading.kept
         (True, 100)
     """
     init_key, order_key, fit_key, select_key, test_key = jax.random.split(key, 5)
+    # Once for all steps: distinct_rows takes rows in random order for granted.
     order = jax.random.permutation(order_key, train.x.shape[0])
     train = Pairs(train.x[order], train.z[order])
     looked, read = (_blocks(one, pairs, noise) for one, pairs in ((select_key, selection), (test_key, test)))
     found = fit(
         fit_key,
-        # The untrained critic is 0, so the log of its moving average is exactly 0 too.
-        {"critic": _initial(critics.network, init_key, train.x[:1], train.z[:1]), "log_ema": jnp.zeros(())},
-        _Objective(critics),
+        initial(critics, init_key, train),
+        Objective(critics),
         (train, looked, jnp.asarray(noise, train.z.dtype)),
         steps=critics.steps,
-        optimizer=_optimizer(critics.learning_rate, critics.steps),
+        optimizer=optimizer(critics.learning_rate, critics.steps),
         evaluate=_Selection(critics),
         every=min(LOOK, critics.steps),
     )
@@ -144,7 +144,9 @@ def train_and_read(
         return Reading(None, reason="the value on the selection pairs is not finite")
     value, last = (finite(_value(critics, params, read)) for params in (found.params, found.last))
     reason = "" if value is not None else "the value on the test pairs is not finite"
-    return Reading(value, _kept(found), last, reason)
+    # The start is looked at too but has no entry: 0 is the untrained critic.
+    kept = next((int(entry["step"]) for entry in found.history if entry["evaluation"] == found.best), 0)
+    return Reading(value, kept, last, reason)
 
 
 def read_conditional(key: PRNGKey, conditional: Any, test: Pairs) -> Reading:
@@ -220,12 +222,62 @@ Data = tuple[Pairs, Pairs, Float[Array, ""]]
 """Training pairs, blocks of selection pairs with their noise in, the noise of a training batch."""
 
 
+def initial(critics: Critics, key: PRNGKey, train: Pairs) -> dict[str, Any]:
+    """The parameters that training starts from: the critic's, and MINE's moving average.
+
+    Args:
+        critics: whose network it is.
+        key: of the critic.
+        train: whose dimensions it gets.
+
+    Returns:
+        "critic" and "log_ema".
+
+    Example:
+        >>> sorted(initial(Critics(width=4), jax.random.key(0), Pairs(jnp.ones((2, 3)), jnp.ones((2, 1)))))
+        ['critic', 'log_ema']
+    """
+    # The untrained critic is 0, so the log of its moving average is exactly 0 too.
+    return {"critic": _init(critics.network, key, train.x[:1], train.z[:1]), "log_ema": jnp.zeros(())}
+
+
+# Compiled for a network and one row: critics that differ in seeds, steps or numbers of pairs share it.
+@functools.partial(jax.jit, static_argnums=0)
+def _init(network: nn.Module, key: PRNGKey, x: Array, z: Array) -> Any:
+    return network.init(key, x, z)
+
+
+@functools.lru_cache(maxsize=64)
+def optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
+    """Adam for the critic, and for MINE's moving average plain descent of rate 1, which sets it; always the same object.
+
+    Args:
+        learning_rate: Adam's peak.
+        steps: over which it rises and falls.
+
+    Example:
+        >>> optimizer(1e-3, 100) is optimizer(1e-3, 100)
+        True
+    """
+    rules: dict[Hashable, optax.GradientTransformation] = {
+        "critic": adam(learning_rate, steps, 1.0),
+        "log_ema": optax.sgd(1.0),
+    }
+    return optax.partition(rules, {name: name for name in rules})
+
+
 @dataclasses.dataclass(frozen=True)
-class _Objective:
+class Objective:
+    """Minus what a training step maximises, on one batch; static.
+
+    Attributes:
+        critics: how they are trained.
+    """
+
     critics: Critics
 
     def __call__(self, params: Any, data: Data, key: PRNGKey) -> Float[Array, ""]:
-        """Minus what a training step maximises, on one batch."""
+        """Draws a batch of training pairs and its noise, and scores it."""
         (x, z), _, noise = data
         row_key, noise_key = jax.random.split(key)
         rows = distinct_rows(row_key, x.shape[0], self.critics.batch)
@@ -255,26 +307,13 @@ def _gain(estimator: str, blocks: Float[Array, "k b b"]) -> Float[Array, ""]:
     return joint.mean() if estimator == "club" else information.jsd(joint, marginal)
 
 
-@functools.lru_cache(maxsize=64)
-def _optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
-    rules: dict[Hashable, optax.GradientTransformation] = {
-        "critic": adam(learning_rate, steps, 1.0),
-        "log_ema": optax.sgd(1.0),
-    }
-    return optax.partition(rules, {name: name for name in rules})
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _initial(network: nn.Module, key: PRNGKey, x: Array, z: Array) -> Any:
-    return network.init(key, x, z)
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _value(critics: Critics, params: Any, blocks: Pairs) -> Float[Array, ""]:
     return read_scores(critics.estimator, _scored(critics, params, blocks))
 
 
 def _scored(critics: Critics, params: Any, blocks: Pairs) -> Float[Array, "k b b"]:
+    # A block at a time: all at once would hold the scores of every pair of every block, and their hidden layers.
     return jax.lax.map(lambda one: critics.network.apply(params["critic"], *one), blocks)  # type: ignore[return-value]
 
 
@@ -286,7 +325,3 @@ def _blocks(key: PRNGKey, pairs: Pairs, noise: Array | float) -> Pairs:
     order = jax.random.permutation(order_key, pairs.x.shape[0])[: pairs.x.shape[0] // size * size]
     z = pairs.z[order] + noise * jax.random.normal(noise_key, (order.shape[0], pairs.z.shape[1]), pairs.z.dtype)
     return Pairs(pairs.x[order].reshape(-1, size, pairs.x.shape[1]), z.reshape(-1, size, z.shape[1]))
-
-
-def _kept(found: Fit) -> int:
-    return next((int(entry["step"]) for entry in found.history if entry["evaluation"] == found.best), 0)

@@ -163,7 +163,7 @@ def _train_group(
         states = _stack([enter(state, index, phase, data) for state in _unstack(states, len(members))])
         work = Work(defense, phase, config.batch_size, clip=config.clip, skip_nonfinite=config.skip_nonfinite)
         while step < end:
-            states, outcomes = _dispatch(states, data.defend, data_key, work)
+            states, outcomes = dispatch(states, data.defend, data_key, work)
             health = _watched(health, outcomes.good, PATIENCE if config.skip_nonfinite else 0)
             step += 1
             if step % config.log_every and step != total:
@@ -191,8 +191,15 @@ def _watched(health: Health, good: Bool[Array, " members"], patience: int) -> He
 
 
 @functools.partial(jax.jit, static_argnames="work", donate_argnames="states")
-def _dispatch(states: State, source: Source, data_key: PRNGKey, work: Work) -> tuple[State, Outcome]:
-    """One step of every member on the batch that their common seed gives: it is drawn once."""
+def dispatch(states: State, source: Source, data_key: PRNGKey, work: Work) -> tuple[State, Outcome]:
+    """One step of every member, as one program, on the batch that their common seed gives: it is drawn once.
+
+    Args:
+        states: of the members, stacked; donated.
+        source: the originals.
+        data_key: key of the batches.
+        work: one step.
+    """
     batch = draw_batch(source, data_key, states.step[0], work.batch_size)
     return jax.vmap(lambda state: advance(work, state, lambda step: batch))(states)
 

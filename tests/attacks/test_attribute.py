@@ -92,9 +92,9 @@ def test_networks_see_what_the_probe_cannot(key, asked, fit):
 
 def test_attributes_share_a_network_s_compiled_code(key, asked, fit):
     fit(network(HIDDEN), key, asked)
-    before = fit_module._step._cache_size()
+    before = fit_module.step._cache_size()
     assert accuracy(fit(network(OPEN), key, asked), asked, OPEN) > 0.95
-    assert fit_module._step._cache_size() == before
+    assert fit_module.step._cache_size() == before
 
 
 def test_seeds_are_attackers_that_differ_in_nothing_else(key, asked, fit):

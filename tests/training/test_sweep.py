@@ -97,7 +97,7 @@ def first_steps(members, data, config):
     phase, _ = schedule(members[0])[0]
     starts = [enter(init(member, init_key), 0, phase, data) for member in members]
     work = Work(members[0], phase, config.batch_size)
-    states, _ = sweep._dispatch(sweep._stack(starts), data.defend, data_key, work)
+    states, _ = sweep.dispatch(sweep._stack(starts), data.defend, data_key, work)
     return sweep._unstack(states, len(members))
 
 

@@ -3,19 +3,19 @@
 import dataclasses
 
 import pytest
-from ani_jax.evaluation.frontier import Point
 
+from ani_jax.config import RunConfig
+from ani_jax.frontier.points import Point
 from ani_jax.records import Estimate, Evidence
 from ani_jax.training.loop import Stopped, TrainConfig, TrainingError
-from experiments import grid, runs
-from experiments.flags import RunConfig
+from experiments import frontier, runs
 from experiments.machine import Machine
 
 FUNNEL = RunConfig("funnel", options={"width": 4, "beta": 30.0, "l1": 1.0}, train=TrainConfig(seed=5))
 
 
 def test_a_member_is_an_ordinary_run_with_scaled_weights():
-    rows = grid.rows([FUNNEL, RunConfig("none", train=FUNNEL.train)], weights=3, seeds=2, span=10.0)
+    rows = frontier.grid([FUNNEL, RunConfig("none", train=FUNNEL.train)], weights=3, seeds=2, span=10.0)
     # Seeds are outermost, and what has no privacy weight has one point a seed.
     assert [(row[0].config.defense, row[0].config.train.seed, len(row)) for row in rows] == [
         ("funnel", 5, 3),
@@ -39,13 +39,13 @@ def test_what_makes_no_grid_is_refused():
         (still, {}, "defenses=funnel: beta, gamma, l1 are 0"),
     ):
         with pytest.raises(ValueError, match=message):
-            grid.rows([config], **{"weights": 2, "seeds": 1, "span": 10.0, **options})
+            frontier.grid([config], **{"weights": 2, "seeds": 1, "span": 10.0, **options})
 
 
 def test_the_command_names_what_is_no_default(tmp_path):
     ani = RunConfig("ani", options={"width": 4}, train=FUNNEL.train)
-    line = grid.command([FUNNEL, ani], {"defenses": "funnel,ani", "weights": 2}, tmp_path)
-    assert line.endswith(f" --seed=5 --workdir={tmp_path}")
+    line = frontier.command([FUNNEL, ani], ["--defenses=funnel,ani", "--weights=2"])
+    assert line == ("python -m experiments.frontier --defenses=funnel,ani --weights=2 --width=4 --beta=30.0 --seed=5")
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def executed(monkeypatch):
     """Replaces runs by their evidence; the members that were run, in order."""
     found = []
 
-    def execute(config, folder, cache, where, machine):
+    def execute(config, folder, cache, machine):
         if config.options["beta"] > 200:
             raise TrainingError("step 3: loss not finite")
         found.append((config, folder))
@@ -68,8 +68,8 @@ def executed(monkeypatch):
 
 
 def test_points_come_with_their_reference_and_failures_are_points_too(executed, tmp_path):
-    ((*rest, last),) = [grid.rows([FUNNEL], weights=3, seeds=1, span=10.0)[0]]
-    found = list(grid.execute([*rest, last], 1, tmp_path, tmp_path, {}))
+    ((*rest, last),) = [frontier.grid([FUNNEL], weights=3, seeds=1, span=10.0)[0]]
+    found = list(frontier.execute([*rest, last], 1, tmp_path, tmp_path))
     reference = Point("none --width=4", 1.0, {}, 5, 0.9, 0.1)
     assert [points[0] for points in found[:2]] == [reference, reference]
     assert [points[-1].title for points in found] == ["funnel ×0.1", "funnel ×1", "funnel ×10"]
@@ -80,30 +80,32 @@ def test_points_come_with_their_reference_and_failures_are_points_too(executed, 
 
 def test_a_member_that_diverged_does_not_have_its_group_trained_again(executed, tmp_path, monkeypatch):
     called = []
-    monkeypatch.setattr(grid.sweep, "train_together", lambda members, *rest: called.append(1) or [None] * len(members))
-    row = grid.rows([FUNNEL], weights=2, seeds=1, span=2.0)[0]
+    monkeypatch.setattr(
+        frontier.sweep, "train_together", lambda members, *rest: called.append(1) or [None] * len(members)
+    )
+    row = frontier.grid([FUNNEL], weights=2, seeds=1, span=2.0)[0]
     for _ in range(2):
-        list(grid.execute(row, 2, tmp_path, tmp_path, {}))
+        list(frontier.execute(row, 2, tmp_path, tmp_path))
     assert called == [1]
     assert len(executed) == 4
 
 
 def test_undefended_members_of_other_training_have_names_of_their_own():
     plain, longer = RunConfig("none"), RunConfig("none", options={"steps": 500})
-    (first,), (other,) = (grid.rows([config], 3, 1, 10.0)[0] for config in (plain, longer))
+    (first,), (other,) = (frontier.grid([config], 3, 1, 10.0)[0] for config in (plain, longer))
     assert (first.name, other.name) == ("none", "none --steps=500")
 
 
 def test_a_group_that_is_told_to_end_does_so_at_its_next_word(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        grid.sweep, "train_together", lambda *given: given[-1](0, {"kind": "start", "step": 0, "total": 1})
+        frontier.sweep, "train_together", lambda *given: given[-1](0, {"kind": "start", "step": 0, "total": 1})
     )
-    row = grid.rows([FUNNEL], weights=2, seeds=1, span=2.0)[0]
+    row = frontier.grid([FUNNEL], weights=2, seeds=1, span=2.0)[0]
     with pytest.raises(Stopped, match="a group, which begins anew"):
-        list(grid.execute(row, 2, tmp_path, tmp_path, {}, Machine(stop=lambda: True)))
+        list(frontier.execute(row, 2, tmp_path, tmp_path, Machine(stop=lambda: True)))
     # Its folders are free for the same command.
     with pytest.raises(Stopped):
-        list(grid.execute(row, 2, tmp_path, tmp_path, {}, Machine(stop=lambda: True)))
+        list(frontier.execute(row, 2, tmp_path, tmp_path, Machine(stop=lambda: True)))
 
 
 @pytest.mark.slow
@@ -115,16 +117,16 @@ def test_a_group_leaves_every_member_its_last_checkpoint(executed, tmp_path, mon
         options={"width": 4, "expansion": 4, "channels": 4, "steps": 3},
         train=TrainConfig(batch_size=8, log_every=1),
     )
-    row = grid.rows([config], weights=2, seeds=1, span=2.0)[0]
-    list(grid.execute(row, 2, tmp_path, tmp_path, {}))
+    row = frontier.grid([config], weights=2, seeds=1, span=2.0)[0]
+    list(frontier.execute(row, 2, tmp_path, tmp_path))
     folders = [folder for _, folder in executed]
     assert folders == [tmp_path / "points-of-2" / member.place for member in row]
     for member, folder in zip(row, folders, strict=True):
         assert RunConfig.read((folder / "config.json").read_text()) == member.config
         assert (folder / "metrics.jsonl").read_text().count("\n") == 3
-    data, defense = runs.problem(row[1].config, {})
+    data, defense = runs.problem(row[1].config)
     state = runs.train(defense, data, row[1].config.train, runs.Checkpoints(folders[1] / "checkpoints"))
     assert int(state.step) == 3
     assert state.weights == pytest.approx(defense.weights())
-    monkeypatch.setattr(grid.sweep, "train_together", None)
-    list(grid.execute(row, 2, tmp_path, tmp_path, {}))
+    monkeypatch.setattr(frontier.sweep, "train_together", None)
+    list(frontier.execute(row, 2, tmp_path, tmp_path))

@@ -18,10 +18,10 @@ from ani_jax.modules.adversaries import ResidualDecoder
 from ani_jax.modules.initialise import initialise
 from ani_jax.training.dispatch import Work, advance
 from ani_jax.training.state import init
-from experiments import cases
-from experiments.peers import cases as peers
-from experiments.peers import losses
-from experiments.sides import Shape
+from experiments.benchmark import cases
+from experiments.benchmark.peers import cases as peers
+from experiments.benchmark.peers import losses
+from experiments.benchmark.sides import Shape
 
 SMALL = Shape(batch=8, width=8, image=16, classes=3)
 
@@ -85,7 +85,7 @@ def test_three_steps_have_the_same_losses(name, backbone):
     shape = dataclasses.replace(SMALL, backbone=backbone)
     defense, state, peer = pair(name, shape)
     held = cases.batch(shape.batch, shape)
-    work = Work(defense, cases._phase(defense), shape.batch)
+    work = Work(defense, cases.main_phase(defense), shape.batch)
     step = jax.jit(functools.partial(advance, work, draw=lambda _: held))
     for index in range(3):
         if name == "ani":

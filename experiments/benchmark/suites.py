@@ -11,8 +11,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from experiments.sides import Shape, Side
-from experiments.timing import Spread, measure, ratio
+from experiments.benchmark.sides import Shape, Side
+from experiments.benchmark.timing import Spread, measure, ratio
 
 Variant = tuple[str, str]
 """A side and the name of a case."""

@@ -4,8 +4,8 @@ import doctest
 
 import pytest
 
-from experiments import timing
-from experiments.timing import Spread, measure, ratio, repeat
+from experiments.benchmark import timing
+from experiments.benchmark.timing import Spread, measure, ratio, repeat
 
 
 class Machine:

@@ -15,13 +15,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from experiments import memory
-from experiments.timing import repeat
+from experiments import process
+from experiments.benchmark.timing import repeat
 
 SIDES = {
-    "ours": "experiments.cases:ours",
-    "stock": "experiments.cases:stock",
-    "torch": "experiments.peers.cases:peers",
+    "ours": "experiments.benchmark.cases:ours",
+    "stock": "experiments.benchmark.cases:stock",
+    "torch": "experiments.benchmark.peers.cases:peers",
 }
 """Side -> the function that gives its cases, called in the side's process: name -> builder of a :class:`Case`."""
 
@@ -170,7 +170,7 @@ class _Cases:
 def _serve(source: str, pipe: Connection) -> None:
     """Answers until the parent hangs up, or is gone."""
     # For every side alike, as the commands do.
-    memory.keep()
+    process.keep_memory()
     cases = None
     with contextlib.suppress(EOFError, OSError):
         while True:

@@ -20,11 +20,12 @@ from typing import Any
 from absl import flags as absl_flags
 
 from ani_jax.reporting.text import aligned
-from experiments import flags, programs, suites
-from experiments.parts import write
-from experiments.sides import Shape, SideError
-from experiments.suites import Row
-from experiments.timing import Spread
+from experiments import flags, process
+from experiments.benchmark import suites
+from experiments.benchmark.sides import Shape, SideError
+from experiments.benchmark.suites import Row
+from experiments.benchmark.timing import Spread
+from experiments.folders import write
 
 SUITES = ("steps", "scaling", "start")
 BACKBONES = {"cnn": ("cnn",), "resnet": ("resnet",), "all": ("cnn", "resnet")}
@@ -87,20 +88,15 @@ class Config:
         return " ".join(["python -m experiments.benchmark", *texts])
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Runs the suite that the flags ask for."""
-    if len(argv) > 1:
-        flags.fail(f"argument {argv[1]}: not understood; options are written --name=value")
     values = absl_flags.FLAGS
     given: dict[str, Any] = {field.name: values[field.name].value for field in dataclasses.fields(Config)}
-    try:
-        config = Config(**{**given, "cases": tuple(given["cases"]), "against": given["against"] or ""})
-    except ValueError as error:
-        flags.fail(f"flag --{error}")
+    config = Config(**{**given, "cases": tuple(given["cases"]), "against": given["against"] or ""})
     rows, out = [], pathlib.Path(values.workdir) / f"{config.suite}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        for row in measured(config, programs.environment(pathlib.Path(values.cache_dir).expanduser())):
+        for row in measured(config, environment(pathlib.Path(values.cache_dir).expanduser())):
             rows.append(row)
             # A run that is ended early keeps what it measured.
             write(out, json.dumps(record(config, rows), indent=1, allow_nan=False))
@@ -108,6 +104,12 @@ def main(argv: list[str]) -> None:
         flags.fail(str(error))
     print(table(config, rows))
     print(f"\nresults:   {out}\nreproduce: {config.command}")
+
+
+def environment(cache: pathlib.Path) -> dict[str, str]:
+    """The variables with which a side keeps its compiled programs where the commands keep theirs."""
+    settings = {name.upper(): str(value) for name, value in process.SETTINGS.items()}
+    return {"JAX_COMPILATION_CACHE_DIR": str(process.programs(cache)), **settings}
 
 
 def measured(config: Config, environment: Mapping[str, str]) -> Iterator[Row]:
@@ -130,7 +132,7 @@ def tell(line: str) -> None:
 
 def record(config: Config, rows: Sequence[Row]) -> dict[str, Any]:
     """Everything that was measured, for JSON."""
-    machine = {"processor": platform.processor() or platform.machine(), "cores": programs.cores()}
+    machine = {"processor": platform.processor() or platform.machine(), "cores": process.cores()}
     libraries = ("jax", config.against) if config.against else ("jax",)
     machine |= {name: importlib.metadata.version(name) for name in libraries}
     return {
@@ -235,5 +237,5 @@ if __name__ == "__main__":
     absl_flags.DEFINE_integer("batch_size", Config.batch_size, "Images a step.")
     absl_flags.DEFINE_integer("width", Config.width, "Channels of the first convolution.")
     absl_flags.DEFINE_string("workdir", "runs/benchmark", "Folder to write to.")
-    absl_flags.DEFINE_string("cache_dir", "~/.cache/ani_jax", "Where compiled programs are kept.")
+    flags.define("cache_dir")
     flags.run(main)

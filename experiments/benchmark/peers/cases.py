@@ -1,4 +1,4 @@
-"""Units of work in PyTorch, as `experiments/cases.py` has them in JAX."""
+"""Units of work in PyTorch, as `experiments/benchmark/cases.py` has them in JAX."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments import programs
-from experiments.peers import losses, networks
-from experiments.sides import (
+from experiments import process
+from experiments.benchmark.peers import losses, networks
+from experiments.benchmark.sides import (
     ATTRIBUTES,
     CEILING,
     LEARNING_RATE,
@@ -29,7 +29,7 @@ Objective = Callable[["Training", Tensor, Any, Tensor, Mapping[str, Tensor]], Te
 
 def peers() -> Builders:
     """The table; in this process PyTorch works with as many threads as there are cores, which is what XLA takes too."""
-    torch.set_num_threads(programs.cores())
+    torch.set_num_threads(process.cores())
     return {
         "matmul": matmul,
         **{name: lambda shape, build=build: _case(build(shape)) for name, build in TRAININGS.items()},

@@ -29,14 +29,14 @@ from ani_jax.modules.adversaries import ResidualDecoder
 from ani_jax.modules.initialise import initialise
 from ani_jax.modules.injector import NoiseInjector
 from ani_jax.optimize import fit as fitting
-from ani_jax.training import parallel, sweep
+from ani_jax.training import sweep
 from ani_jax.training.config import TrainConfig
 from ani_jax.training.dispatch import Work
 from ani_jax.training.parallel import Spread
 from ani_jax.training.phases import enter
 from ani_jax.training.state import State, init
 from ani_jax.types import Batch, Data, Images, Knowledge, Release, Sent, Source, Task, fixed
-from experiments.sides import (
+from experiments.benchmark.sides import (
     ATTRIBUTES,
     CEILING,
     LEARNING_RATE,
@@ -70,7 +70,7 @@ def ours() -> Builders:
 def stock() -> Builders:
     """The same cases with nothing but XLA's own convolution and pooling in this whole process."""
     conv.conv2d = conv.plain
-    pool._pool = lambda x: nn.max_pool(x, (2, 2), (2, 2))
+    pool.pool = lambda x: nn.max_pool(x, (2, 2), (2, 2))
     return ours()
 
 
@@ -164,7 +164,7 @@ def batch(count: int, shape: Shape) -> Batch:
 def fresh(defense: Defense, shape: Shape) -> State:
     """A new state in the phase that trains everything."""
     state = init(defense, jax.random.key(0))
-    phase = _phase(defense)
+    phase = main_phase(defense)
     if phase.prepare is not None:
         state = enter(state, 0, phase, types.SimpleNamespace(defend=Source(batch(shape.batch, shape), fixed)))
         # Random pictures have no class mean worth hinging at.
@@ -172,14 +172,15 @@ def fresh(defense: Defense, shape: Shape) -> State:
     return state
 
 
-def _phase(defense: Defense) -> Any:
+def main_phase(defense: Defense) -> Any:
+    """The phase that trains everything."""
     return next(phase for phase in defense.phases if phase.name == "train")
 
 
 def training(defense: Defense, shape: Shape, spread: Spread) -> Callable[[], Any]:
     """A step as the training loop runs it, state donated, on a batch that is on the device already; returns its outcome."""
     defense = dataclasses.replace(defense, axis_name=spread.axis_name)
-    work, key = Work(defense, _phase(defense), shape.batch), jax.random.key(1)
+    work, key = Work(defense, main_phase(defense), shape.batch), jax.random.key(1)
     state, source = spread.scatter(fresh(defense, shape)), Source(batch(shape.batch, shape), fixed)
     feed: Any = _first(source.stored)
     if spread.mode != "jit":
@@ -202,8 +203,9 @@ def _training_case(name: str, shape: Shape) -> Case:
     defense = DEFENSES[name](shape)
 
     def facts() -> dict[str, float]:
-        work, feed = Work(defense, _phase(defense), shape.batch), _first(batch(shape.batch, shape))
-        return _facts(parallel._jitted.trace(work, fresh(defense, shape), feed, jax.random.key(1), False))
+        work, feed = Work(defense, main_phase(defense), shape.batch), _first(batch(shape.batch, shape))
+        step = jax.jit(lambda state, feed, key: Spread("jit").run(work, state, feed, key, 0), donate_argnums=0)
+        return _facts(step.trace(fresh(defense, shape), feed, jax.random.key(1)))
 
     return Case(training(defense, shape, Spread("jit")), facts=facts)
 
@@ -264,7 +266,7 @@ def decoder_step(shape: Shape, blocks: int = 8, owned: int = 512) -> Case:
         sample=stored,
         sample_z=unused,
         held=unused,
-        whitener=base.Whitener(jnp.zeros(z.shape[1:]), jnp.ones(z.shape[1:])),
+        standardise=base.Standardiser(jnp.zeros(z.shape[1:]), jnp.ones(z.shape[1:])),
         library=None,
         held_density=None,
         queries=1,
@@ -288,7 +290,7 @@ def inversion(shape: Shape) -> Case:
         iterations(shape),
     )
     z = release(image, key)
-    target = descent.Target(release, jnp.ones(z.shape[1:]))
+    target = descent.Goal(release, jnp.ones(z.shape[1:]))
     setting = descent.Setting(0.01, 1e-3)
     search, begin = descent.begin(target, descent.Pixels(), None, elsewhere(image)[None], z[None], setting, key)
 
@@ -344,13 +346,13 @@ def matmul(shape: Shape) -> Case:
 def members(shape: Shape) -> Case:
     """One step of ``shape.count`` plain splits as one program."""
     defense = DEFENSES["plain"](shape)
-    work, key = Work(defense, _phase(defense), shape.batch), jax.random.key(1)
+    work, key = Work(defense, main_phase(defense), shape.batch), jax.random.key(1)
     source = Source(batch(shape.batch, shape), fixed)
-    states = sweep._stack([fresh(defense, shape)] * shape.count)
+    states = jax.tree.map(lambda leaf: jnp.stack([leaf] * shape.count), fresh(defense, shape))
 
     def unit() -> Any:
         nonlocal states
-        states, outcome = sweep._dispatch(states, source, key, work)
+        states, outcome = sweep.dispatch(states, source, key, work)
         return jax.block_until_ready((states, outcome))[1]
 
     return Case(unit)

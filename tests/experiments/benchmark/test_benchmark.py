@@ -12,13 +12,14 @@ import sys
 import pytest
 
 from ani_jax.modules import conv, pool
-from experiments import benchmark, cases, sides, suites
-from experiments.benchmark import Config
-from experiments.sides import Shape, Side, SideError
-from experiments.suites import Row
-from experiments.timing import Spread
+from experiments.benchmark import __main__ as command
+from experiments.benchmark import cases, sides, suites
+from experiments.benchmark.__main__ import Config
+from experiments.benchmark.sides import Shape, Side, SideError
+from experiments.benchmark.suites import Row
+from experiments.benchmark.timing import Spread
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+ROOT = pathlib.Path(__file__).parents[3]
 # One device and the machine's own threads: a side must not see the tests' eight.
 ALONE = {"XLA_FLAGS": "", "NPROC": ""}
 
@@ -69,7 +70,7 @@ def test_every_row_has_its_cases_on_every_side_that_it_names():
     known = {
         "ours": cases.ours(),
         "stock": cases.ours(),
-        "torch": pytest.importorskip("experiments.peers.cases").peers(),
+        "torch": pytest.importorskip("experiments.benchmark.peers.cases").peers(),
     }
     for entry in (*suites.STEPS.values(), suites.MATMUL):
         for side in entry.sides:
@@ -124,11 +125,11 @@ def test_a_row_holds_what_is_over_what():
     assert funnel.goals == {"ours funnel / torch funnel": 1.0, "ours funnel / ours funnel_base": 1.15}
     assert len(funnel.seconds["ours funnel"]) == 3
     # The limit is the faster library's.
-    assert benchmark.limit([matmul, funnel]) == pytest.approx(2048**3 / 0.05)
+    assert command.limit([matmul, funnel]) == pytest.approx(2048**3 / 0.05)
 
 
 def test_the_table_says_how_far_the_limit_is():
-    lines = benchmark.table(Config(), rows()).splitlines()
+    lines = command.table(Config(), rows()).splitlines()
     assert lines[0].split()[:4] == ["case", "ms", "torch", "ms"]
     assert lines[2].startswith("funnel (cnn)")
     for part in ("500", "250", "2.00 [2.00, 2.00]", "1.25 [1.25, 1.25]", "1.15"):
@@ -141,7 +142,7 @@ def test_scaling_and_start_are_a_line_a_value():
     spread = Spread(2.0, 1.5, 2.5)
     seconds = {"batch 16": [1.0], "batch 32": [2.0]}
     row = Row("batch", Shape(), seconds, {"batch 32 / batch 16": spread}, {"batch 32 / batch 16": 3.0}, {})
-    lines = benchmark.table(Config("scaling"), [row]).splitlines()
+    lines = command.table(Config("scaling"), [row]).splitlines()
     assert [line.split() for line in lines[1:]] == [
         ["batch", "16", "1"],
         ["batch", "32", "2", "batch", "16", "2.00", "[1.50,", "2.50]", "3"],
@@ -149,7 +150,7 @@ def test_scaling_and_start_are_a_line_a_value():
 
 
 def test_the_examples_hold():
-    assert [doctest.testmod(module).failed for module in (benchmark, sides)] == [0, 0]
+    assert [doctest.testmod(module).failed for module in (command, sides)] == [0, 0]
 
 
 def test_a_side_that_fails_says_why_in_one_line(monkeypatch):
@@ -173,12 +174,12 @@ def test_a_side_that_fails_says_why_in_one_line(monkeypatch):
 
 
 def test_stock_changes_nothing_but_the_convolution(monkeypatch):
-    plain, own = conv.conv2d, pool._pool
+    plain, own = conv.conv2d, pool.pool
     monkeypatch.setattr(conv, "conv2d", plain)
-    monkeypatch.setattr(pool, "_pool", own)
+    monkeypatch.setattr(pool, "pool", own)
     assert set(cases.stock()) == set(cases.ours())
     assert conv.conv2d is conv.plain
-    assert pool._pool is not own
+    assert pool.pool is not own
 
 
 def test_frozen_kernels_do_not_count():

@@ -65,14 +65,14 @@ class RunConfig:
         if self.utility_budget is not None:
             if not 0 < self.utility_budget <= 0.5:
                 raise ValueError(f"utility_budget={self.utility_budget}: must be in (0, 0.5]")
-            if not registry.DEFENSES[self.defense].privacy:
-                able = ", ".join(name for name, kind in registry.DEFENSES.items() if kind.privacy)
+            if not registry.DEFENSES[self.defense]().weights.privacy:
+                able = ", ".join(name for name, kind in registry.DEFENSES.items() if kind().weights.privacy)
                 raise ValueError(
                     f"utility_budget={self.utility_budget}: {self.defense} has no privacy weight; {able} have"
                 )
         chosen = registry.options(self.defense) | dict(self.options)
         self._build(chosen)
-        weights = registry.DEFENSES[self.defense].privacy
+        weights = registry.DEFENSES[self.defense]().weights.privacy
         if self.utility_budget is not None and not any(chosen[name] for name in weights):
             raise ValueError(
                 f"utility_budget={self.utility_budget}: scales {', '.join(weights)}, of which one must be above 0"
@@ -101,9 +101,9 @@ class RunConfig:
         return catalog.find(self.dataset, self.primary).tasks(self.primary, self.sensitive)
 
     def _build(self, options: Mapping[str, Any]) -> Defense:
-        """The defence with two classes everywhere: the data is not loaded yet, and no option depends on them."""
-        attributes = tuple((name, 2) for name in self.tasks[1])
-        return registry.build(self.defense, 2, (self.image_size, self.image_size, 3), attributes=attributes, **options)
+        """The defence before there is data: of the attributes, the names are known."""
+        size, attributes = (self.image_size, self.image_size, 3), tuple((name, 0) for name in self.tasks[1])
+        return registry.build(self.defense, image_shape=size, attributes=attributes, **options)
 
     def json(self) -> str:
         """The config as it is written to config.json."""

@@ -10,8 +10,8 @@ from types import FrameType
 from absl import flags
 
 from ani_jax.training import processes
+from ani_jax.training.devices import MODES, PLACEMENTS, Devices
 from ani_jax.training.loop import Stopped
-from ani_jax.training.parallel import MODES, PLACEMENTS, Spread
 
 FLAGS = flags.FLAGS
 
@@ -32,7 +32,7 @@ class Machine:
         stop: whether the run was told to end.
     """
 
-    spread: Spread = dataclasses.field(default_factory=Spread)
+    spread: Devices = dataclasses.field(default_factory=Devices)
     resume: str = "auto"
     stop: Callable[[], bool] = lambda: False
 
@@ -70,7 +70,7 @@ def from_flags() -> Machine:
     if address is not None:
         processes.join(address, number, own)
     stop = processes.preemption() if processes.count() > 1 else Told(signal.SIGTERM)
-    return Machine(Spread(FLAGS.parallel, FLAGS.placement), FLAGS.resume, stop)
+    return Machine(Devices(FLAGS.parallel, FLAGS.placement), FLAGS.resume, stop)
 
 
 @contextlib.contextmanager

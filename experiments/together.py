@@ -1,6 +1,7 @@
 """Training by several processes: each run up to its last checkpoint, from which the main process then goes on alone."""
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from ani_jax.training import processes
-from ani_jax.training.budget import UtilityBudget
+from ani_jax.training.budget import Spend, UtilityBudget, Watch
+from ani_jax.training.callbacks import Callback, Save, Stop, Tell
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.loop import train
 from experiments import runs
@@ -51,11 +53,15 @@ def _train(
         if bool(done):
             return
         data, defense = runs.problem(config, where)
-        log = held.enter_context(Progress(folder, config.defense)) if processes.is_main() else _silent
-        utility = _budget(config, reference)
         saved = Checkpoints(folder / "checkpoints", config.train.keep)
-        watch = config.defense == "none"
-        train(defense, data, config.train, saved, log, utility, watch, machine.spread, machine.stop)
+        callbacks: list[Callback] = [Save(saved), Stop(machine.stop)]
+        if processes.is_main():
+            callbacks.append(Tell(held.enter_context(Progress(folder, config.defense))))
+        if config.defense == "none":
+            callbacks.append(Watch())
+        if (utility := _budget(config, reference)) is not None:
+            callbacks.append(Spend(utility, saved))
+        train(defense, data, config.train, callbacks, machine.spread)
 
 
 def _budget(config: RunConfig, reference: pathlib.Path | None) -> UtilityBudget | None:
@@ -63,10 +69,5 @@ def _budget(config: RunConfig, reference: pathlib.Path | None) -> UtilityBudget 
     if config.utility_budget is None or reference is None:
         return None
     lost = config.utility_budget
-    found = processes.on_main(lambda: UtilityBudget.of(runs.log(reference), lost))
-    values = processes.from_main(jnp.array([0.0, 0.0] if found is None else [found.loss, found.accuracy]))
-    return UtilityBudget(lost, *map(float, values))
-
-
-def _silent(event: Mapping[str, Any]) -> None:
-    del event
+    found = processes.share(lambda: dataclasses.asdict(UtilityBudget.of(runs.log(reference), lost)))
+    return UtilityBudget(**found)

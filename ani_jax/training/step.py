@@ -61,7 +61,7 @@ def make_step(
             for _ in range(phase.adversary_updates):
                 state, watched = adversary_update(rules, state, jax.lax.stop_gradient(sent.z), batch)
             state, metrics, server_statistics = defender_update(rules, state, sent, pull, batch)
-            metrics = watched | metrics
+            metrics |= watched
         statistics = rules.average({"client": client_statistics, "server": server_statistics})
         state = dataclasses.replace(state, statistics=statistics, step=state.step + 1)
         metrics = rules.average(metrics)
@@ -82,7 +82,7 @@ def adversary_update(rules: Rules, state: State, z: Features, batch: Batch) -> t
         z: what the client sent, stopped.
         batch: whose answers they guess.
     """
-    heard, metrics = dict.fromkeys(state.params["adversaries"], z), {}
+    heard = dict.fromkeys(state.params["adversaries"], z)
 
     def own(params: Mapping[str, Any]) -> tuple[Array, Any]:
         return own_losses(rules.defense, params, heard, batch, state.extra)

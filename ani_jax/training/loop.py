@@ -33,7 +33,8 @@ def train(
         defense: what to train.
         data: ``defend`` trains; callbacks may look at the rest.
         config: how.
-        callbacks: what resumes and saves first, then whoever logs, spends a utility budget, watches or stops.
+        callbacks: who resumes and saves, listens, spends a utility budget, watches or stops, in any order; see
+            :class:`ani_jax.training.callbacks.Callback`.
         devices: how the work is spread; in every process of a run the same, like all other arguments.
 
     Returns:
@@ -65,10 +66,8 @@ def train(
             run.spread, outcome = devices.run(work, run.spread, feed, data_key, part.first)
             # The numbers of the dispatch before are read while this one is computed.
             run.flush()
-            run.part, seen = part, {}
-            for callback in callbacks:
-                seen |= callback.look(run)
-            run.leave(outcome, seen)
+            run.part = part
+            run.leave(outcome, {name: value for callback in callbacks for name, value in callback.look(run).items()})
             for callback in callbacks:
                 callback.step(run)
             if run.stopping:

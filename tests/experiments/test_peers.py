@@ -16,8 +16,8 @@ from ani_jax.evaluation import critics
 from ani_jax.losses.dependence import distance_correlation
 from ani_jax.modules.adversaries import ResidualDecoder
 from ani_jax.modules.initialise import initialise
-from ani_jax.training.dispatch import Work, advance
 from ani_jax.training.state import init
+from ani_jax.training.step import Work, advance
 from experiments import cases
 from experiments.peers import cases as peers
 from experiments.peers import losses

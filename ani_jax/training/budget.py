@@ -272,9 +272,9 @@ class Spend(Callback):
             found = appraise(state, run.data.budget, weights, run.defense)
             moved = ascend(state, found.loss, weights, self.utility, run.defense)
             run.change(weights=moved.weights, budget=moved.budget)
+            logged = {"heldout/loss": found.loss, "heldout/accuracy": found.accuracy}
             # The next step donates the state; what is logged must outlive it.
-            logged = {f"budget/{name}": value + 0.0 for name, value in moved.budget.items()}
-            logged |= {"heldout/loss": found.loss, "heldout/accuracy": found.accuracy}
+            logged |= {f"budget/{name}": value + 0.0 for name, value in moved.budget.items()}
         if run.part.due(CHOICE):
             self.consider(run)
         return logged

@@ -109,7 +109,7 @@ class Callback:
     """What may happen around the steps; every method does nothing until it is overridden.
 
     The loop calls ``start`` of all; after each dispatch ``look`` of all and then ``step`` of all; at last ``end`` of all and
-    ``close`` of all. So it does not matter in which order callbacks are given.
+    ``close`` of all, whatever the others raise. So it does not matter in which order callbacks are given.
     """
 
     def start(self, run: Run) -> None:

@@ -1,5 +1,6 @@
 """The training loop: draws batches and runs the step; callbacks do the rest."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -52,7 +53,9 @@ def train(
     run = Run(defense, data, config, devices, callbacks, devices.scatter(init(defense, init_key)))
     phases, spread_defense = schedule(defense), dataclasses.replace(defense, axis_name=devices.axis_name)
     total = phases[-1][1]
-    try:
+    with contextlib.ExitStack() as closing:
+        for callback in callbacks:
+            closing.callback(callback.close)
         for callback in callbacks:
             callback.start(run)
         first, entered = int(run.state.step), -1
@@ -76,9 +79,6 @@ def train(
         run.flush()
         for callback in callbacks:
             callback.end(run)
-    finally:
-        for callback in callbacks:
-            callback.close()
     run.tell({"kind": "end", "step": total, "total": total})
     return run.state
 

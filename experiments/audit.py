@@ -59,7 +59,7 @@ def of_function(config: AuditConfig, folder: pathlib.Path) -> list[Evidence]:
     parts, seed = Parts(folder / "parts"), config.seed
     with claim(folder, config, kind="audit"), Progress(folder, subject) as progress:
         evidence = audit(
-            release, data, predict, budget=config.audit, seed=seed, subject=subject, on_event=progress, store=parts
+            release, data, predict, level=config.audit, seed=seed, subject=subject, on_event=progress, store=parts
         )
         write(folder / "evidence.json", to_json(evidence))
         runs.render(folder, [evidence], command(config, folder), config, {})

@@ -9,7 +9,7 @@ from absl import flags
 
 from ani_jax.config import RunConfig
 from ani_jax.training import processes
-from ani_jax.training.parallel import MODES, PLACEMENTS, Spread
+from ani_jax.training.devices import MODES, PLACEMENTS, Devices
 
 FLAGS = flags.FLAGS
 
@@ -22,13 +22,13 @@ class Machine:
     """What a run is given to run on.
 
     Attributes:
-        spread: how training is spread over devices.
+        devices: how training is spread over them.
         resume: "auto" goes on from where a run folder stands, "must" refuses a folder where nothing was begun, "never" one where
             something was.
         stop: whether the run was told to end.
     """
 
-    spread: Spread = dataclasses.field(default_factory=Spread)
+    devices: Devices = dataclasses.field(default_factory=Devices)
     resume: str = "auto"
     stop: Callable[[], bool] = lambda: False
 
@@ -58,10 +58,10 @@ def from_flags(config: RunConfig) -> Machine:
         raise ValueError(f"coordinator_address={address}: needs --num_processes=N and --process_id from 0 to N - 1")
     if address is not None:
         processes.join(address, number, own)
-    spread = Spread(FLAGS.parallel, FLAGS.placement)
+    devices = Devices(FLAGS.parallel, FLAGS.placement)
     for one in (config, config.reference()):
-        spread.check(one.train.batch_size)
-    return Machine(spread, FLAGS.resume, processes.preemption() if processes.count() > 1 else Told(signal.SIGTERM))
+        devices.check(one.train.batch_size)
+    return Machine(devices, FLAGS.resume, processes.preemption() if processes.count() > 1 else Told(signal.SIGTERM))
 
 
 class Told:

@@ -26,9 +26,10 @@ from ani_jax.records import Evidence, from_json, to_json
 from ani_jax.reporting import page
 from ani_jax.reporting.adversaries import gaps, silent
 from ani_jax.training import processes
-from ani_jax.training.budget import UtilityBudget
+from ani_jax.training.budget import Spend, UtilityBudget, Watch
+from ani_jax.training.callbacks import OnEvent, Save, Stop, Stopped, Tell
 from ani_jax.training.checkpoint import Checkpoints
-from ani_jax.training.loop import OnEvent, Stopped, train
+from ani_jax.training.loop import train
 from ani_jax.training.state import State, init
 from ani_jax.types import Data
 from experiments.flags import command
@@ -96,9 +97,14 @@ def _complete(
     started, (data, defense), utility = time.monotonic(), problem(config, data), _utility(config, ceiling)
     with Progress(folder, config.defense) as progress:
         saved = Checkpoints(folder / "checkpoints", config.train.keep)
-        listener = progress if processes.is_main() else lambda event: None
-        spread, stop, watch = machine.spread, machine.stop, ceiling is None
-        state = train(defense, data, config.train, saved, listener, utility, watch, spread, stop)
+        callbacks = [
+            Save(saved),
+            Tell(progress),
+            Stop(machine.stop),
+            *([Watch()] if ceiling is None else []),
+            *([] if utility is None else [Spend(utility, saved)]),
+        ]
+        state = train(defense, data, config.train, callbacks, machine.devices)
         if processes.count() > 1:
             return
         ended, parts = time.monotonic(), Parts(folder / "audit")
@@ -118,7 +124,7 @@ def _complete(
         **_waiting(data, config, progress.times),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "devices": str(jax.devices()),
-        "parallel": machine.spread.mode,
+        "parallel": machine.devices.mode,
     }
     write(folder / "timing.json", json.dumps(timing, indent=1))
     write(folder / "evidence.json", to_json(dataclasses.replace(evidence, notes=(*evidence.notes, *told))))
@@ -168,7 +174,7 @@ def attacked(
         release,
         data,
         predict,
-        budget=level,
+        level=level,
         seed=seed,
         reference=reference,
         subject=defense.name,

@@ -16,8 +16,8 @@ from ani_jax.information import critics
 from ani_jax.losses.dependence import distance_correlation
 from ani_jax.modules.adversaries import ResidualDecoder
 from ani_jax.modules.initialise import initialise
-from ani_jax.training.dispatch import Work, advance
 from ani_jax.training.state import init
+from ani_jax.training.step import Work, advance
 from experiments.benchmark import cases
 from experiments.benchmark.peers import cases as peers
 from experiments.benchmark.peers import losses

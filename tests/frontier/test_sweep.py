@@ -12,11 +12,11 @@ from ani_jax.data import digits
 from ani_jax.data.loader import draw_batch
 from ani_jax.defenses import registry
 from ani_jax.defenses.funnel import Funnel
-from ani_jax.training import sweep
-from ani_jax.training.dispatch import Work, advance
+from ani_jax.frontier import sweep
 from ani_jax.training.loop import TrainConfig, train
 from ani_jax.training.phases import enter, schedule
 from ani_jax.training.state import init
+from ani_jax.training.step import Work, advance
 
 
 def members_of(defense, count):
@@ -80,15 +80,15 @@ def check_equality(defense, data, count):
         moved, _ = alone(member, data, config, 1e-7)
         assert sorted(record[place]) == sorted(losses) == list(range(1, 51))
         assert apart(ends[place].params, end.params) <= 3 * apart(moved.params, end.params)
-        assert ends[place].weights == pytest.approx(member.weights())
+        assert ends[place].weights == pytest.approx(member.weights.values)
 
 
 def test_a_member_is_sound_as_long_as_the_loop_would_train_it():
     health = sweep.Health(jnp.zeros(2, int), jnp.ones(2, bool))
     for good in ([True, False], [True, True], [False, True], [False, True]):
-        health = sweep._watched(health, jnp.array(good), 1)
+        health = sweep.watched(health, jnp.array(good), 1)
     assert health.sound.tolist() == [False, True]
-    assert sweep._watched(health, jnp.array([True, False]), 0).sound.tolist() == [False, False]
+    assert sweep.watched(health, jnp.array([True, False]), 0).sound.tolist() == [False, False]
 
 
 def first_steps(members, data, config):
@@ -97,8 +97,8 @@ def first_steps(members, data, config):
     phase, _ = schedule(members[0])[0]
     starts = [enter(init(member, init_key), 0, phase, data) for member in members]
     work = Work(members[0], phase, config.batch_size)
-    states, _ = sweep.dispatch(sweep._stack(starts), data.defend, data_key, work)
-    return sweep._unstack(states, len(members))
+    states, _ = sweep.dispatch(sweep.stack(starts), data.defend, data_key, work)
+    return sweep.unstack(states, len(members))
 
 
 def gradients(state):
@@ -124,12 +124,8 @@ def test_weights_are_scaled_as_the_defence_says():
 
 @pytest.fixture(scope="module")
 def swept(toy):
-    """Builds a toy whose adversary's weight is what a frontier scales."""
-
-    class Swept(type(toy())):
-        privacy = ("attribute",)
-
-    return lambda steps: Swept(3, (4, 4, 1), steps=steps)
+    """Builds a toy, whose adversary's weight is what a frontier scales."""
+    return lambda steps: toy(steps=steps)
 
 
 def test_together_is_one_by_one(toy_data, swept):
@@ -170,7 +166,7 @@ def test_a_member_that_diverges_leaves_the_others_alone(toy_data, swept):
 
 
 def test_a_group_that_does_not_fit_is_halved(toy_data, swept, monkeypatch):
-    tried, real = [], sweep._train_group
+    tried, real = [], sweep.train_group
 
     def small(members, *arguments):
         tried.append(len(members))
@@ -178,7 +174,7 @@ def test_a_group_that_does_not_fit_is_halved(toy_data, swept, monkeypatch):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return real(members, *arguments)
 
-    monkeypatch.setattr(sweep, "_train_group", small)
+    monkeypatch.setattr(sweep, "train_group", small)
     assert len(sweep.train_together(members_of(swept(1), 5), toy_data, TrainConfig(batch_size=16), 5)) == 5
     assert tried == [5, 3, 2, 2, 2]
 

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,10 +21,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
-from ani_jax.data.loader import Feed, Rows, draw_steps, read_ahead
+from ani_jax.data.loader import Feed, draw_steps, read_ahead
 from ani_jax.training import processes
-from ani_jax.training.dispatch import Outcome, Work, advance
 from ani_jax.training.state import State
+from ani_jax.training.step import Outcome, Work, advance
 from ani_jax.types import Batch, PRNGKey, Source
 
 AXIS = "devices"
@@ -36,7 +36,7 @@ PLACEMENTS = ("auto", "device", "host")
 
 
 @dataclasses.dataclass(frozen=True)
-class Spread:
+class Devices:
     """One way to spread the work over all devices of all processes.
 
     Attributes:
@@ -46,7 +46,7 @@ class Spread:
             of its memory. Batches are the same.
 
     Example:
-        >>> Spread("jit").devices, Spread("pmap").axis_name
+        >>> Devices("jit").count, Devices("pmap").axis_name
         (1, 'devices')
     """
 
@@ -68,8 +68,8 @@ class Spread:
         return AXIS if self.mode == "pmap" else None
 
     @property
-    def devices(self) -> int:
-        """Devices that share a batch."""
+    def count(self) -> int:
+        """How many share a batch."""
         return 1 if self.mode == "jit" else jax.device_count()
 
     def check(self, batch_size: int) -> None:
@@ -80,16 +80,16 @@ class Spread:
         """
         if self.mode == "jit" and processes.count() > 1:
             raise ValueError(f"parallel=jit: must be pmap or sharding with {processes.count()} processes")
-        if batch_size % self.devices:
+        if batch_size % self.count:
             raise ValueError(
-                f"batch_size={batch_size}: must be a multiple of {self.devices}, the number of devices of parallel={self.mode}"
+                f"batch_size={batch_size}: must be a multiple of {self.count}, the number of devices of parallel={self.mode}"
             )
 
     def scatter(self, tree: Any) -> Any:
         """One device's arrays, the same in every process, as the steps take them: whole on every device."""
         if self.mode == "jit":
             return tree
-        return _on_every_device(tree, _local_replicas if self.mode == "pmap" else _global_replicas)
+        return _on_every_device(tree, rows=self.mode == "pmap")
 
     def gather(self, tree: Any) -> Any:
         """What the first local device holds, as one device's arrays; for reading only, the next step consumes it."""
@@ -111,25 +111,22 @@ class Spread:
             batch_size: images per step, over all devices.
             plan: (first step, number of steps) of each dispatch.
         """
-        if not self._on_host(source):
-            return itertools.repeat(source if self.mode == "jit" else _on_every_device(source, _global_replicas))
+        placement = self.placement
+        if placement == "auto":
+            room = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
+            placement = "host" if sum(leaf.nbytes for leaf in jax.tree.leaves(source)) > room / 2 else "device"
+        if placement == "device":
+            return itertools.repeat(source if self.mode == "jit" else _on_every_device(source, rows=False))
         part = batch_size // processes.count()
         share = slice(part * jax.process_index(), part * (jax.process_index() + 1))
-        return map(self._assembled, read_ahead(source, data_key, batch_size, plan, share))
-
-    def _on_host(self, source: Source) -> bool:
-        """Whether the originals stay on the host: by choice, or as they would take more than half of a device's memory."""
-        if self.placement != "auto":
-            return self.placement == "host"
-        room = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
-        return sum(leaf.nbytes for leaf in jax.tree.leaves(source)) > room / 2
-
-    def _assembled(self, rows: Rows) -> Rows:
-        """Rows (steps, share, ...) of this process as its part of the rows of all."""
+        feeds = read_ahead(source, data_key, batch_size, plan, share)
         if self.mode == "jit":
-            return rows
-        sharding = NamedSharding(_mesh(), PartitionSpec(None, AXIS))
-        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), rows)
+            return feeds
+        # Rows (steps, share, ...) of this process as its part of the rows of all.
+        assemble = functools.partial(
+            jax.make_array_from_process_local_data, NamedSharding(_mesh(), PartitionSpec(None, AXIS))
+        )
+        return (jax.tree.map(assemble, rows) for rows in feeds)
 
     def run(self, work: Work, state: State, feed: Feed, data_key: PRNGKey, first: int) -> tuple[State, Outcome]:
         """Runs ``work.count`` steps; the state is donated.
@@ -142,9 +139,23 @@ class Spread:
             first: the state's step.
         """
         if self.mode != "pmap":
-            return _jitted(work, state, feed, data_key, self.mode == "sharding")
-        batches = _drawn(work.batch_size, work.count, feed, data_key, jnp.int32(first))
-        return _pmapped(work, state, jax.tree.map(_own_part, batches))
+            return jitted(work, state, feed, data_key, self.mode == "sharding")
+        batches = drawn(work.batch_size, work.count, feed, data_key, jnp.int32(first))
+
+        # Of the rows for the devices of all processes, those of this one.
+        own = jax.tree.map(lambda leaf: _assembled([shard.data for shard in leaf.addressable_shards]), batches)
+        return pmapped(work, state, own)
+
+
+def read(tree: Any) -> Any:
+    """Scalars on the host, as Python numbers; of arrays that are spread over devices, the first one's.
+
+    Example:
+        >>> read({"loss": jnp.float32(0.5)})
+        {'loss': 0.5}
+    """
+    shards = jax.device_get(jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1)[0].item(), shards)
 
 
 @functools.cache
@@ -161,30 +172,21 @@ def _cut() -> NamedSharding:
     return NamedSharding(_mesh(), PartitionSpec(AXIS))
 
 
-def _local() -> NamedSharding:
-    """One row a device of this process: what a pmapped function takes and returns."""
-    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
-
-
-def _on_every_device(tree: Any, assemble: Callable[[tuple[Array, ...]], Array]) -> Any:
+def _on_every_device(tree: Any, rows: bool) -> Any:
+    """Copies on the devices of this process: the rows of one array, as pmap takes them, or one array that is whole on each."""
     leaves, structure = jax.tree.flatten(tree)
     copies = [jax.device_put(leaves, device) for device in jax.local_devices()]
-    return jax.tree.unflatten(structure, [assemble(parts) for parts in zip(*copies)])
+    if not rows:
+        assemble = jax.make_array_from_single_device_arrays
+        return jax.tree.unflatten(structure, [assemble(own[0].shape, _replicated(), list(own)) for own in zip(*copies)])
+    stacked = [[part[None] for part in own] for own in zip(*copies)]
+    return jax.tree.unflatten(structure, [_assembled(own) for own in stacked])
 
 
-def _local_replicas(parts: tuple[Array, ...]) -> Array:
-    rows = [part[None] for part in parts]
-    return jax.make_array_from_single_device_arrays((len(rows), *parts[0].shape), _local(), rows)
-
-
-def _global_replicas(parts: tuple[Array, ...]) -> Array:
-    return jax.make_array_from_single_device_arrays(parts[0].shape, _replicated(), list(parts))
-
-
-def _own_part(leaf: Array) -> Array:
-    """This process's rows of an array with a row for every device of all processes."""
-    rows = [shard.data for shard in leaf.addressable_shards]
-    return jax.make_array_from_single_device_arrays((len(rows), *leaf.shape[1:]), _local(), rows)
+def _assembled(rows: list[Array]) -> Array:
+    """This process's rows, one a device, as an array that a pmapped function takes."""
+    sharding = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
+    return jax.make_array_from_single_device_arrays((len(rows), *rows[0].shape[1:]), sharding, rows)
 
 
 @jax.jit
@@ -193,7 +195,8 @@ def _unstacked(tree: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=("work", "shared"), donate_argnames="state")
-def _jitted(work: Work, state: State, feed: Feed, data_key: PRNGKey, shared: bool) -> tuple[State, Outcome]:
+def jitted(work: Work, state: State, feed: Feed, data_key: PRNGKey, shared: bool) -> tuple[State, Outcome]:
+    """A dispatch as one program, on one device or, where it is ``shared``, over a batch that is cut up."""
     first = state.step
 
     def draw(step: Int[Array, ""]) -> Batch:
@@ -205,7 +208,7 @@ def _jitted(work: Work, state: State, feed: Feed, data_key: PRNGKey, shared: boo
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "count"))
-def _drawn(batch_size: int, count: int, feed: Feed, data_key: PRNGKey, first: Int[Array, ""]) -> Batch:
+def drawn(batch_size: int, count: int, feed: Feed, data_key: PRNGKey, first: Int[Array, ""]) -> Batch:
     """The batches of ``count`` steps as (devices, count, share, ...), cut along the devices."""
     steps = first + jnp.arange(count)
     batches = jax.lax.map(lambda step: draw_steps(feed, data_key, step, first, batch_size), steps)
@@ -219,6 +222,7 @@ def _drawn(batch_size: int, count: int, feed: Feed, data_key: PRNGKey, first: In
 
 
 @functools.partial(jax.pmap, axis_name=AXIS, static_broadcasted_argnums=0, donate_argnums=1)
-def _pmapped(work: Work, state: State, batches: Batch) -> tuple[State, Outcome]:
+def pmapped(work: Work, state: State, batches: Batch) -> tuple[State, Outcome]:
+    """A dispatch as one replica a device, each on its own part (count, share, ...) of the batches."""
     first = state.step
     return advance(work, state, lambda step: jax.tree.map(lambda leaf: leaf[step - first], batches))

@@ -17,11 +17,11 @@ from jaxtyping import Array, Bool, Int
 
 from ani_jax.data.loader import draw_batch
 from ani_jax.defenses.base import Defense
+from ani_jax.training.callbacks import PATIENCE
 from ani_jax.training.config import TrainConfig
-from ani_jax.training.dispatch import Outcome, Work, advance
-from ani_jax.training.log import PATIENCE
 from ani_jax.training.phases import enter, schedule
 from ani_jax.training.state import State, init
+from ani_jax.training.step import Outcome, Work, advance
 from ani_jax.types import Data, PRNGKey, Source
 
 OnMemberEvent = Callable[[int, Mapping[str, Any]], None]
@@ -58,7 +58,7 @@ def multipliers(count: int, span: float = 10.0) -> tuple[float, ...]:
 
 
 def scaled(defense: Defense, multiplier: float) -> dict[str, float]:
-    """The weights of a member of the grid: those in ``Defense.privacy`` scaled as the defence says, to six digits.
+    """The weights of a member of the grid: those that protect, scaled as the defence says, to six digits.
 
     Args:
         defense: with the weights that count as 1.
@@ -69,8 +69,9 @@ def scaled(defense: Defense, multiplier: float) -> dict[str, float]:
         >>> scaled(registry.build("funnel", 10, (32, 32, 3), beta=30.0), 0.1)["beta"]
         3.0
     """
-    found = defense.scaled(defense.init_weights(), jnp.float32(multiplier))
-    return {name: float(f"{float(found[name]):.6g}") for name in defense.privacy}
+    weights = defense.weights
+    found = weights.scaled(weights.arrays(), jnp.float32(multiplier))
+    return {name: float(f"{float(found[name]):.6g}") for name in weights.privacy}
 
 
 def group_size(count: int, asked: int = 0, steps_per_dispatch: int = 1) -> int:
@@ -125,8 +126,14 @@ def train_together(
         first = len(finished)
         chosen = members[first : first + size]
         chosen = [*chosen, *[chosen[-1]] * (size - len(chosen))]
+
+        def numbered(place: int, event: Mapping[str, Any], first: int = first) -> None:
+            # Those that only fill a group up have no number.
+            if first + place < len(members):
+                on_event(first + place, event)
+
         try:
-            trained = _train_group(chosen, data, config, functools.partial(_numbered, on_event, first, len(members)))
+            trained = train_group(chosen, data, config, numbered)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or size == 1:
                 raise
@@ -136,21 +143,15 @@ def train_together(
     return finished
 
 
-def _numbered(on_event: OnMemberEvent, first: int, count: int, place: int, event: Mapping[str, Any]) -> None:
-    """Passes an event on under the member's number; those that only fill a group up have none."""
-    if first + place < count:
-        on_event(first + place, event)
-
-
-def _train_group(
+def train_group(
     members: Sequence[Defense], data: Data, config: TrainConfig, on_event: OnMemberEvent
 ) -> list[State | None]:
-    """One program for all members from the first step to the last."""
+    """One program for all members from the first step to the last; see :func:`train_together`."""
     defense, phases = members[0], schedule(members[0])
     total = phases[-1][1]
     init_key, data_key = jax.random.split(jax.random.key(config.seed))
     fresh = init(defense, init_key)
-    states = _stack([dataclasses.replace(fresh, weights=member.init_weights()) for member in members])
+    states = stack([dataclasses.replace(fresh, weights=member.weights.arrays()) for member in members])
     health = Health(jnp.zeros(len(members), jnp.int32), jnp.ones(len(members), bool))
 
     def tell(event: Mapping[str, Any]) -> None:
@@ -160,21 +161,21 @@ def _train_group(
     tell({"kind": "start", "step": 0, "total": total})
     step = 0
     for index, (phase, end) in enumerate(phases):
-        states = _stack([enter(state, index, phase, data) for state in _unstack(states, len(members))])
+        states = stack([enter(state, index, phase, data) for state in unstack(states, len(members))])
         work = Work(defense, phase, config.batch_size, clip=config.clip, skip_nonfinite=config.skip_nonfinite)
         while step < end:
             states, outcomes = dispatch(states, data.defend, data_key, work)
-            health = _watched(health, outcomes.good, PATIENCE if config.skip_nonfinite else 0)
+            health = watched(health, outcomes.good, PATIENCE if config.skip_nonfinite else 0)
             step += 1
             if step % config.log_every and step != total:
                 continue
-            for place, outcome in enumerate(_unstack(jax.device_get(outcomes), len(members))):
+            for place, outcome in enumerate(unstack(jax.device_get(outcomes), len(members))):
                 if outcome.good:
                     values = {name: float(value) for name, value in outcome.metrics.items()}
                     on_event(place, {"kind": "metrics", "step": step, "phase": phase.name, "metrics": values})
     tell({"kind": "end", "step": total, "total": total})
     sound = jax.device_get(health.sound)
-    return [state if good else None for state, good in zip(_unstack(states, len(members)), sound, strict=True)]
+    return [state if good else None for state, good in zip(unstack(states, len(members)), sound, strict=True)]
 
 
 class Health(NamedTuple):
@@ -185,7 +186,14 @@ class Health(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="patience")
-def _watched(health: Health, good: Bool[Array, " members"], patience: int) -> Health:
+def watched(health: Health, good: Bool[Array, " members"], patience: int) -> Health:
+    """How the members fare after one more step.
+
+    Args:
+        health: before it.
+        good: whose metrics were finite.
+        patience: how many steps in a row may not be.
+    """
     streak = jnp.where(good, 0, health.streak + 1)
     return Health(streak, health.sound & (streak <= patience))
 
@@ -204,9 +212,11 @@ def dispatch(states: State, source: Source, data_key: PRNGKey, work: Work) -> tu
     return jax.vmap(lambda state: advance(work, state, lambda step: batch))(states)
 
 
-def _stack(states: Sequence[State]) -> State:
+def stack(states: Sequence[State]) -> State:
+    """Several states as one, with a leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
 
-def _unstack(tree: Any, count: int) -> list[Any]:
+def unstack(tree: Any, count: int) -> list[Any]:
+    """The trees that a leading axis holds."""
     return [jax.tree.map(lambda leaf, place=place: leaf[place], tree) for place in range(count)]

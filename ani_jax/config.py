@@ -184,24 +184,22 @@ class RunConfig(Config):
         object.__setattr__(self, "augment", tuple(self.augment))
         object.__setattr__(self, "options", registry.options(self.defense) | dict(self.options))
         # A mistake in an option is told here, with the data still to be loaded.
-        weights = self.template().privacy
+        weights = self.template().weights.privacy
         if self.utility_budget is None:
             return
         spent = f"utility_budget={self.utility_budget}"
         if not 0 < self.utility_budget <= 0.5:
             raise ValueError(f"{spent}: must be in (0, 0.5]")
         if not weights:
-            able = ", ".join(name for name, kind in registry.DEFENSES.items() if kind.privacy)
+            able = ", ".join(name for name, kind in registry.DEFENSES.items() if kind().weights.privacy)
             raise ValueError(f"{spent}: {self.defense} has no privacy weight; {able} have")
         if not any(self.options[name] for name in weights):
             raise ValueError(f"{spent}: scales {', '.join(weights)}, of which one must be above 0")
 
     def template(self) -> Defense:
-        """The defence as its options say, before there is data to build it for."""
-        # No option depends on how many classes there are, so two will do.
-        attributes = tuple((name, 2) for name in self.tasks[1])
-        size = (self.image_size, self.image_size, 3)
-        return registry.build(self.defense, 2, size, attributes=attributes, **self.options)
+        """The defence as its options say, before there is data to build it for: of the attributes, the names are known."""
+        size, attributes = (self.image_size, self.image_size, 3), tuple((name, 0) for name in self.tasks[1])
+        return registry.build(self.defense, image_shape=size, attributes=attributes, **self.options)
 
     def build(self, data: Data) -> Defense:
         """The defence for its data.

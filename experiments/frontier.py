@@ -20,10 +20,10 @@ from typing import Any
 
 from ani_jax.config import FORMAT, RunConfig
 from ani_jax.defenses import registry
+from ani_jax.frontier import sweep
 from ani_jax.frontier.points import WORST, Frontier, Point
 from ani_jax.records import Evidence, to_json
 from ani_jax.reporting import agreement, frontier, frontier_page, page, splits
-from ani_jax.training import sweep
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.loop import Stopped, TrainingError
 from ani_jax.training.phases import schedule
@@ -122,8 +122,8 @@ def grid(chosen: Sequence[RunConfig], weights: int, seeds: int, span: float) -> 
     multipliers, found = sweep.multipliers(weights, span), []
     for offset, config in itertools.product(range(seeds), chosen):
         defense, train = config.template(), dataclasses.replace(config.train, seed=config.train.seed + offset)
-        private = ", ".join(defense.privacy)
-        if private and not any(config.options[name] for name in defense.privacy):
+        private = ", ".join(defense.weights.privacy)
+        if private and not any(config.options[name] for name in defense.weights.privacy):
             raise ValueError(f"defenses={defense.name}: {private} are 0, so there is nothing to scale")
         row = []
         for multiplier in multipliers if private else (1.0,):

@@ -9,7 +9,7 @@ from absl import flags
 
 from ani_jax.config import RunConfig
 from ani_jax.training import processes
-from ani_jax.training.parallel import MODES, PLACEMENTS, Spread
+from ani_jax.training.devices import MODES, PLACEMENTS, Devices
 
 FLAGS = flags.FLAGS
 
@@ -24,7 +24,7 @@ class Machine:
     Of ``resume``, "must" refuses a folder where nothing was begun, "never" one where something was; "auto" takes both.
     """
 
-    spread: Spread = dataclasses.field(default_factory=Spread)
+    devices: Devices = dataclasses.field(default_factory=Devices)
     resume: str = "auto"
     stop: Callable[[], bool] = lambda: False
 
@@ -54,10 +54,10 @@ def from_flags(config: RunConfig) -> Machine:
         raise ValueError(f"coordinator_address={address}: needs --num_processes=N and --process_id from 0 to N - 1")
     if address is not None:
         processes.join(address, number, own)
-    spread = Spread(FLAGS.parallel, FLAGS.placement)
+    devices = Devices(FLAGS.parallel, FLAGS.placement)
     for one in (config, config.reference()):
-        spread.check(one.train.batch_size)
-    return Machine(spread, FLAGS.resume, processes.preemption() if processes.count() > 1 else Told(signal.SIGTERM))
+        devices.check(one.train.batch_size)
+    return Machine(devices, FLAGS.resume, processes.preemption() if processes.count() > 1 else Told(signal.SIGTERM))
 
 
 class Told:

@@ -18,7 +18,7 @@ def main(_: list[str]) -> None:
     if dataset is None:
         raise ValueError("dataset=: name the data set to prepare")
     # tfds is heavy, and a mistake in the flags should not wait for it.
-    from ani_jax.data import builders, catalog, pictures
+    from ani_jax.data import builders, catalog, pictures, prepared
 
     entry = next((entry for entry in catalog.ENTRIES if entry.name == dataset), None)
     if entry is not None and entry.prepared is None:
@@ -34,7 +34,7 @@ def main(_: list[str]) -> None:
     skipped = ", ".join(f"{reason} {count:,}" for reason, count in done.skipped.items())
     print(f"{name}: {sizes}\nleft out: {skipped or 'nothing'}\nfolder: {done.folder}")
     if entry is not None and entry.spec is not None:
-        found = pictures.balance(entry.spec, (entry.primary, *entry.sensitive), data_dir)
+        found = pictures.balance(entry.spec, prepared.find(name, data_dir), (entry.primary, *entry.sensitive))
         for task, shares in found.items():
             first, *more = (f"{name} {share:.1%}" for name, share in sorted(shares.items(), key=lambda item: -item[1]))
             # Twelve classes still fit into a line.

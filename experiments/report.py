@@ -19,8 +19,8 @@ from pathlib import Path
 import jax
 
 from ani_jax.defenses.base import freeze
-from ani_jax.evaluation.criterion import criterion
-from ani_jax.evaluation.critics import ESTIMATORS, Critics
+from ani_jax.information.criterion import criterion
+from ani_jax.information.critics import ESTIMATORS, Critics
 from ani_jax.records import Criterion, Evidence, from_json, to_json
 from ani_jax.reporting import agreement, figures, seeds
 from ani_jax.reporting.table import summary

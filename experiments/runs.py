@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ani_jax.config import Config, RunConfig
 from ani_jax.data import catalog
@@ -26,9 +25,10 @@ from ani_jax.records import Evidence, from_json, to_json
 from ani_jax.reporting import page
 from ani_jax.reporting.adversaries import Log, gaps, silent
 from ani_jax.training import processes
-from ani_jax.training.budget import UtilityBudget
+from ani_jax.training.budget import Spend, UtilityBudget, Watch
+from ani_jax.training.callbacks import Callback, OnEvent, Save, Stop, Stopped, Tell
 from ani_jax.training.checkpoint import Checkpoints
-from ani_jax.training.loop import OnEvent, Stopped, train
+from ani_jax.training.loop import train
 from ani_jax.training.state import State, init
 from ani_jax.types import Data
 from experiments.flags import command
@@ -91,12 +91,17 @@ def _complete(config: RunConfig, folder: Path, ceiling: Path | None, data: Data,
     """Trains and, in one process, audits in a claimed folder, unless that is done; ``ceiling`` is its reference's folder."""
     if finished(folder):
         return
-    started, (data, defense), utility = time.monotonic(), problem(config, data), _utility(config, ceiling)
+    started, (data, defense), lost = time.monotonic(), problem(config, data), config.utility_budget
     with Progress(folder, config.defense) as progress:
         saved = Checkpoints(folder / "checkpoints", config.train.keep)
-        listener = progress if processes.is_main() else lambda event: None
-        spread, stop, watch = machine.spread, machine.stop, ceiling is None
-        state = train(defense, data, config.train, saved, listener, utility, watch, spread, stop)
+        callbacks: list[Callback] = [Save(saved), Tell(progress), Stop(machine.stop)]
+        if ceiling is None:
+            callbacks.append(Watch())
+        elif lost is not None:
+            # The main process alone has the reference's log.
+            spent = processes.share(lambda: dataclasses.asdict(UtilityBudget.of(log(ceiling / "metrics.jsonl"), lost)))
+            callbacks.append(Spend(UtilityBudget(**spent), saved))
+        state = train(defense, data, config.train, callbacks, machine.devices)
         if processes.count() > 1:
             return
         ended, parts = time.monotonic(), Parts(folder / "audit")
@@ -116,23 +121,11 @@ def _complete(config: RunConfig, folder: Path, ceiling: Path | None, data: Data,
         **_waiting(data, config, progress.times),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "devices": str(jax.devices()),
-        "parallel": machine.spread.mode,
+        "parallel": machine.devices.mode,
     }
     write(folder / "timing.json", json.dumps(timing, indent=1))
     write(folder / "evidence.json", to_json(dataclasses.replace(evidence, notes=(*evidence.notes, *told))))
     parts.clear()
-
-
-def _utility(config: RunConfig, ceiling: Path | None) -> UtilityBudget | None:
-    """What the defence may cost, by its reference's log, which the main process has."""
-    lost = config.utility_budget
-    if lost is None or ceiling is None:
-        return None
-    found = processes.on_main(lambda: UtilityBudget.of(log(ceiling / "metrics.jsonl"), lost))
-    values = np.zeros(2) if found is None else np.array([found.loss, found.accuracy])
-    # As bytes: jax would round them to 32 bits, and several processes would aim elsewhere than one alone.
-    told = np.asarray(processes.from_main(jnp.asarray(values.view(np.uint8))))
-    return UtilityBudget(lost, *map(float, told.view(np.float64)))
 
 
 def problem(config: RunConfig, data: Data | None = None) -> tuple[Data, Defense]:
@@ -184,7 +177,7 @@ def reference_folder(config: RunConfig, cache: Path) -> Path:
 
 def finished(folder: Path) -> bool:
     """Whether a run is at its end, as the main process sees it; evidence comes last and whole, so nobody need hold the folder."""
-    return bool(processes.from_main(jnp.bool_((folder / "evidence.json").exists())))
+    return processes.share((folder / "evidence.json").exists)
 
 
 def load(folder: Path) -> Run:

@@ -18,7 +18,6 @@ from jaxtyping import Array, Float
 
 from ani_jax.attacks.density import Library, declares
 from ani_jax.attacks.query import CHUNK, Observed, answers, padded, query, summarise
-from ani_jax.plugins import import_all
 from ani_jax.targets.base import Target
 from ani_jax.types import Batch, Features, Knowledge, PRNGKey, Release, Source
 
@@ -205,7 +204,6 @@ def families(targets: Sequence[Target], level: Level, knowledge: Knowledge) -> t
         >>> found.title, [attack.name for attack in found.attacks]
         ('attribute ink', ['probe', 'network-0'])
     """
-    import_all("ani_jax.attacks")
     stochastic = knowledge.release is not None and knowledge.release.stochastic
     found: list[Family] = []
     for target in targets:

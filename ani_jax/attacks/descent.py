@@ -310,7 +310,7 @@ def _rows(values: Array, like: Array) -> Array:
 def feature_rates(z: Float[Array, "n ..."]) -> Features:
     """1 / scale of each feature of a sample: its standard deviation, or its peak deviation over ``PEAK`` if larger.
 
-    0 for a feature that never changes, see ``Whitener``.
+    0 for a feature that never changes, see ``Standardiser``.
 
     Example:
         >>> feature_rates(jnp.array([[0.0, 5.0], [2.0, 5.0]])).tolist()

@@ -11,22 +11,48 @@ attribute; independent noise averages out over repeated queries and over a strok
 """
 
 import dataclasses
-from typing import ClassVar
+import math
+from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from ani_jax.defenses.base import Defense, Forward, Phase, Terms, require, weight
+from ani_jax.defenses.base import Defense, Forward, Phase, Terms
+from ani_jax.defenses.mixins import Measured
+from ani_jax.defenses.options import require, weight
+from ani_jax.defenses.registry import register
 from ani_jax.losses.noise import mask_log_reward, mean_log_scale
 from ani_jax.losses.task import cross_entropy
+from ani_jax.modules.adversaries import depth_to_space, space_to_depth
+from ani_jax.modules.attention import batch_norm
 from ani_jax.modules.cloud import CnnCloud
-from ani_jax.modules.injector import NETWORKS, NOISES, SCALES, SHIFTS, NoiseInjector
-from ani_jax.types import Batch
+from ani_jax.modules.conv import Conv
+from ani_jax.modules.edge import check_images
+from ani_jax.modules.pool import max_pool
+from ani_jax.types import Batch, Features, Images, PRNGKey, Sent
+
+NOISES = ("additive", "masking", "masking_uniform")
+"""Kinds of noise: Gaussian added to the image, Gaussian or uniform noise blended over it."""
+SHIFTS = ("input", "global", "off")
+"""What the shift of the mean depends on."""
+SCALES = ("input", "global")
+"""What the noise's scale depends on."""
+
+FEATURES = 32
+"""Channels of the network's convolutions."""
+QUIET = -6.0
+"""Initial rho: a quarter of a percent of the largest noise, so that training starts from an almost clean image."""
+GAIN = 30.0
+"""Factor of a learned map: one parameter a pixel must move as fast under Adam as a head that sums over many features."""
+TAIL = 4.0
+"""Standard deviations of the loudest noise that the released range leaves room for."""
 
 
+@register
 @dataclasses.dataclass(frozen=True)
-class Ani(Defense):
+class Ani(Measured, Defense):
     """Adaptive noise on the image itself; the whole classifier runs at the provider.
 
     Attributes:
@@ -50,7 +76,7 @@ class Ani(Defense):
     stddev_max: float = 10.0
     finetuned: bool = True
     pretraining_steps: int = 60
-    entropy: float = weight(0.5)
+    entropy: float = weight(0.5, private=True)
 
     width: int = 32
     steps: int = 600
@@ -61,7 +87,6 @@ class Ani(Defense):
         "network, noise, objective and defaults are this project's reconstruction."
     )
     stochastic: ClassVar[bool] = True
-    privacy: ClassVar[tuple[str, ...]] = ("entropy",)
 
     def __post_init__(self):
         super().__post_init__()
@@ -70,8 +95,8 @@ class Ani(Defense):
         require(0 < self.shift_bound <= 1, "shift_bound", self.shift_bound, "in (0, 1]")
         require(0.01 <= self.stddev_max <= 100, "stddev_max", self.stddev_max, "in [0.01, 100]")
         require(self.pretraining_steps >= 0, "pretraining_steps", self.pretraining_steps, "0 or more")
-        side = self.image_shape[:2]
-        require(not (side[0] % 8 or side[1] % 8), "image_shape", self.image_shape, "of sides that are multiples of 8")
+        fits = self.image_shape is None or not (self.image_shape[0] % 8 or self.image_shape[1] % 8)
+        require(fits, "image_shape", self.image_shape, "of sides that are multiples of 8")
 
     @property
     def client(self) -> nn.Module:
@@ -97,21 +122,199 @@ class Ani(Defense):
         parties = ("client", "server") if self.finetuned else ("client",)
         return (
             Phase("pretrain", self.pretraining_steps, ("server",), ("task",)),
-            Phase("train", self.steps, parties, self.active_terms()),
+            Phase("train", self.steps, parties, ("task", *self.weights.active)),
         )
 
     def client_loss(self, forward: Forward, batch: Batch) -> Terms:
         """Cross-entropy, and minus the noise's entropy per element."""
-        return {
-            "task": cross_entropy(forward.logits, batch.label).mean(),
-            "entropy": -self._reward(forward).mean(),
-        }
-
-    def _reward(self, forward: Forward) -> Float[Array, " b"]:
-        amount = forward.aux["amount"]
-        return mean_log_scale(jnp.log(amount)) if self.noise == "additive" else mask_log_reward(amount)
+        task, amount = cross_entropy(forward.logits, batch.label).mean(), forward.aux["amount"]
+        reward = mean_log_scale(jnp.log(amount)) if self.noise == "additive" else mask_log_reward(amount)
+        return {"task": task, "entropy": -reward.mean()}
 
     def measurements(self, forward: Forward, batch: Batch) -> Terms:
         """How much noise there is, and how far the mean was moved."""
         moved = abs(forward.aux["location"] - batch.image).mean()
         return {"amount": forward.aux["amount"].mean(), "moved": moved}
+
+
+class Noise(NamedTuple):
+    """The distribution of what is sent: ``z = location + scale * unit``, independent per element.
+
+    Attributes:
+        location: the mean of z, before the released range clips it.
+        scale: stddev of Gaussian noise, width of uniform noise.
+        amount: what the defender is paid for: the stddev of additive noise, the share m of masking noise.
+    """
+
+    location: Images
+    scale: Images
+    amount: Images
+
+
+class NoiseInjector(nn.Module):
+    """Decides, pixel by pixel, how an image is shifted and how much noise it is sent with (METHODS 2.1) [reconstruction].
+
+    With ``(s, rho) = q(x)``, ``c = clip(x + shift_bound * tanh(s), 0, 1)`` and ``eps ~ N(0, 1)`` drawn for every element of
+    every image:
+
+        additive         z = c + stddev * eps,         stddev = stddev_min + (stddev_max - stddev_min) * sigmoid(rho)
+        masking          z = (1 - m) * c + m * n,      m = sigmoid(rho),  n ~ N(1/2, stddev_max^2)
+        masking_uniform  the same with                                    n ~ U(0, 1)
+
+    The mean stays in the range of images, so that noise cannot be outgrown by scale; z is clipped to the declared
+    ``released_range``, which Gaussian noise leaves room of four of its largest standard deviations.
+
+    Args:
+        network: "unet", two further halvings and back with skips, or "cnn", three convolutions; both work on 2x2 pixels
+            folded into channels, which costs a quarter of the time of full resolution.
+        noise: one of ``NOISES``.
+        shift: what the shift depends on: the image, nothing (one learned map), or no shift at all.
+        scale: what rho depends on: the image, or nothing (one learned map: the "cloak" baseline's form).
+        shift_bound: largest shift of a pixel, in units of the image's range; 1 can repaint anything.
+        stddev_min: smallest stddev of additive noise, > 0.
+        stddev_max: largest.
+        axis_name: the mapped axis that batch statistics are averaged over, or ``None``.
+
+    Returns:
+        ``Sent(z, {"amount", "location"})`` with z of the image's shape.
+
+    Raises:
+        ValueError: an unknown mode, or image sides that 8 does not divide.
+
+    Example:
+        >>> module, x = NoiseInjector(), jnp.full((2, 8, 8, 3), 0.5)
+        >>> variables = module.init(jax.random.key(0), x, jax.random.key(1), train=False)
+        >>> z = module.apply(variables, x, jax.random.key(1), train=False).z
+        >>> z.shape, bool((z[0] == z[1]).any())
+        ((2, 8, 8, 3), False)
+    """
+
+    network: str = "unet"
+    noise: str = "additive"
+    shift: str = "input"
+    scale: str = "input"
+    shift_bound: float = 1.0
+    stddev_min: float = 1e-3
+    stddev_max: float = 10.0
+    axis_name: str | None = None
+
+    @property
+    def released_range(self) -> tuple[float, float]:
+        """Lowest and highest value that z can take."""
+        tail = 0.0 if self.noise == "masking_uniform" else TAIL * self.stddev_max
+        return -tail, 1.0 + tail
+
+    def __call__(self, x: Images, key: PRNGKey, *, train: bool) -> Sent:
+        """Draws what is sent; one key, noise of its own for every element."""
+        noise = self.describe(x, train=train)
+        if self.noise == "masking_uniform":
+            unit = jax.random.uniform(key, x.shape, x.dtype, -0.5, 0.5)
+        else:
+            unit = jax.random.normal(key, x.shape, x.dtype)
+        z = jnp.clip(noise.location + noise.scale * unit, *self.released_range)
+        return Sent(z, {"amount": noise.amount, "location": noise.location})
+
+    def mean(self, x: Images) -> Features:
+        """The mean of z given x, but for what clipping the far tails moves."""
+        return self.describe(x, train=False).location
+
+    @property
+    def declares(self) -> tuple[str, ...]:
+        """What an adaptive attacker is granted; uniform noise has no stddev that describes it."""
+        return ("mean", "log_prob") if self.noise == "masking_uniform" else ("mean", "log_prob", "stddev")
+
+    def stddev(self, x: Images) -> Features:
+        """The stddev of Gaussian noise given x."""
+        return self.describe(x, train=False).scale
+
+    def log_prob(self, z: Features, x: Images) -> Float[Array, " b"]:
+        """Log density of z given x in nats, summed over elements; of a clipped element, the log mass beyond the bound."""
+        noise = self.describe(x, train=False)
+        low, high = self.released_range
+        unit = (z - noise.location) / noise.scale
+        if self.noise == "masking_uniform":
+            # Rounding may put a draw at the very edge outside of it.
+            each = jnp.where(jnp.abs(unit) <= 0.5 + 1e-5, -jnp.log(noise.scale), -jnp.inf)
+        else:
+            each = -0.5 * unit**2 - jnp.log(noise.scale) - 0.5 * math.log(2 * math.pi)
+            below, above = ((bound - noise.location) / noise.scale for bound in (low, high))
+            each = jnp.where(z <= low, jax.scipy.stats.norm.logcdf(below), each)
+            each = jnp.where(z >= high, jax.scipy.stats.norm.logcdf(-above), each)
+        return each.reshape(len(z), -1).sum(1)
+
+    @nn.compact
+    def describe(self, x: Images, *, train: bool) -> Noise:
+        """The distribution of z given x."""
+        for name, allowed in (("network", NETWORKS), ("noise", NOISES), ("shift", SHIFTS), ("scale", SCALES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
+        check_images(x, 8)
+        tailored = ("shift",) * (self.shift == "input") + ("rho",) * (self.scale == "input")
+        maps: dict[str, Any] = {"shift": jnp.zeros((1, 1, 1, 1))}
+        if self.shift == "global":
+            maps["shift"] = GAIN * self.param("shift", nn.initializers.zeros, x.shape[1:])[None]
+        if self.scale == "global":
+            maps["rho"] = QUIET + GAIN * self.param("rho", nn.initializers.zeros, x.shape[1:])[None]
+        if tailored:
+            features = NETWORKS[self.network](self.axis_name, name="network")(space_to_depth(x), train=train)
+            for name in tailored:
+                head = nn.Dense(
+                    4 * x.shape[-1],
+                    kernel_init=nn.initializers.zeros,
+                    bias_init=nn.initializers.constant(QUIET if name == "rho" else 0.0),
+                    name=name,
+                )
+                maps[name] = depth_to_space(head(features))
+        x = jnp.clip(x, 0.0, 1.0)
+        centre = jnp.clip(x + self.shift_bound * jnp.tanh(maps["shift"]), 0.0, 1.0)
+        share = jnp.broadcast_to(jax.nn.sigmoid(maps["rho"]), x.shape)
+        if self.noise == "additive":
+            stddev = self.stddev_min + (self.stddev_max - self.stddev_min) * share
+            return Noise(centre, stddev, stddev)
+        width = 1.0 if self.noise == "masking_uniform" else self.stddev_max
+        return Noise((1 - share) * centre + share / 2, share * width, share)
+
+
+class _Layer(nn.Module):
+    """conv3x3, batch normalisation, ReLU."""
+
+    features: int
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w f"]:
+        return nn.relu(batch_norm(train, self.axis_name, name="norm")(Conv(self.features, name="conv")(x)))
+
+
+class _Cnn(nn.Module):
+    """Three convolutions at one resolution."""
+
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w f"]:
+        for index in range(3):
+            x = _Layer(FEATURES, self.axis_name, name=f"layer_{index}")(x, train=train)
+        return x
+
+
+class _Unet(nn.Module):
+    """Down by convolution and pooling, up by convolution and unfolding, skips between equal resolutions."""
+
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w f"]:
+        skips = []
+        for index in range(2):
+            skips.append(_Layer(FEATURES, self.axis_name, name=f"down_{index}")(x, train=train))
+            x = max_pool(skips[-1])
+        x = _Layer(FEATURES, self.axis_name, name="bottom")(x, train=train)
+        for index in (1, 0):
+            x = depth_to_space(_Layer(2 * FEATURES, self.axis_name, name=f"up_{index}")(x, train=train))
+            x = jnp.concatenate([x, skips[index]], -1)
+        return x
+
+
+NETWORKS: dict[str, Any] = {"unet": _Unet, "cnn": _Cnn}
+"""Kinds of network."""

@@ -1,25 +1,22 @@
-"""What a defence is: modules, losses and phases, static and hashable, with no array in it.
-
-Architecture is code and weights are data: everything that a sweep may vary is a field marked by :func:`weight`. Such fields
-take no part in equality, so one compiled step serves every weight; their values travel in ``state.weights``.
-"""
+"""What a defence is: modules, losses and phases, static and hashable, with no array in it."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from ani_jax.defenses.options import Weights, require
 from ani_jax.types import Batch, Features, Images, Logits, PRNGKey, Release
 
 Terms = dict[str, Float[Array, ""]]
 """Named scalar losses, not yet weighted."""
+UNKNOWN: Any = None
+"""What follows from the data, as long as there is none."""
 
 
 class Forward(NamedTuple):
@@ -52,9 +49,9 @@ class Phase:
         trainable: parameter groups that the defender updates: "client", "server" or a path below them, "client/noise".
         objective: names of the terms of ``Defense.client_loss`` that count. The others are not even compiled.
         adversary_updates: k, adversary updates before each defender update; 0 leaves the adversaries alone.
-        reversal: one backward pass serves adversaries and defender, through a gradient reversal (Ganin 2015) that
-            :meth:`Defense.reversal_scales` scales; ``adversary_updates`` is then not looked at.
-        prepare: pure ``(state, data) -> state``, applied once on entry.
+        reversal: one backward pass serves adversaries and defender; only of a :class:`mixins.Reversible` defence, and
+            ``adversary_updates`` is then not looked at.
+        prepare: pure ``(state, data) -> state``, applied once on entry; only of a :class:`mixins.Prepared` defence.
     """
 
     name: str
@@ -90,7 +87,7 @@ class Optimizer:
     decay_steps: int = 0
 
     def build(self) -> optax.GradientTransformation:
-        """The optax transformation; cheap, so it is rebuilt where it is needed instead of being carried around."""
+        """The optax transformation."""
         rate = (
             optax.cosine_decay_schedule(self.learning_rate, self.decay_steps)
             if self.decay_steps
@@ -101,9 +98,24 @@ class Optimizer:
         return optax.chain(*decay, scale(b1=self.b1, b2=self.b2), optax.scale_by_learning_rate(rate))
 
 
-def weight(default: float) -> Any:
-    """A dataclass field for a loss weight: traced data, not architecture, so equality and hash leave it out."""
-    return dataclasses.field(default=default, compare=False, metadata={"weight": True})
+@dataclasses.dataclass(frozen=True)
+class Adversary:
+    """One co-trained adversary.
+
+    Attributes:
+        name: unique within its defence; the sorted order of names seeds the adversaries' parameters.
+        module: ``(z, *, train) -> output``.
+        loss: ``(output, batch) -> scalar``, what it minimises: always its own plain loss, whatever the defender asks of it.
+        optimizer: its own.
+        health: ``(output, batch, state.extra) -> terms`` that tell whether it learns, logged as "adversary/NAME/KEY" beside
+            its loss.
+    """
+
+    name: str
+    module: nn.Module
+    loss: Callable[[Array, Batch], Float[Array, ""]]
+    optimizer: Optimizer = Optimizer()
+    health: Callable[[Array, Batch, Mapping[str, Array]], Terms] = lambda output, batch, extra: {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +123,12 @@ class Defense:
     """A defence: who computes what, and what each party minimises.
 
     Subclasses are frozen dataclasses whose fields are options that a user may set; see ``defenses/none.py`` for the shortest.
+    What some of them need beyond these members is in ``defenses/mixins.py``. Built without ``classes`` and ``image_shape``, a
+    defence has its options checked as far as they do not depend on data; its modules cannot be asked for.
 
     Attributes:
-        classes: number of classes of the primary task.
-        image_shape: (height, width, channels).
+        classes: number of classes of the primary task; None before there is data.
+        image_shape: (height, width, channels); None before there is data.
         width: channels of the first convolution of the edge.
         steps: optimiser steps of the main phase.
         learning_rate: of the defender.
@@ -122,8 +136,8 @@ class Defense:
         attributes: the data's sensitive attributes, (name, number of classes) each; not every defence looks at them.
     """
 
-    classes: int
-    image_shape: tuple[int, int, int]
+    classes: int = UNKNOWN
+    image_shape: tuple[int, int, int] = UNKNOWN
     width: int = 64
     steps: int = 120
     learning_rate: float = 1e-3
@@ -133,16 +147,14 @@ class Defense:
     name: ClassVar[str]
     provenance: ClassVar[str]
     stochastic: ClassVar[bool] = False
-    privacy: ClassVar[tuple[str, ...]] = ()
-    """Weights that a utility budget scales."""
 
     def __post_init__(self):
-        require(self.classes >= 2, "classes", self.classes, "at least 2")
+        require(self.classes is None or self.classes >= 2, "classes", self.classes, "at least 2")
         require(self.width >= 1, "width", self.width, "at least 1")
         require(self.steps >= 1, "steps", self.steps, "at least 1")
         require(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "in (0, 1)")
-        for name, value in self.weights().items():
-            require(math.isfinite(value) and value >= 0, name, value, "a finite number, 0 or more")
+        # They refuse what is out of range, and need nothing of the data.
+        _ = self.weights
 
     @property
     def client(self) -> nn.Module:
@@ -155,73 +167,29 @@ class Defense:
         raise NotImplementedError
 
     @property
-    def adversaries(self) -> Mapping[str, nn.Module]:
-        """Co-trained adversaries by name: ``(z, *, train) -> output``. None by default."""
-        return {}
+    def adversaries(self) -> tuple[Adversary, ...]:
+        """Whom it is trained against. Nobody by default."""
+        return ()
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """The training schedule; the default is one phase on everything."""
-        return (Phase("train", self.steps, ("client", "server"), self.active_terms(), 1 if self.adversaries else 0),)
-
-    def optimizer(self, group: str) -> Optimizer:
-        """The optimiser of one of the defender's parameter groups: Adam with cosine decay over all steps that train it."""
-        steps = sum(phase.steps for phase in self.phases if group in phase.trainable)
-        return Optimizer(self.learning_rate, decay_steps=steps)
-
-    @property
-    def adversary_optimizer(self) -> Optimizer:
-        """The optimiser of each co-trained adversary."""
-        return Optimizer()
+        """The training schedule; the default is one phase on everything: the task, and every term whose weight is not 0."""
+        terms = ("task", *self.weights.active)
+        return (Phase("train", self.steps, ("client", "server"), terms, 1 if self.adversaries else 0),)
 
     def client_loss(self, forward: Forward, batch: Batch) -> Terms:
         """The defender's losses by name, unweighted, each a mean over the batch."""
         raise NotImplementedError
 
-    def adversary_loss(self, name: str, output: Array, batch: Batch) -> Float[Array, ""]:
-        """What adversary ``name`` minimises: always its own plain loss, whatever the defender asks of it."""
-        raise NotImplementedError(f"{self.name} has no adversary {name!r}")
+    @property
+    def weights(self) -> Weights:
+        """The loss weights; by default the fields marked as such, each the factor of the term of its name."""
+        return Weights.of(self)
 
-    def health(self, name: str, output: Array, batch: Batch, extra: Mapping[str, Array]) -> Terms:
-        """What tells whether adversary ``name`` learns, logged as "adversary/NAME/KEY" beside its own loss."""
-        del name, output, batch, extra
-        return {}
-
-    def reversal_scales(self, weights: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Adversary name -> factor of the reversed gradient of its own loss, for phases with ``reversal``.
-
-        The term that the factor stands for gives the defender no other gradient in such a phase.
-        """
-        raise NotImplementedError(f"{self.name} has no gradient-reversal form")
-
-    def coefficients(self, weights: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Term name -> factor, from the traced weights. A term without a weight of its name counts once."""
-        return weights
-
-    def measurements(self, forward: Forward, batch: Batch) -> Terms:
-        """Quantities to log that nobody optimises."""
-        del forward, batch
-        return {}
-
-    def weights(self) -> dict[str, float]:
-        """The loss weights by field name."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if "weight" in f.metadata}
-
-    def init_weights(self) -> dict[str, Array]:
-        """The loss weights as arrays, for ``state.weights``."""
-        return {name: jnp.float32(value) for name, value in self.weights().items()}
-
-    def scaled(self, weights: Mapping[str, Array], multiplier: Array) -> dict[str, Array]:
-        """The weights with those in ``privacy`` multiplied, for the utility budget."""
-        return {name: value * multiplier if name in self.privacy else value for name, value in weights.items()}
-
-    def init_extra(self) -> dict[str, Array]:
-        """Arrays that a phase's ``prepare`` fills, at their initial values: a saved state has one layout in every phase."""
-        return {}
-
-    def active_terms(self) -> tuple[str, ...]:
-        """The task and every term whose weight is not 0: 0 * NaN is NaN, so a term that is off must not be computed."""
-        return ("task", *(name for name, value in self.weights().items() if value and name != "task"))
+    def optimizer(self, group: str) -> Optimizer:
+        """The optimiser of one of the defender's parameter groups: Adam with cosine decay over all steps that train it."""
+        steps = sum(phase.steps for phase in self.phases if group in phase.trainable)
+        return Optimizer(self.learning_rate, decay_steps=steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,28 +239,12 @@ def freeze(
     Returns:
         The release and the provider's predictor, both pytrees.
     """
-    variables = {party: {"params": params[party], **_collection(statistics[party])} for party in ("client", "server")}
+    # A module without batch statistics has no such collection at all.
+    variables = {
+        party: {"params": params[party], **({"batch_stats": statistics[party]} if statistics[party] else {})}
+        for party in ("client", "server")
+    }
     client = defense.client
     declared = {name: ClientDensity(client, name) for name in getattr(client, "declares", ())}
     release = Release(variables["client"], ClientApply(client), defense.stochastic, **declared)
     return release, jax.tree_util.Partial(ServerApply(defense.server), variables["server"])
-
-
-def require(condition: bool, name: str, value: Any, allowed: str) -> None:
-    """Refuses an option in one line that names it, its value and what is allowed.
-
-    Raises:
-        ValueError: ``condition`` is false.
-
-    Example:
-        >>> require(False, "beta", -1, "0 or more")
-        Traceback (most recent call last):
-        ValueError: beta=-1: must be 0 or more
-    """
-    if not condition:
-        raise ValueError(f"{name}={value}: must be {allowed}")
-
-
-def _collection(statistics: Mapping[str, Any]) -> dict[str, Any]:
-    """A module without batch statistics has no such collection at all."""
-    return {"batch_stats": statistics} if statistics else {}

@@ -5,13 +5,16 @@ from typing import ClassVar
 
 from flax import linen as nn
 
-from ani_jax.defenses.base import Defense, Forward, Terms, require
+from ani_jax.defenses.base import Defense, Forward, Terms
+from ani_jax.defenses.options import require
+from ani_jax.defenses.registry import register
 from ani_jax.losses.task import cross_entropy
 from ani_jax.modules.cloud import SplitCloud
 from ani_jax.modules.edge import BACKBONES, SplitEdge, divisor
 from ani_jax.types import Batch
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class Undefended(Defense):
     """Split learning without any protection: minimise CE(server(client(x)), y).
@@ -46,8 +49,8 @@ class Undefended(Defense):
         return {"task": cross_entropy(forward.logits, batch.label).mean()}
 
 
-def require_split(backbone: str, depth: int, image_shape: tuple[int, int, int]) -> None:
-    """Refuses a cut that the backbone or the images do not have.
+def require_split(backbone: str, depth: int, image_shape: tuple[int, int, int] | None) -> None:
+    """Refuses a cut that the backbone or the images, where they are known, do not have.
 
     Raises:
         ValueError: one line that names the option, its value and what is allowed.
@@ -60,5 +63,5 @@ def require_split(backbone: str, depth: int, image_shape: tuple[int, int, int]) 
     require(backbone in BACKBONES, "backbone", backbone, f"one of {', '.join(BACKBONES)}")
     require(1 <= depth <= BACKBONES[backbone], "depth", depth, f"1 to {BACKBONES[backbone]} for {backbone}")
     side = divisor(backbone, depth)
-    fits = image_shape[0] % side == 0 and image_shape[1] % side == 0
+    fits = image_shape is None or (image_shape[0] % side == 0 and image_shape[1] % side == 0)
     require(fits, "depth", depth, f"less, for images whose sides {side} does not divide")

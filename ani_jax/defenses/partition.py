@@ -8,7 +8,7 @@ abstract: a few layers on the device, an interactive adversarial construction, g
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -16,8 +16,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from ani_jax.defenses.base import Defense, Forward, Optimizer, Phase, Terms, require, weight
+from ani_jax.defenses.base import Adversary, Defense, Forward, Optimizer, Phase, Terms
+from ani_jax.defenses.mixins import Prepared, Reversible
 from ani_jax.defenses.none import require_split
+from ani_jax.defenses.options import Convex, require, weight
+from ani_jax.defenses.registry import register
 from ani_jax.losses import adversarial, reconstruction
 from ani_jax.losses.task import accuracy, cross_entropy
 from ani_jax.modules.adversaries import ConvClassifier, MirrorDecoder, MLPClassifier
@@ -28,8 +31,14 @@ from ani_jax.types import Batch, Data, Labels, Logits, PRNGKey, Source
 
 ATTRIBUTE_OBJECTIVES = ("max_entropy", "neg_ce", "kl_to_prior")
 RECONSTRUCTION_OBJECTIVES = {"mse": reconstruction.mse, "l1": reconstruction.l1, "ssim": reconstruction.ssim_loss}
-LISTENERS = ("conv", "mlp", "linear", "positions", "channels")
-"""Kinds of attribute adversaries; the last two vote, on decorrelated features."""
+LISTENERS: dict[str, Callable[[int, int], nn.Module]] = {
+    "conv": ConvClassifier,
+    "mlp": lambda classes, width: MLPClassifier(classes, 4 * width),
+    "linear": lambda classes, width: LinearClassifier(classes),
+    "positions": PositionVotes,
+    "channels": lambda classes, width: ChannelVotes(classes),
+}
+"""Kinds of attribute adversaries, by number of classes and width; the last two vote, on decorrelated features."""
 DECODERS = {"local": LocalDecoder, "mirror": MirrorDecoder}
 """Kinds of reconstruction adversaries."""
 DECORRELATED = ("positions", "channels", "local")
@@ -42,8 +51,9 @@ STATISTICS = 2**32 - 1
 """What their key is folded with: a step that no training reaches."""
 
 
+@register
 @dataclasses.dataclass(frozen=True)
-class Partition(Defense):
+class Partition(Prepared, Reversible, Defense):
     """Privacy Partitioning with adversaries for hidden attributes, for the image, or for both.
 
     Every adversary hears z at unit variance, as every attacker will: otherwise the client hides by speaking quietly. An
@@ -87,8 +97,8 @@ class Partition(Defense):
     pretraining_steps: int = 0
     warmup_steps: int = 0
     reversal: bool = False
-    attribute: float = weight(0.95)
-    reconstruction: float = weight(0.0)
+    attribute: float = weight(0.95, private=True)
+    reconstruction: float = weight(0.0, private=True)
 
     width: int = 16
     steps: int = 2000
@@ -99,13 +109,10 @@ class Partition(Defense):
         "Privacy Partitioning (Chi et al. 2018, arXiv 1812.02863). The split with interactive adversaries is published; "
         "objectives, hinge, schedule, networks and weights are this project's reconstruction."
     )
-    privacy: ClassVar[tuple[str, ...]] = ("attribute", "reconstruction")
 
     def __post_init__(self):
         super().__post_init__()
         require_split(self.backbone, self.depth, self.image_shape)
-        total = self.attribute + self.reconstruction
-        require(total < 1, "attribute + reconstruction", total, "below 1, the rest being the task's weight")
         for name, allowed in (
             ("attribute_objective", ATTRIBUTE_OBJECTIVES),
             ("reconstruction_objective", tuple(RECONSTRUCTION_OBJECTIVES)),
@@ -117,45 +124,44 @@ class Partition(Defense):
         require(0 < self.adversary_rate < 1, "adversary_rate", self.adversary_rate, "in (0, 1)")
         require(self.pretraining_steps >= 0, "pretraining_steps", self.pretraining_steps, "0 or more")
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
-        known = [name for name, _ in self.attributes]
+        once = "each once, comma-separated"
         if self.attribute:
-            require(bool(known), "attribute", self.attribute, "0 where the data has no sensitive attribute")
-            for name in self._names():
-                require(
-                    name in known, "hide", self.hide, f"names out of {', '.join(known)}, each once, comma-separated"
-                )
-            require(len(set(self._names())) == len(self._names()), "hide", self.hide, "names each given once")
-            kinds = self._kinds()
+            kinds = self._kinds
             good = set(kinds) <= set(LISTENERS) and len(set(kinds)) == len(kinds)
-            require(
-                good, "listeners", self.listeners, f"names out of {', '.join(LISTENERS)}, each once, comma-separated"
-            )
+            require(good, "listeners", self.listeners, f"names out of {', '.join(LISTENERS)}, {once}")
+        if self.attribute and (self.attributes or self.classes is not None):
+            known = [name for name, _ in self.attributes]
+            require(bool(known), "attribute", self.attribute, "0 where the data has no sensitive attribute")
+            hidden = self._names
+            require(set(hidden) <= set(known), "hide", self.hide, f"names out of {', '.join(known)}, {once}")
+            require(len(set(hidden)) == len(hidden), "hide", self.hide, "names each given once")
         if self.reversal:
-            self._check_reversal()
+            # A reversed gradient is that of the adversary's own loss: whatever else the defender may want, it cannot say.
+            objective, alternation = self.attribute_objective, "which only reversal=False can train"
+            plain = not self.attribute or objective == "neg_ce"
+            require(plain, "reversal", True, f"False with attribute_objective={objective}, {alternation}")
+            unhinged = not (self.reconstruction and self.hinge)
+            require(unhinged, "reversal", True, f"False with hinge=True, {alternation}")
+            require(self.adversary_updates == 1, "reversal", True, "False with adversary_updates above 1")
 
-    def _check_reversal(self) -> None:
-        """A reversed gradient is that of the adversary's own loss: whatever else the defender may want, it cannot say."""
-        alternation = "which only reversal=False can train"
-        if self.attribute:
-            objective = self.attribute_objective
-            require(
-                objective == "neg_ce", "reversal", True, f"False with attribute_objective={objective}, {alternation}"
-            )
-        if self.reconstruction:
-            require(not self.hinge, "reversal", True, f"False with hinge=True, {alternation}")
-        require(self.adversary_updates == 1, "reversal", True, "False with adversary_updates above 1")
-
+    @property
     def _names(self) -> tuple[str, ...]:
         known = tuple(name for name, _ in self.attributes)
         return tuple(name.strip() for name in self.hide.split(",")) if self.hide else known[:1]
 
+    @property
     def _kinds(self) -> tuple[str, ...]:
         return tuple(kind.strip() for kind in self.listeners.split(","))
 
     @property
     def hidden(self) -> dict[str, int]:
         """Name -> number of classes of each attribute to hide; empty at weight 0."""
-        return {name: dict(self.attributes)[name] for name in self._names()} if self.attribute else {}
+        return {name: dict(self.attributes)[name] for name in self._names} if self.attribute else {}
+
+    @property
+    def weights(self) -> Convex:
+        """a_s and a_r: what the task keeps is 1 - a_r - a_s."""
+        return Convex.of(self)
 
     @property
     def client(self) -> nn.Module:
@@ -168,43 +174,56 @@ class Partition(Defense):
         return SplitCloud(self.classes, self.width, self.depth, None, self.axis_name, self.backbone)
 
     @property
-    def adversaries(self) -> Mapping[str, nn.Module]:
+    def adversaries(self) -> tuple[Adversary, ...]:
         """ATTRIBUTE-LISTENER for each hidden attribute and each listener, and "image"."""
-        found: dict[str, nn.Module] = {}
-        for name, classes in self.hidden.items():
-            found |= {f"{name}-{kind}": self._listener(kind, classes) for kind in self._kinds()}
+        found = [self.listener(*hidden, kind) for hidden in self.hidden.items() for kind in self._kinds]
         if self.reconstruction:
-            module = DECODERS[self.decoder](self.image_shape, self.adversary_width)
-            found[IMAGE] = Heard(module, self.decoder in DECORRELATED, self.axis_name)
-        return found
+            painter = DECODERS[self.decoder](self.image_shape, self.adversary_width)
+            found.append(
+                Adversary(
+                    IMAGE,
+                    Heard(painter, self.decoder in DECORRELATED, self.axis_name),
+                    self._error,
+                    Optimizer(self.adversary_rate),
+                    # Beside it what a blind one would score: the loss of the mean image.
+                    lambda guess, batch, extra: {"blind": extra["mean_image"]},
+                )
+            )
+        return tuple(found)
 
-    def _listener(self, kind: str, classes: int) -> nn.Module:
-        modules = {
-            "conv": ConvClassifier(classes, self.adversary_width),
-            "mlp": MLPClassifier(classes, 4 * self.adversary_width),
-            "linear": LinearClassifier(classes),
-            "positions": PositionVotes(classes, self.adversary_width),
-            "channels": ChannelVotes(classes),
-        }
-        return Heard(modules[kind], kind in DECORRELATED, self.axis_name)
+    def listener(self, attribute: str, classes: int, kind: str) -> Adversary:
+        """One adversary of a hidden attribute: it minimises its cross-entropy.
+
+        Args:
+            attribute: its name.
+            classes: how many the attribute has.
+            kind: a key of ``LISTENERS``.
+        """
+
+        def loss(output: Array, batch: Batch) -> Float[Array, ""]:
+            return cross_entropy(*_opinions(output, batch.sensitive[attribute])).mean()
+
+        def health(output: Array, batch: Batch, extra: Mapping[str, Array]) -> Terms:
+            # Voters are heard together, as an attacker would; beside it what a blind one would score.
+            votes = jax.nn.log_softmax(output).sum(1) if output.ndim == 3 else output
+            right = accuracy(votes, batch.sensitive[attribute]).mean()
+            return {"accuracy": right, "majority": extra[f"prior/{attribute}"].max()}
+
+        heard = Heard(LISTENERS[kind](classes, self.adversary_width), kind in DECORRELATED, self.axis_name)
+        return Adversary(f"{attribute}-{kind}", heard, loss, Optimizer(self.adversary_rate), health)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         """Client and server alone, the adversaries alone, then everybody."""
-        parties, k = ("client", "server"), self.adversary_updates
-        if not self.adversaries:
-            return (Phase("train", self.pretraining_steps + self.steps, parties, self.active_terms()),)
+        parties, k, terms = ("client", "server"), self.adversary_updates, ("task", *self.weights.active)
+        if not self.weights.active:
+            return (Phase("train", self.pretraining_steps + self.steps, parties, terms),)
         # Steps of several phases may be 0, so each that needs the statistics prepares them: they come out the same.
         return (
             Phase("pretrain", self.pretraining_steps, parties, ("task",)),
             Phase("warm_up", self.warmup_steps, (), ("task",), k, prepare=self.prepare),
-            Phase("train", self.steps, parties, self.active_terms(), k, self.reversal, prepare=self.prepare),
+            Phase("train", self.steps, parties, terms, k, self.reversal, prepare=self.prepare),
         )
-
-    @property
-    def adversary_optimizer(self) -> Optimizer:
-        """Adam at a constant rate: adversaries must keep up to the end."""
-        return Optimizer(self.adversary_rate)
 
     def init_extra(self) -> dict[str, Array]:
         """Uniform priors and floors of 0, until :meth:`prepare`."""
@@ -223,77 +242,43 @@ class Partition(Defense):
             member = jax.nn.one_hot(batch.label, self.classes)
             size = jnp.maximum(member.sum(0), 1)[:, None, None, None]
             guess = (jnp.einsum("nk,nhwc->khwc", member, batch.image) / size)[batch.label]
-            extra["class_mean"] = self._reconstruction(guess, batch)
+            extra["class_mean"] = self._error(guess, batch)
             mean = jnp.broadcast_to(batch.image.mean(0)[None], batch.image.shape)
-            extra["mean_image"] = self._reconstruction(mean, batch)
+            extra["mean_image"] = self._error(mean, batch)
         return dataclasses.replace(state, extra=extra)
 
     def client_loss(self, forward: Forward, batch: Batch) -> Terms:
         """Cross-entropy, L_attr (mean over hidden attributes and their adversaries) and the hinged L_rec."""
-        losses = {"task": cross_entropy(forward.logits, batch.label).mean()}
-        if self.hidden:
-            confusion = [
-                self._confusion(name, output, batch, forward.extra)
-                for name, output in forward.adversaries.items()
-                if name != IMAGE
-            ]
+        losses, confusion = {"task": cross_entropy(forward.logits, batch.label).mean()}, []
+        for attribute in self.hidden:
+            for kind in self._kinds:
+                logits, labels = _opinions(forward.adversaries[f"{attribute}-{kind}"], batch.sensitive[attribute])
+                if self.attribute_objective == "neg_ce":
+                    each = cross_entropy(logits, labels)
+                elif self.attribute_objective == "kl_to_prior":
+                    each = adversarial.kl_to_prior(logits, forward.extra[f"prior/{attribute}"])
+                else:
+                    each = adversarial.max_entropy(logits)
+                confusion.append(each.mean())
+        if confusion:
             losses["attribute"] = jnp.stack(confusion).mean()
         if self.reconstruction:
-            error = self._reconstruction(forward.adversaries[IMAGE], batch)
+            error = self._error(forward.adversaries[IMAGE], batch)
             if self.axis_name is not None:
                 # The least of a mean and a floor is not the mean of what each device would make of its own.
                 error = jax.lax.pmean(error, self.axis_name)
             losses["reconstruction"] = adversarial.hinged(error, forward.extra["class_mean"]) if self.hinge else error
         return losses
 
-    def adversary_loss(self, name: str, output: Array, batch: Batch) -> Float[Array, ""]:
-        """Cross-entropy with the attribute, or the unhinged reconstruction loss."""
-        if name == IMAGE:
-            return self._reconstruction(output, batch)
-        return cross_entropy(*_opinions(output, batch.sensitive[_attribute(name)])).mean()
-
-    def coefficients(self, weights: Mapping[str, Array]) -> Mapping[str, Array]:
-        """The convex combination: what the task keeps is 1 - a_r - a_s."""
-        return {"task": 1 - jnp.stack(list(weights.values())).sum(), **{name: -a for name, a in weights.items()}}
-
     def reversal_scales(self, weights: Mapping[str, Array]) -> Mapping[str, Array]:
         """What each adversary's own loss weighs in the defender's objective."""
-        names = list(self.adversaries)
+        names = [adversary.name for adversary in self.adversaries]
         share = weights["attribute"] / max(len(names) - (IMAGE in names), 1)
         return {name: weights["reconstruction"] if name == IMAGE else share for name in names}
 
-    def scaled(self, weights: Mapping[str, Array], multiplier: Array) -> dict[str, Array]:
-        """Multiplies the odds: with l_j = a_j / (1 - a_r - a_s), a_j' = m * l_j / (1 + m * sum l), so the sum stays below 1."""
-        total = jnp.stack([weights[name] for name in self.privacy]).sum()
-        odds = {name: multiplier * weights[name] / (1 - total) for name in self.privacy}
-        return {name: value / (1 + jnp.stack(list(odds.values())).sum()) for name, value in odds.items()}
-
-    def health(self, name: str, output: Array, batch: Batch, extra: Mapping[str, Array]) -> Terms:
-        """What a blind adversary would score: the majority class's rate beside the accuracy, the mean image's loss."""
-        if name == IMAGE:
-            return {"blind": extra["mean_image"]}
-        attribute = _attribute(name)
-        # Voters are heard together, as an attacker would.
-        votes = jax.nn.log_softmax(output).sum(1) if output.ndim == 3 else output
-        right = accuracy(votes, batch.sensitive[attribute]).mean()
-        return {"accuracy": right, "majority": extra[f"prior/{attribute}"].max()}
-
-    def _confusion(self, name: str, output: Array, batch: Batch, extra: Mapping[str, Array]) -> Float[Array, ""]:
-        attribute = _attribute(name)
-        logits, labels = _opinions(output, batch.sensitive[attribute])
-        if self.attribute_objective == "neg_ce":
-            return adversarial.neg_ce(logits, labels).mean()
-        if self.attribute_objective == "kl_to_prior":
-            return adversarial.kl_to_prior(logits, extra[f"prior/{attribute}"]).mean()
-        return adversarial.max_entropy(logits).mean()
-
-    def _reconstruction(self, guess: Array, batch: Batch) -> Float[Array, ""]:
+    def _error(self, guess: Array, batch: Batch) -> Float[Array, ""]:
+        """The unhinged reconstruction loss: all of the reconstructor's own, and the defender's L_rec."""
         return RECONSTRUCTION_OBJECTIVES[self.reconstruction_objective](guess, batch.image).mean()
-
-
-def _attribute(name: str) -> str:
-    """The attribute that an adversary listens for; names of attributes may hold a dash, names of members do not."""
-    return name.rpartition("-")[0]
 
 
 def _opinions(output: Array, labels: Labels) -> tuple[Logits, Labels]:

@@ -18,9 +18,9 @@ from ani_jax.attacks.base import LEVELS, Family, Level, OnEvent, families, reaso
 from ani_jax.attacks.query import as_predictor, as_release
 from ani_jax.evaluation import contest
 from ani_jax.evaluation.cost import cost_card
-from ani_jax.evaluation.criterion import LEVELS as CRITICS
-from ani_jax.evaluation.criterion import criterion
 from ani_jax.evaluation.scene import Scene, named
+from ani_jax.information.criterion import LEVELS as CRITICS
+from ani_jax.information.criterion import criterion
 from ani_jax.records import AttackResult, Criterion, Estimate, Evidence, Picture, from_json, to_json
 from ani_jax.targets import base as targets
 from ani_jax.types import Data, Features, Knowledge, Logits, Release

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ani_jax.plugins import import_all
 from ani_jax.records import Estimate, Picture, TargetWords
 from ani_jax.targets.metrics import Bootstrap
 from ani_jax.types import Batch, Data, Images
@@ -138,5 +137,4 @@ def of(data: Data) -> tuple[Target, ...]:
         >>> [target.name for target in of(digits.load())]
         ['ink', 'paper', 'image']
     """
-    import_all("ani_jax.targets")
     return tuple(target for kind in KINDS for target in kind.of(data))

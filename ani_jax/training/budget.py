@@ -3,7 +3,7 @@
     log m <- clip(log m + eta * (target - ema), low, high)
 
 ``ema`` follows the primary cross-entropy on the held-out tenth of ``defend``, in evaluation mode with the noise on: a training
-batch's would go to zero on small data and the multiplier would explode. ``m`` scales the weights in ``Defense.privacy``. Among
+batch's would go to zero on small data and the multiplier would explode. ``m`` scales the weights in ``Weights.privacy``. Among
 the states of every ``CHOICE`` steps, the one that leaks least inside the accuracy budget on ``validation`` is kept. What a nat
 costs in accuracy differs from seed to seed, so each of them also moves the target, between what it began with and a floor:
 
@@ -22,8 +22,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ani_jax.defenses.base import Defense, Forward
+from ani_jax.defenses.base import Defense, Forward, Phase
 from ani_jax.losses.task import accuracy, cross_entropy
+from ani_jax.training.callbacks import Callback, Run
+from ani_jax.training.checkpoint import Checkpoints
+from ani_jax.training.phases import schedule
 from ani_jax.training.state import State
 from ani_jax.types import Batch
 
@@ -76,7 +79,7 @@ class UtilityBudget:
         cross-entropy on accuracy lost, over the part of its training that was within 10 points of its end, times ``lost``.
 
         Args:
-            ceiling: log entries of a watched run (see :func:`look`), oldest first; the last names "validation/accuracy".
+            ceiling: log entries of a run with :class:`Watch`, oldest first; the last names "validation/accuracy".
             lost: accuracy that may be lost.
 
         Raises:
@@ -112,23 +115,19 @@ class Appraisal(NamedTuple):
     leakage: Float[Array, ""]
 
 
-def look(state: State, batch: Batch, weights: Mapping[str, Array], defense: Defense, terms: Sequence[str]) -> Appraisal:
-    """Appraises a state.
+@functools.partial(jax.jit, static_argnames=("defense", "terms"))
+def appraise(
+    state: State, batch: Batch, weights: Mapping[str, Array], defense: Defense, terms: tuple[str, ...] = ()
+) -> Appraisal:
+    """What a state is worth.
 
     Args:
         state: whose parameters, and whose key and step seed the noise.
         batch: a fixed slice.
         weights: that the leakage is weighed with: the defence's own, so that checkpoints compare whatever m is.
         defense: modules and losses.
-        terms: active terms; those that ``defense.privacy`` does not name are no leakage.
+        terms: active terms; those that do not protect are no leakage.
     """
-    return _look(state, batch, weights, defense, tuple(terms))
-
-
-@functools.partial(jax.jit, static_argnames=("defense", "terms"))
-def _look(
-    state: State, batch: Batch, weights: Mapping[str, Array], defense: Defense, terms: tuple[str, ...]
-) -> Appraisal:
     variables = {
         party: {"params": state.params[party], "batch_stats": state.statistics[party]} for party in ("client", "server")
     }
@@ -136,13 +135,13 @@ def _look(
     sent: Any = defense.client.apply(variables["client"], batch.image, key, train=False)
     logits: Any = defense.server.apply(variables["server"], sent.z, train=False)
     answers: Any = {
-        name: module.apply({"params": state.params["adversaries"][name]}, sent.z, train=False)
-        for name, module in defense.adversaries.items()
+        one.name: one.module.apply({"params": state.params["adversaries"][one.name]}, sent.z, train=False)
+        for one in defense.adversaries
     }
     leakage = jnp.float32(0)
-    if private := [name for name in terms if name in defense.privacy]:
+    if private := [name for name in terms if name in defense.weights.privacy]:
         losses = defense.client_loss(Forward(sent.z, sent.aux, logits, answers, state.extra), batch)
-        factors = defense.coefficients(weights)
+        factors = defense.weights.factors(weights)
         leakage = jnp.asarray(sum(factors[name] * losses[name] for name in private))
     return Appraisal(cross_entropy(logits, batch.label).mean(), accuracy(logits, batch.label).mean(), leakage)
 
@@ -168,7 +167,7 @@ def ascend(
     ema = jnp.where(state.budget["ema"] < 0, loss, DECAY * state.budget["ema"] + (1 - DECAY) * loss)
     excess = ema / (budget.loss * jnp.exp(state.budget["log_target"])) - 1
     log_multiplier = jnp.clip(state.budget["log_multiplier"] - RATE * jnp.clip(excess, -1, 1), *RANGE)
-    scaled = defense.scaled(weights, jnp.exp(log_multiplier))
+    scaled = defense.weights.scaled(weights, jnp.exp(log_multiplier))
     moved = {"log_multiplier": log_multiplier, "ema": ema, "constraint": excess}
     return dataclasses.replace(state, weights=scaled, budget=state.budget | moved)
 
@@ -199,9 +198,111 @@ def preferred(new: Appraisal, old: Appraisal | None, budget: UtilityBudget) -> b
         >>> preferred(outside, inside, UtilityBudget(0.01, 0.1, 0.96)), preferred(inside, outside, UtilityBudget(0.01, 0.1, 0.96))
         (False, True)
     """
-    return old is None or _rank(new, budget) > _rank(old, budget)
+
+    def rank(appraisal: Appraisal) -> tuple[bool, float]:
+        inside = float(appraisal.accuracy) >= budget.accuracy
+        return inside, -float(appraisal.leakage) if inside else float(appraisal.accuracy)
+
+    return old is None or rank(new) > rank(old)
 
 
-def _rank(appraisal: Appraisal, budget: UtilityBudget) -> tuple[bool, float]:
-    inside = float(appraisal.accuracy) >= budget.accuracy
-    return inside, -float(appraisal.leakage) if inside else float(appraisal.accuracy)
+def spends(defense: Defense, phase: Phase) -> bool:
+    """Whether a phase has a term that a utility budget weighs.
+
+    Example:
+        >>> from ani_jax.defenses import registry
+        >>> ani = registry.build("ani", 10, (32, 32, 3))
+        >>> [spends(ani, phase) for phase in ani.phases]
+        [False, True]
+    """
+    return any(term in defense.weights.privacy for term in phase.objective)
+
+
+class Watch(Callback):
+    """Logs the held-out cross-entropy and accuracy, as a ceiling that budgets are taken from must."""
+
+    def look(self, run: Run) -> Mapping[str, Array]:
+        """Looks every ``EVERY`` steps; at the end at ``validation`` too."""
+        if not run.part.due(EVERY):
+            return {}
+        state, weights = run.state, run.defense.weights.arrays()
+        found = appraise(state, run.data.budget, weights, run.defense)
+        seen = {"heldout/loss": found.loss, "heldout/accuracy": found.accuracy}
+        if run.part.end == run.part.total:
+            seen["validation/accuracy"] = appraise(state, run.data.validation, weights, run.defense).accuracy
+        return seen
+
+
+class Spend(Callback):
+    """Keeps to a utility budget: dual ascent finds the privacy weights, and the run ends with the preferred state.
+
+    Tells "selection" of every state that could be kept.
+
+    Args:
+        utility: what the defence may cost.
+        checkpoints: where the run saves; the kept state lies in a folder of its own beside, and is read back on resuming.
+
+    Attributes:
+        kept: a copy of the preferred state so far.
+        seen: what it is worth.
+    """
+
+    def __init__(self, utility: UtilityBudget, checkpoints: Checkpoints | None = None):
+        self.utility = utility
+        self.saved = None if checkpoints is None else Checkpoints(checkpoints.directory / "kept", keep=1)
+        self.kept: State | None = None
+        self.seen: Appraisal | None = None
+
+    def start(self, run: Run) -> None:
+        """Reads back what was kept.
+
+        Raises:
+            ValueError: the defence has nothing that could be scaled.
+        """
+        if not any(spends(run.defense, phase) for phase, _ in schedule(run.defense)):
+            raise ValueError(f"utility: {run.defense.name} has no privacy weight above 0 that it could scale")
+        if self.saved is not None and (found := self.saved.restore(run.state)) is not None:
+            self.kept, self.seen = found[1], self._appraise(run, found[1])
+
+    def look(self, run: Run) -> Mapping[str, Array]:
+        """Moves the weights every ``EVERY`` steps of a phase that has any; considers the state every ``CHOICE`` steps."""
+        logged = {}
+        if run.part.due(EVERY) and spends(run.defense, run.part.phase):
+            state, weights = run.state, run.defense.weights.arrays()
+            found = appraise(state, run.data.budget, weights, run.defense)
+            moved = ascend(state, found.loss, weights, self.utility, run.defense)
+            run.change(weights=moved.weights, budget=moved.budget)
+            logged = {"heldout/loss": found.loss, "heldout/accuracy": found.accuracy}
+            # The next step donates the state; what is logged must outlive it.
+            logged |= {f"budget/{name}": value + 0.0 for name, value in moved.budget.items()}
+        if run.part.due(CHOICE):
+            self.consider(run)
+        return logged
+
+    def consider(self, run: Run) -> None:
+        """Keeps the state if it is preferred, and moves the target by what was seen; asked again, it decides the same.
+
+        What is kept is on disk on return: a run that is killed later must not go on without it.
+        """
+        state = run.state
+        if not any(spends(run.defense, phase) for phase, _ in schedule(run.defense)[: int(state.phase) + 1]):
+            return
+        seen = self._appraise(run, state)
+        better = preferred(seen, self.seen, self.utility)
+        if better:
+            # The training loop donates its state, so what is kept must be a copy.
+            self.kept, self.seen = jax.tree.map(jnp.copy, state), seen
+            if self.saved is not None:
+                self.saved.save(int(state.step), state)
+        values = {"accuracy": float(seen.accuracy), "leakage": float(seen.leakage)}
+        run.tell({"kind": "selection", "step": int(state.step), "kept": better, **values})
+        run.change(budget=tighten(state, seen, self.utility).budget)
+
+    def end(self, run: Run) -> None:
+        """The preferred state is the result."""
+        if self.kept is not None:
+            run.state = self.kept
+
+    def _appraise(self, run: Run, state: State) -> Appraisal:
+        weights = run.defense.weights
+        return appraise(state, run.data.validation, weights.arrays(), run.defense, weights.active)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ani_jax.training.processes import from_main, is_main, on_main
+from ani_jax.training.processes import from_main, is_key, is_main, on_main
 
 _ONE_AT_A_TIME = threading.Lock()
 """Orbax counts its operations for the whole process: of two saves at once, one waits minutes for the other's signals."""
@@ -126,21 +126,18 @@ class Checkpoints:
 
     def _newest(self, like: Any) -> tuple[int, Any] | None:
         saved = self.steps()
-        for step in reversed(saved):
-            if self.intact(step):
-                return step, self._read(step, like)
-        if saved:
+        step = next((step for step in reversed(saved) if self.intact(step)), None)
+        if step is None and saved:
             raise CheckpointError(
                 f"workdir={self.directory.parent}: every checkpoint in it is damaged (steps {saved}); "
                 "delete its checkpoints folder to start again, or name another workdir"
             )
-        return None
-
-    def _read(self, step: int, like: Any) -> Any:
+        if step is None:
+            return None
         try:
             with _ONE_AT_A_TIME, _checkpointer() as checkpointer:
                 plain = checkpointer.restore(self.directory / str(step), jax.tree.map(_plain, like))
-            return jax.tree.map(_like, like, plain)
+            return step, jax.tree.map(_like, like, plain)
         except (ValueError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0][:120]
             raise CheckpointError(
@@ -165,17 +162,13 @@ def _checkpointer() -> ocp.StandardCheckpointer:
     return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _plain(leaf: Any) -> np.ndarray:
     """A copy on the host; on the CPU a mere view would change with the donated buffer."""
-    return np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return np.array(jax.random.key_data(leaf) if is_key(leaf) else leaf)
 
 
 def _like(leaf: Any, plain: np.ndarray) -> jax.Array:
-    if _is_key(leaf):
+    if is_key(leaf):
         return jax.random.wrap_key_data(jnp.asarray(plain), impl=jax.random.key_impl(leaf))
     if plain.shape != leaf.shape:
         raise ValueError(f"shape {plain.shape} saved, {leaf.shape} asked")

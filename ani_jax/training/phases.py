@@ -1,11 +1,13 @@
-"""Which phase a step belongs to, and entering one."""
+"""The course of a run: its phases, entering one, and the dispatches that its steps are cut into."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from ani_jax.defenses.base import Defense, Phase
+from ani_jax.training.config import TrainConfig
 from ani_jax.training.state import State
 
 
@@ -38,3 +40,45 @@ def enter(state: State, index: int, phase: Phase, data: Any) -> State:
         return state
     prepared = phase.prepare(state, data) if phase.prepare else state
     return dataclasses.replace(prepared, phase=jnp.int32(index))
+
+
+class Part(NamedTuple):
+    """One dispatch of a run.
+
+    Attributes:
+        index: position of its phase in :func:`schedule`.
+        phase: whose steps these are.
+        first: the step that it starts from.
+        count: how many steps.
+        total: steps of the whole run.
+    """
+
+    index: int
+    phase: Phase
+    first: int
+    count: int
+    total: int
+
+    @property
+    def end(self) -> int:
+        """The step that it ends at."""
+        return self.first + self.count
+
+    def due(self, every: int) -> bool:
+        """Whether a multiple of ``every`` lies among its steps, or the run ends; a phase may end between two multiples."""
+        return self.end // every > self.first // every or self.end == self.total
+
+
+def parts(phases: Sequence[tuple[Phase, int]], step: int, config: TrainConfig) -> Iterator[Part]:
+    """All dispatches from ``step`` on.
+
+    Args:
+        phases: see :func:`schedule`.
+        step: where to begin.
+        config: says how many steps a dispatch has at most.
+    """
+    for index, (phase, end) in enumerate(phases):
+        while step < end:
+            count = min(config.steps_per_dispatch, end - step)
+            yield Part(index, phase, step, count, phases[-1][1])
+            step += count

@@ -4,6 +4,7 @@ Every process computes the same; the main one alone reads and writes files, and 
 """
 
 import itertools
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -68,10 +69,10 @@ def from_main(tree: Any) -> Any:
     # Collectives of the CPU give up after 30 seconds, and the main process may have read files for longer.
     client: Any = distributed.global_state.client
     client.wait_at_barrier(f"from_main/{next(_calls)}", timeout_in_ms=1000 * LATEST)
-    raw = jax.tree.map(lambda leaf: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf), tree)
+    raw = jax.tree.map(lambda leaf: np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf), tree)
     found = multihost_utils.broadcast_one_to_all(raw)
     return jax.tree.map(
-        lambda old, new: jax.random.wrap_key_data(new) if _is_key(old) else jnp.asarray(new), tree, found
+        lambda old, new: jax.random.wrap_key_data(new) if is_key(old) else jnp.asarray(new), tree, found
     )
 
 
@@ -96,6 +97,24 @@ def on_main(attempt: Callable[[], Result]) -> Result | None:
     return result
 
 
+def share(find: Callable[[], Result]) -> Result:
+    """What a function finds in the main process alone, in every process: plain data, as JSON has it.
+
+    Raises:
+        Elsewhere: see :func:`on_main`.
+
+    Example:
+        >>> share(lambda: {"loss": 0.1})
+        {'loss': 0.1}
+    """
+    found: Any = on_main(find)
+    if count() == 1:
+        return found
+    text = np.frombuffer(json.dumps(found).encode(), np.uint8)
+    size = int(from_main(jnp.int32(len(text))))
+    return json.loads(np.asarray(from_main(np.resize(text, size))).tobytes())
+
+
 def preemption() -> Callable[[], bool]:
     """A question to ask after every dispatch: whether any process was told to end, answered alike in all at the same time.
 
@@ -105,5 +124,6 @@ def preemption() -> Callable[[], bool]:
     return lambda: multihost_utils.reached_preemption_sync_point(next(calls))
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Whether an array holds typed keys, which files and collectives do not take as they are."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -5,10 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 from jaxtyping import Array, Int
 
 from ani_jax.defenses.base import Defense
+from ani_jax.defenses.mixins import Prepared
 from ani_jax.modules.initialise import initialise
 from ani_jax.types import PRNGKey
 
@@ -60,27 +62,25 @@ def init(defense: Defense, key: PRNGKey) -> State:
     sent = jax.eval_shape(lambda v: defense.client.apply(v, image, client_key, train=False), client)
     z = jnp.zeros(sent.z.shape, sent.z.dtype)
     server = initialise(defense.server, server_key, z)
+    # The sorted order of names seeds the adversaries, whatever order the defence lists them in.
     adversaries = {
-        name: initialise(module, jax.random.fold_in(adversary_key, index), z)
-        for index, (name, module) in enumerate(sorted(defense.adversaries.items()))
+        adversary.name: initialise(adversary.module, jax.random.fold_in(adversary_key, index), z)
+        for index, adversary in enumerate(sorted(defense.adversaries, key=lambda adversary: adversary.name))
     }
     params = {
         "client": client["params"],
         "server": server["params"],
         "adversaries": {name: variables["params"] for name, variables in adversaries.items()},
     }
-    adversary = defense.adversary_optimizer.build()
-    optimizers = {group: defense.optimizer(group).build().init(at(params, group)) for group in groups(defense)}
-    optimizers |= {f"adversaries/{name}": adversary.init(tree) for name, tree in params["adversaries"].items()}
     return State(
         params=params,
         statistics={"client": client.get("batch_stats", {}), "server": server.get("batch_stats", {})},
-        optimizers=optimizers,
-        weights=defense.init_weights(),
+        optimizers={group: optimizer.init(at(params, group)) for group, optimizer in optimizers(defense).items()},
+        weights=defense.weights.arrays(),
         phase=jnp.int32(-1),
         step=jnp.int32(0),
         key=run_key,
-        extra=defense.init_extra(),
+        extra=defense.init_extra() if isinstance(defense, Prepared) else {},
         budget={name: jnp.float32(value) for name, value in BUDGET.items()},
     )
 
@@ -97,6 +97,12 @@ def groups(defense: Defense) -> tuple[str, ...]:
             if inner.startswith(outer + "/"):
                 raise ValueError(f"trainable={inner}: overlaps the group {outer} of another phase of {defense.name}")
     return tuple(names)
+
+
+def optimizers(defense: Defense) -> dict[str, optax.GradientTransformation]:
+    """Parameter group -> its optimiser, over all phases; adversaries' groups included."""
+    found = {group: defense.optimizer(group).build() for group in groups(defense)}
+    return found | {f"adversaries/{one.name}": one.optimizer.build() for one in defense.adversaries}
 
 
 def at(tree: Mapping[str, Any], path: str) -> Any:

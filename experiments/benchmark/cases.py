@@ -17,25 +17,25 @@ from ani_jax.attacks import base, descent
 from ani_jax.attacks.network import Objective
 from ani_jax.data.loader import Rows
 from ani_jax.defenses import registry
-from ani_jax.defenses.ani import Ani
+from ani_jax.defenses.ani import Ani, NoiseInjector
 from ani_jax.defenses.base import Defense, Forward, Terms, freeze
 from ani_jax.defenses.none import Undefended
-from ani_jax.evaluation import critics
+from ani_jax.defenses.options import weight
 from ani_jax.evaluation.cost import multiply_accumulates
+from ani_jax.frontier import sweep
+from ani_jax.information import critics
 from ani_jax.losses.dependence import distance_correlation
 from ani_jax.losses.pairwise import centred
 from ani_jax.modules import conv, pool
 from ani_jax.modules.adversaries import ResidualDecoder
 from ani_jax.modules.initialise import initialise
-from ani_jax.modules.injector import NoiseInjector
 from ani_jax.optimize import fit as fitting
-from ani_jax.targets.image import Image
-from ani_jax.training import sweep
+from ani_jax.targets.image import image_loss
 from ani_jax.training.config import TrainConfig
-from ani_jax.training.dispatch import Work
-from ani_jax.training.parallel import Spread
+from ani_jax.training.devices import Devices, jitted
 from ani_jax.training.phases import enter
 from ani_jax.training.state import State, init
+from ani_jax.training.step import Work
 from ani_jax.types import Batch, Data, Images, Knowledge, Release, Sent, Source, Task, fixed
 from experiments.benchmark.sides import (
     ATTRIBUTES,
@@ -79,16 +79,13 @@ def stock() -> Builders:
 class Penalised(Undefended):
     """The plain split with a distance correlation between image and features added to its loss."""
 
+    dependence: float = weight(PENALTY)
+
     name: ClassVar[str] = "dependence"
 
-    def active_terms(self) -> tuple[str, ...]:
-        """Both."""
-        return ("task", "dependence")
-
     def client_loss(self, forward: Forward, batch: Batch) -> Terms:
-        """Cross-entropy and the weighted correlation."""
-        dependence = distance_correlation(batch.image, forward.z)
-        return {**super().client_loss(forward, batch), "dependence": PENALTY * dependence}
+        """Cross-entropy and the correlation."""
+        return {**super().client_loss(forward, batch), "dependence": distance_correlation(batch.image, forward.z)}
 
 
 class Mean(NoiseInjector):
@@ -104,16 +101,14 @@ class Mean(NoiseInjector):
 class Quiet(Ani):
     """ani's two networks and the cross-entropy, without what makes them a defence."""
 
+    entropy: float = weight(0.0)
+
     name: ClassVar[str] = "ani_base"
 
     @property
     def client(self) -> nn.Module:
         """The injector that draws no noise."""
         return Mean(axis_name=self.axis_name)
-
-    def active_terms(self) -> tuple[str, ...]:
-        """The task."""
-        return ("task",)
 
     def client_loss(self, forward: Forward, batch: Batch) -> Terms:
         """Cross-entropy."""
@@ -178,7 +173,7 @@ def main_phase(defense: Defense) -> Any:
     return next(phase for phase in defense.phases if phase.name == "train")
 
 
-def training(defense: Defense, shape: Shape, spread: Spread) -> Callable[[], Any]:
+def training(defense: Defense, shape: Shape, spread: Devices) -> Callable[[], Any]:
     """A step as the training loop runs it, state donated, on a batch that is on the device already; returns its outcome."""
     defense = dataclasses.replace(defense, axis_name=spread.axis_name)
     work, key = Work(defense, main_phase(defense), shape.batch), jax.random.key(1)
@@ -205,10 +200,9 @@ def _training_case(name: str, shape: Shape) -> Case:
 
     def facts() -> dict[str, float]:
         work, feed = Work(defense, main_phase(defense), shape.batch), _first(batch(shape.batch, shape))
-        step = jax.jit(lambda state, feed, key: Spread("jit").run(work, state, feed, key, 0), donate_argnums=0)
-        return _facts(step.trace(fresh(defense, shape), feed, jax.random.key(1)))
+        return _facts(jitted.trace(work, fresh(defense, shape), feed, jax.random.key(1), False))
 
-    return Case(training(defense, shape, Spread("jit")), facts=facts)
+    return Case(training(defense, shape, Devices("jit")), facts=facts)
 
 
 def _facts(traced: Any) -> dict[str, float]:
@@ -243,11 +237,8 @@ def critic(shape: Shape) -> Case:
     sizes = (3 * shape.image**2, 12 * (shape.image // 4) ** 2)
     keys = jax.random.split(jax.random.key(0), 3)
     pairs = critics.Pairs(*(jax.random.normal(key, (4 * shape.batch, size)) for key, size in zip(keys, sizes)))
-    params = {
-        "critic": chosen.network.init(keys[2], pairs.x[:1], pairs.z[:1]),
-        "log_ema": jnp.zeros(()),
-    }
-    optimizer = critics.critic_optimizer(LEARNING_RATE, STEPS)
+    params = critics.initial(chosen, keys[2], pairs)
+    optimizer = critics.optimizer(LEARNING_RATE, STEPS)
     return _fit(critics.Objective(chosen), optimizer, params, (pairs, None, jnp.float32(0.1)), steps=10)
 
 
@@ -276,7 +267,7 @@ def decoder_step(shape: Shape, blocks: int = 8, owned: int = 512) -> Case:
         queries=1,
     )
     params = initialise(module, jax.random.key(0), jnp.zeros(z.shape))["params"]
-    loss = Objective(module, Image().loss, shape.batch)
+    loss = Objective(module, image_loss, shape.batch)
     return _fit(loss, fitting.adam(LEARNING_RATE, STEPS, 1.0), params, (asked, None, None), steps=1)
 
 
@@ -352,7 +343,7 @@ def members(shape: Shape) -> Case:
     defense = DEFENSES["plain"](shape)
     work, key = Work(defense, main_phase(defense), shape.batch), jax.random.key(1)
     source = Source(batch(shape.batch, shape), fixed)
-    states = jax.tree.map(lambda leaf: jnp.stack([leaf] * shape.count), fresh(defense, shape))
+    states = sweep.stack([fresh(defense, shape)] * shape.count)
 
     def unit() -> Any:
         nonlocal states
@@ -364,7 +355,7 @@ def members(shape: Shape) -> Case:
 
 def devices(shape: Shape) -> Case:
     """One plain step with the batch spread over all devices of the process."""
-    return Case(training(DEFENSES["plain"](shape), shape, Spread("pmap")))
+    return Case(training(DEFENSES["plain"](shape), shape, Devices("pmap")))
 
 
 def frontier(shape: Shape, steps: int = 5) -> Case:

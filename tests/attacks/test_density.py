@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from ani_jax.attacks import query
-from ani_jax.attacks.library import Library
+from ani_jax.attacks.density import Library
 from ani_jax.attacks.query import CHUNK
 from ani_jax.types import Release
 

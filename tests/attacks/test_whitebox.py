@@ -1,5 +1,6 @@
 """What white-box inversion must find (METHODS 5.3, 5.6, 7), and what it must not."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,17 +9,25 @@ import numpy as np
 import pytest
 
 from ani_jax.attacks import base, query
-from ani_jax.attacks.decoder import Ridge
-from ani_jax.attacks.optimization import WhiteBox, best_guess, settings
+from ani_jax.attacks.decoder import CLOSED, Ridge
+from ani_jax.attacks.whitebox import WhiteBox, settings
 from ani_jax.data import catalog
 from ani_jax.losses.reconstruction import mse, psnr
 from ani_jax.modules.edge import SplitEdge
 from ani_jax.modules.initialise import initialise
+from ani_jax.targets.image import Image
 from ani_jax.types import Batch, Data, Knowledge, Release, Source, fixed
 
 SIDE = 8
 PIXELS = SIDE * SIDE * 3
-COLD = WhiteBox(60, 1, (0.03,), (0.0,), (0.0,), tuned_on=4, starters=())
+
+
+def white_box(steps, restarts, rates=(0.03,), variations=(0.0,), energies=(0.0,), tuned_on=4, starters=(), **options):
+    grid = {"rates": rates, "variations": variations, "energies": energies}
+    return WhiteBox(Image(), steps=steps, restarts=restarts, **grid, tuned_on=tuned_on, starters=starters, **options)
+
+
+COLD = white_box(60, 1)
 
 
 @functools.cache
@@ -33,8 +42,8 @@ def seen(function, count=16, sample=512, side=SIDE, queries=1):
     return base.prepare(jax.random.key(0), knowledge, data.auxiliary, held, count=sample, queries=queries)
 
 
-def decibels(fitted, view):
-    return float(psnr(fitted.attacker(jax.random.key(1), view.held), view.validation.image).mean())
+def decibels(fitted, asked):
+    return float(psnr(fitted.attacker(jax.random.key(1), asked.held), asked.validation.image).mean())
 
 
 ORDER = np.random.default_rng(0).permutation(PIXELS)
@@ -53,21 +62,22 @@ DISGUISES = {
 
 
 @pytest.mark.parametrize("name", DISGUISES)
-def test_the_identity_is_found_behind_every_disguise(key, name):
-    view = seen(DISGUISES[name], count=8)
-    fitted = COLD.fit(key, view)
+def test_the_identity_is_found_behind_every_disguise(key, name, fit):
+    asked = seen(DISGUISES[name], count=8)
+    fitted = fit(COLD, key, asked)
     assert fitted.failed is None
     assert bool(fitted.note) == (name in ("stopped", "rounded"))
-    assert decibels(fitted, view) > 40
+    assert decibels(fitted, asked) > 40
 
 
-def test_a_constant_client_gives_no_more_than_the_mean_image(key):
-    view = seen(lambda x: jnp.full((len(x), 6), 0.7))
-    mean = mse(jnp.broadcast_to(view.sample.image.mean(0), view.validation.image.shape), view.validation.image).mean()
-    for member in (COLD, WhiteBox(20, 3, tuned_on=4)):
-        fitted = member.fit(key, view)
+def test_a_constant_client_gives_no_more_than_the_mean_image(key, fit):
+    asked = seen(lambda x: jnp.full((len(x), 6), 0.7))
+    truth = asked.validation.image
+    mean = mse(jnp.broadcast_to(asked.sample.image.mean(0), truth.shape), truth).mean()
+    for attack in (COLD, WhiteBox(Image(), steps=20, restarts=3, tuned_on=4)):
+        fitted = fit(attack, key, asked)
         assert fitted.failed is None
-        found = mse(fitted.attacker(key, view.held), view.validation.image).mean()
+        found = mse(fitted.attacker(key, asked.held), truth).mean()
         assert float(found) > 0.98 * float(mean)
 
 
@@ -104,12 +114,11 @@ def gaussian(queries, declared):
 
 # Undeclared noise must be averaged over by the descent itself, whose steps add a percent of the noise's variance.
 @pytest.mark.parametrize(("queries", "declared"), [(1, True), (4, True), (16, True), (1, False)])
-def test_without_prior_and_bounds_the_error_is_the_noise_over_k(key, queries, declared):
-    view = gaussian(queries, declared)
-    member = WhiteBox(150, 1, (0.1,), (0.0,), (0.0,), tuned_on=4, bounded=False, starters=())
-    found = member.fit(key, view).attacker
-    assert found.target.likelihood == declared
-    error = float(mse(found(key, view.held), view.validation.image).mean())
+def test_without_prior_and_bounds_the_error_is_the_noise_over_k(key, queries, declared, fit):
+    asked = gaussian(queries, declared)
+    found = fit(white_box(150, 1, (0.1,), bounded=False), key, asked).attacker
+    assert found.goal.likelihood == declared
+    error = float(mse(found(key, asked.held), asked.validation.image).mean())
     # 4,800 squared Gaussian errors: their mean is within 5% with three standard errors to spare.
     assert error == pytest.approx(NOISE**2 / queries, rel=0.05)
 
@@ -126,18 +135,17 @@ def loudness(variables, z, x):
     return jax.scipy.stats.norm.logpdf(z, x, louder(variables, x)).reshape(len(z), -1).sum(1)
 
 
-def test_the_density_says_more_than_a_squared_distance_over_draws(key):
+def test_the_density_says_more_than_a_squared_distance_over_draws(key, fit):
     """METHODS' one-dimensional check: noise that grows with x."""
     images = jax.random.uniform(jax.random.key(1), (400, 1, 1, 1))
     batch = Batch(images, jnp.zeros(400, int), {})
     declares = {"mean": lambda variables, x: x, "log_prob": loudness, "stddev": louder}
     release = Release((), loud, stochastic=True, **declares)
-    member = WhiteBox(80, 3, (0.05,), (0.0,), (0.0,), tuned_on=4, starters=())
 
     def error(queries):
-        view = base.prepare(key, Knowledge(release), Source(batch, fixed), batch, count=64, queries=queries)
-        found = member.fit(key, view).attacker
-        return float(mse(found(key, view.held), images).mean()), np.asarray(view.held).reshape(queries, -1)
+        asked = base.prepare(key, Knowledge(release), Source(batch, fixed), batch, count=64, queries=queries)
+        found = fit(white_box(80, 3, (0.05,)), key, asked).attacker
+        return float(mse(found(key, asked.held), images).mean()), np.asarray(asked.held).reshape(queries, -1)
 
     grid = np.linspace(0, 1, 201)[None, :, None]
     for queries in (1, 16):
@@ -148,22 +156,22 @@ def test_the_density_says_more_than_a_squared_distance_over_draws(key):
     assert reached < 0.012
 
 
-def test_a_client_that_cannot_be_differentiated_at_all_is_copied(key):
+def test_a_client_that_cannot_be_differentiated_at_all_is_copied(key, fit):
     def foreign(x):
         return jax.pure_callback(lambda x: 1 - np.asarray(x), jax.ShapeDtypeStruct(x.shape, x.dtype), x)
 
-    view = seen(foreign, count=8)
-    fitted = COLD.fit(key, view)
+    asked = seen(foreign, count=8)
+    fitted = fit(COLD, key, asked)
     assert "which is no privacy" in fitted.note
-    assert decibels(fitted, view) > 40
+    assert decibels(fitted, asked) > 40
 
 
-def test_an_image_is_found_alone_as_among_others(key):
-    view = seen(DISGUISES["rotation"])
-    found = COLD.fit(key, view).attacker
-    together = found(key, view.held)
-    np.testing.assert_allclose(found(key, view.held[:, 3:4]), together[3:4], atol=1e-4)
-    np.testing.assert_allclose(found(key, view.held[:, ::-1])[::-1], together, atol=1e-4)
+def test_an_image_is_found_alone_as_among_others(key, fit):
+    asked = seen(DISGUISES["rotation"])
+    found = fit(COLD, key, asked).attacker
+    together = found(key, asked.held)
+    np.testing.assert_allclose(found(key, asked.held[:, 3:4]), together[3:4], atol=1e-4)
+    np.testing.assert_allclose(found(key, asked.held[:, ::-1])[::-1], together, atol=1e-4)
 
 
 def broken(x):
@@ -171,20 +179,20 @@ def broken(x):
     return jnp.where(x.mean((1, 2, 3), keepdims=True) < 0.45, jnp.nan, x)
 
 
-def test_what_is_not_finite_has_failed_and_keeps_its_last_finite_state(key):
-    view = seen(lambda x: x)
-    member = WhiteBox(30, 1, (0.03,), (0.0,), (0.0,), tuned_on=16, starters=())
-    healthy = member.fit(key, view)
+def test_what_is_not_finite_has_failed_and_keeps_its_last_finite_state(key, fit):
+    asked = seen(lambda x: x)
+    attack = white_box(30, 1, tuned_on=16)
+    healthy = fit(attack, key, asked)
     assert healthy.failed is None
-    sick = member.inverter(key, view, query.as_release(broken))
-    dark = jnp.full_like(view.held, 0.2)
-    guess, finite = sick.solve(key, jnp.concatenate([view.held[:, :1] * 0 + 0.9, dark[:, :1]], 1))
+    sick = attack.inverter(key, asked, query.as_release(broken))
+    dark = jnp.full_like(asked.held, 0.2)
+    guess, finite = sick.solve(key, jnp.concatenate([asked.held[:, :1] * 0 + 0.9, dark[:, :1]], 1))
     assert finite.tolist() == [True, False]
     assert bool(jnp.isfinite(guess).all())
     assert float(guess[1].mean()) < float(sick.starts[0].mean())
-    nothing = member.fit(key, seen(lambda x: x * jnp.nan))
+    nothing = fit(attack, key, seen(lambda x: x * jnp.nan))
     assert nothing.failed == "the objective or its gradient is not finite"
-    assert bool(jnp.isfinite(nothing.attacker(key, view.held)).all())
+    assert bool(jnp.isfinite(nothing.attacker(key, asked.held)).all())
 
 
 @functools.cache
@@ -231,50 +239,57 @@ def torch_inversion(variables, z, shape, steps, rate=0.001, variation=2.0):
     return jnp.asarray(unknown.detach().permute(0, 2, 3, 1).numpy())
 
 
-def against_torch(key, images, ours, steps, sample):
+def against_torch(fitting, key, images, ours, steps, sample):
     _, variables = edge()
-    view = seen(jax.tree_util.Partial(send, variables), count=images, sample=sample, side=16)
-    truth = view.validation.image
+    asked = seen(jax.tree_util.Partial(send, variables), count=images, sample=sample, side=16)
+    truth = asked.validation.image
     grid = [(rate, weight) for rate in (1e-2, 3e-2) for weight in (0.0, 1e-3)]
     theirs = [
-        psnr(torch_inversion(variables, view.held[0], truth.shape, steps, *one), truth).mean().item() for one in grid
+        psnr(torch_inversion(variables, asked.held[0], truth.shape, steps, *one), truth).mean().item() for one in grid
     ]
-    fitted = ours.fit(key, view)
+    fitted = fitting(ours, key, asked)
     assert fitted.failed is None
-    return decibels(fitted, view), max(theirs)
+    return decibels(fitted, asked), max(theirs)
 
 
 @pytest.mark.slow
-def test_reaches_a_torch_transcription_of_he_et_al(key):
-    ours = WhiteBox(100, 1, (0.01, 0.03), (0.0, 1e-3), (0.0,), tuned_on=8)
-    reached, reference = against_torch(key, 8, ours, 100, 512)
+def test_reaches_a_torch_transcription_of_he_et_al(key, fit):
+    ours = white_box(100, 1, (0.01, 0.03), (0.0, 1e-3), tuned_on=8, starters=CLOSED)
+    reached, reference = against_torch(fit, key, 8, ours, 100, 512)
     assert reached >= reference
 
 
 @pytest.mark.slow
-def test_reaches_a_torch_transcription_of_he_et_al_with_its_own_starts(key):
-    ours = WhiteBox(1000, 2, tuned_on=16, starters=())
-    reached, reference = against_torch(key, 16, ours, 1000, 512)
+def test_reaches_a_torch_transcription_of_he_et_al_with_its_own_starts(key, fit):
+    ours = WhiteBox(Image(), steps=1000, restarts=2, tuned_on=16, starters=())
+    reached, reference = against_torch(fit, key, 16, ours, 1000, 512)
     assert reached >= reference
+
+
+@dataclasses.dataclass(frozen=True)
+class Good(Ridge):
+    penalties: tuple[float, ...] = (1e-3,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Poor(Ridge):
+    penalties: tuple[float, ...] = (10.0,)
 
 
 def test_the_best_decoder_gives_the_first_start(key):
-    view = seen(lambda x: x[:, ::2])
-    good, poor = (Ridge(penalties=(penalty,)).fit(key, view) for penalty in (1e-3, 10.0))
-    assert best_guess(key, view, [poor, good, base.Fitted(None, "no")]) is good.attacker
-    assert best_guess(key, view, []) is None
-    start = float(mse(good.attacker(key, view.held), view.validation.image).mean())
-    member = WhiteBox(50, 1, (0.003,), (0.0,), (0.0,), tuned_on=16, starters=())
-    reached = member.fit(key, view, earlier=(good, poor)).attacker
-    assert reached.guess is good.attacker
-    assert float(mse(reached(key, view.held), view.validation.image).mean()) < start
+    asked = seen(lambda x: x[:, ::2])
+    fits = base.Fits(asked, lambda attack: key)
+    reached = fits(white_box(50, 1, (0.003,), tuned_on=16, starters=(Poor, Good))).attacker
+    good = fits(Good(Image())).attacker
+    assert reached.guess is good
+    start = float(mse(good(key, asked.held), asked.validation.image).mean())
+    assert float(mse(reached(key, asked.held), asked.validation.image).mean()) < start
 
 
-def test_the_grid_is_tried_and_recorded(key):
-    view = seen(lambda x: x)
+def test_the_grid_is_tried_and_recorded(key, fit):
+    asked = seen(lambda x: x)
     events = []
-    member = WhiteBox(30, 1, (0.0, 0.03), (0.0, 10.0), (0.0,), tuned_on=4, starters=())
-    fitted = member.fit(key, view, events.append)
+    fitted = fit(white_box(30, 1, (0.0, 0.03), (0.0, 10.0)), key, asked, events.append)
     assert tuple(fitted.attacker.setting) == (0.03, 0.0, 0.0)
     tried = [(e["rate"], e["variation"], e["energy"]) for e in events]
     assert tried == [tuple(setting) for setting in settings((0.0, 0.03), (0.0, 10.0), (0.0,))]
@@ -282,9 +297,9 @@ def test_the_grid_is_tried_and_recorded(key):
     assert (least["rate"], least["variation"]) == (0.03, 0.0)
 
 
-def test_more_images_than_fit_at_once(key, monkeypatch):
-    view = seen(lambda x: x, count=10)
-    found = COLD.fit(key, view).attacker
-    whole = found(key, view.held)
-    monkeypatch.setattr("ani_jax.attacks.optimization.ROWS", 4)
-    np.testing.assert_allclose(found(key, view.held), whole, atol=1e-5)
+def test_more_images_than_fit_at_once(key, monkeypatch, fit):
+    asked = seen(lambda x: x, count=10)
+    found = fit(COLD, key, asked).attacker
+    whole = found(key, asked.held)
+    monkeypatch.setattr("ani_jax.attacks.whitebox.ROWS", 4)
+    np.testing.assert_allclose(found(key, asked.held), whole, atol=1e-5)

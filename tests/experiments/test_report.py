@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from ani_jax.config import RunConfig
-from ani_jax.evaluation.critics import Critics
+from ani_jax.information.critics import Critics
 from ani_jax.reporting import agreement
 from ani_jax.training.loop import TrainConfig
 from experiments import report, runs

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from ani_jax.defenses.base import Defense, Phase, weight
+from ani_jax.defenses.base import Adversary, Defense, Phase
+from ani_jax.defenses.mixins import Prepared
+from ani_jax.defenses.options import Weights, weight
 from ani_jax.losses.task import cross_entropy
 from ani_jax.types import Batch, Data, Sent, Source, Task, fixed
 
@@ -35,11 +37,18 @@ class ToyHead(nn.Module):
         return nn.Dense(self.classes)(z)
 
 
+class Against(Weights):
+    """The defender maximises what it weighs."""
+
+    def factors(self, traced):
+        return {"attribute": -traced["attribute"]}
+
+
 @dataclasses.dataclass(frozen=True)
-class Toy(Defense):
+class Toy(Prepared, Defense):
     """Minimise CE - attribute * CE of the adversary."""
 
-    attribute: float = weight(0.5)
+    attribute: float = weight(0.5, private=True)
     stddev: float = 0.1
     updates: int = 1
     pretraining: int = 0
@@ -57,13 +66,17 @@ class Toy(Defense):
 
     @property
     def adversaries(self):
-        return {"ink": ToyHead(2)}
+        return (Adversary("ink", ToyHead(2), lambda guess, batch: cross_entropy(guess, batch.sensitive["ink"]).mean()),)
+
+    @property
+    def weights(self):
+        return Against.of(self)
 
     @property
     def phases(self):
         return (
             Phase("pretrain", self.pretraining, ("client", "server"), ("task",)),
-            Phase("train", self.steps, ("client", "server"), self.active_terms(), self.updates),
+            Phase("train", self.steps, ("client", "server"), ("task", *self.weights.active), self.updates),
             Phase("server", 2 if self.pretraining else 0, ("server",), ("task",), prepare=reset_extra),
         )
 
@@ -74,12 +87,6 @@ class Toy(Defense):
         leaked = cross_entropy(forward.adversaries["ink"], batch.sensitive["ink"]).mean()
         return {"task": cross_entropy(forward.logits, batch.label).mean(), "attribute": leaked}
 
-    def coefficients(self, weights):
-        return {"attribute": -weights["attribute"]}
-
-    def adversary_loss(self, name, output, batch):
-        return cross_entropy(output, batch.sensitive[name]).mean()
-
 
 def reset_extra(state, data):
     """A visible ``prepare``: counts how often it ran."""
@@ -88,10 +95,10 @@ def reset_extra(state, data):
 
 @pytest.fixture(scope="session")
 def toy():
-    """Builds the toy defence with options."""
+    """Builds the toy defence with options, or of a kind made of it."""
 
-    def build(**options):
-        return Toy(**{"classes": 3, "image_shape": (4, 4, 1), "steps": 6, **options})
+    def build(kind=Toy, **options):
+        return kind(**{"classes": 3, "image_shape": (4, 4, 1), "steps": 6, **options})
 
     return build
 

@@ -1,5 +1,6 @@
 """The min-max step, against gradients written out by hand."""
 
+import dataclasses
 from typing import ClassVar
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from ani_jax.defenses.base import Phase
 from ani_jax.losses.task import cross_entropy
 from ani_jax.training.state import init
-from ani_jax.training.step import make_step
+from ani_jax.training.step import Work, advance, make_step
 
 
 def run(defense, batch, phase=1, seed=0, steps=1):
@@ -34,7 +35,7 @@ def by_hand(defense, state, batch, adversary):
         variables = {"params": client, "batch_stats": state.statistics["client"]}
         sent, _ = defense.client.apply(variables, batch.image, key, train=True, mutable=["batch_stats"])
         logits = defense.server.apply({"params": server}, sent.z, train=True)
-        guess = defense.adversaries["ink"].apply({"params": adversary}, sent.z)
+        guess = defense.adversaries[0].module.apply({"params": adversary}, sent.z)
         leaked = cross_entropy(guess, batch.sensitive["ink"]).mean()
         return cross_entropy(logits, batch.label).mean() - state.weights["attribute"] * leaked
 
@@ -50,7 +51,7 @@ def test_defender_and_adversary_follow_their_own_gradients(toy, toy_batch, updat
     key = jax.random.fold_in(before.key, before.step)
     variables = {"params": before.params["client"], "batch_stats": before.statistics["client"]}
     z = defense.client.apply(variables, toy_batch.image, key, train=True, mutable=["batch_stats"])[0].z
-    module, adam = defense.adversaries["ink"], optax.adam(1e-3)
+    module, adam = defense.adversaries[0].module, optax.adam(1e-3)
     adversary = before.params["adversaries"]["ink"]
     moments = adam.init(adversary)
     for _ in range(updates):
@@ -101,7 +102,7 @@ def test_zero_weight_equals_plain_training(toy, toy_batch):
     before, after, _ = run(defense, toy_batch)
 
     class Plain(type(defense)):
-        adversaries: ClassVar = {}
+        adversaries: ClassVar = ()
 
         def client_loss(self, forward, batch):
             return {"task": cross_entropy(forward.logits, batch.label).mean()}
@@ -131,7 +132,7 @@ def test_weights_are_data_not_architecture(toy):
     assert toy(attribute=0.5) == toy(attribute=0.7)
     assert hash(toy(attribute=0.5)) == hash(toy(attribute=0.7))
     assert toy(stddev=0.5) != toy(stddev=0.7)
-    assert float(toy(attribute=0.7).init_weights()["attribute"]) == pytest.approx(0.7)
+    assert float(toy(attribute=0.7).weights.arrays()["attribute"]) == pytest.approx(0.7)
 
 
 def test_frozen_client_keeps_parameters_statistics_and_moments(toy, toy_batch):
@@ -183,3 +184,26 @@ def test_clipping_scales_the_whole_gradient_and_only_a_longer_one(toy, toy_batch
     parts = np.hypot(float(metrics["gradient_norm/client"]), float(metrics["gradient_norm/server"]))
     assert parts == pytest.approx(norm, rel=1e-4)
     assert float(optax.tree.norm(moments[1]["adversaries/ink"])) == pytest.approx(1e-4, rel=1e-3)
+
+
+def test_work_that_compiles_to_the_same_program_is_equal(toy):
+    defense = toy()
+    phase = defense.phases[1]
+    assert Work(defense, phase, 8) == Work(defense, dataclasses.replace(phase, name="other", steps=99), 8)
+    assert Work(defense, phase, 8) != Work(defense, phase, 8, clip=1.0)
+
+
+def test_a_bad_step_is_reported_and_not_its_victims(toy, toy_batch):
+    defense = toy(updates=0)
+    spoilt = toy_batch._replace(image=toy_batch.image * jnp.nan)
+    work = Work(defense, defense.phases[1], 32, count=4)
+
+    def draw(step):
+        return jax.tree.map(lambda good, bad: jnp.where(step == 1, bad, good), toy_batch, spoilt)
+
+    _, outcome = jax.jit(lambda state: advance(work, state, draw))(init(defense, jax.random.key(0)))
+    assert not outcome.good
+    assert int(outcome.step) == 2
+    _, outcome = jax.jit(lambda state: advance(work, state, lambda step: toy_batch))(init(defense, jax.random.key(0)))
+    assert outcome.good
+    assert int(outcome.step) == 4

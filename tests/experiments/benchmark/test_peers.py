@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from ani_jax.attacks import descent
 from ani_jax.defenses.base import freeze
-from ani_jax.evaluation import critics
+from ani_jax.information import critics
 from ani_jax.losses.dependence import distance_correlation
 from ani_jax.modules.adversaries import ResidualDecoder
 from ani_jax.modules.initialise import initialise
-from ani_jax.targets.image import Image
-from ani_jax.training.dispatch import Work, advance
+from ani_jax.targets.image import image_loss
 from ani_jax.training.state import init
+from ani_jax.training.step import Work, advance
 from experiments.benchmark import cases
 from experiments.benchmark.peers import cases as peers
 from experiments.benchmark.peers import losses
@@ -148,7 +148,7 @@ def test_the_decoder_has_the_same_loss_and_gradient():
     copy(network, peer.decoder)
 
     def loss(network):
-        return Image().loss(module.apply({"params": network}, z), image, None).mean()
+        return image_loss(module.apply({"params": network}, z), image).mean()
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(network)
     assert peer.update(turned(image.image)).item() == pytest.approx(float(value), abs=1e-5)

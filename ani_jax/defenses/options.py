@@ -1,0 +1,125 @@
+"""Options of a defence: how one is refused, and those of them that are loss weights.
+
+Architecture is code and weights are data: a field marked by :func:`weight` takes no part in equality, so one compiled step serves
+every weight. The values travel in ``state.weights``; what they come to, :class:`Weights` says.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Self
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+def require(condition: bool, name: str, value: Any, allowed: str) -> None:
+    """Refuses an option in one line that names it, its value and what is allowed.
+
+    Raises:
+        ValueError: ``condition`` is false.
+
+    Example:
+        >>> require(False, "beta", -1, "0 or more")
+        Traceback (most recent call last):
+        ValueError: beta=-1: must be 0 or more
+    """
+    if not condition:
+        raise ValueError(f"{name}={value}: must be {allowed}")
+
+
+def weight(default: float, *, private: bool = False) -> Any:
+    """A dataclass field for a loss weight: traced data, not architecture, so equality and hash leave it out.
+
+    Args:
+        default: its value.
+        private: whether it protects, so that a utility budget and a frontier scale it.
+    """
+    return dataclasses.field(default=default, compare=False, metadata={"weight": True, "private": private})
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The weights of a defence, each the factor of the term of its name. A term without a weight counts once.
+
+    Attributes:
+        values: by name, 0 or more.
+        privacy: names of those that protect.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    values: Mapping[str, float]
+    privacy: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for name, value in self.values.items():
+            require(math.isfinite(value) and value >= 0, name, value, "a finite number, 0 or more")
+
+    @classmethod
+    def of(cls, options: Any) -> Self:
+        """The weights among the fields of a dataclass.
+
+        Example:
+            >>> from ani_jax.defenses.ani import Ani
+            >>> Weights.of(Ani(entropy=2.0))
+            Weights(values={'entropy': 2.0}, privacy=('entropy',))
+        """
+        marked = [field for field in dataclasses.fields(options) if "weight" in field.metadata]
+        values = {field.name: getattr(options, field.name) for field in marked}
+        return cls(values, tuple(field.name for field in marked if field.metadata["private"]))
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """Names of those that are not 0: 0 * NaN is NaN, so a term that is off must not be computed."""
+        return tuple(name for name, value in self.values.items() if value)
+
+    def arrays(self) -> dict[str, Array]:
+        """The values as they travel in ``state.weights``."""
+        return {name: jnp.float32(value) for name, value in self.values.items()}
+
+    def factors(self, traced: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Term name -> factor.
+
+        Args:
+            traced: the values at this step, by name.
+        """
+        return traced
+
+    def scaled(self, traced: Mapping[str, Array], multiplier: Array) -> dict[str, Array]:
+        """The values with those that protect multiplied.
+
+        Args:
+            traced: see :meth:`factors`.
+            multiplier: above 0.
+        """
+        return {name: value * multiplier if name in self.privacy else value for name, value in traced.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Convex(Weights):
+    """Weights of terms that are *maximised*; the task keeps what they leave of 1. All of them protect.
+
+        L = (1 - sum a_j) * task - sum a_j * term_j
+
+    Example:
+        >>> weights = Convex({"attribute": 0.5}, ("attribute",))
+        >>> {name: float(value) for name, value in weights.scaled(weights.arrays(), jnp.float32(3)).items()}
+        {'attribute': 0.75}
+    """
+
+    def __post_init__(self):
+        super().__post_init__()
+        total = sum(self.values.values())
+        require(total < 1, " + ".join(self.values), total, "below 1, the rest being the task's weight")
+
+    def factors(self, traced: Mapping[str, Array]) -> Mapping[str, Array]:
+        """What the task keeps, and minus each weight."""
+        return {"task": 1 - jnp.stack(list(traced.values())).sum(), **{name: -a for name, a in traced.items()}}
+
+    def scaled(self, traced: Mapping[str, Array], multiplier: Array) -> dict[str, Array]:
+        """Multiplies the odds: with l_j = a_j / (1 - sum a), a_j' = m * l_j / (1 + m * sum l), so the sum stays below 1."""
+        total = jnp.stack([traced[name] for name in self.privacy]).sum()
+        odds = {name: multiplier * traced[name] / (1 - total) for name in self.privacy}
+        return {name: value / (1 + jnp.stack(list(odds.values())).sum()) for name, value in odds.items()}

@@ -17,24 +17,24 @@ from ani_jax.attacks import base, decoder, descent
 from ani_jax.attacks.network import Objective
 from ani_jax.data.loader import Rows
 from ani_jax.defenses import registry
-from ani_jax.defenses.ani import Ani
-from ani_jax.defenses.base import Defense, Forward, Terms, freeze
+from ani_jax.defenses.ani import Ani, NoiseInjector
+from ani_jax.defenses.base import Defense, Forward, Phase, Terms, freeze
 from ani_jax.defenses.none import Undefended
 from ani_jax.evaluation import critics
 from ani_jax.evaluation.cost import multiply_accumulates
+from ani_jax.frontier import sweep
 from ani_jax.losses.dependence import distance_correlation
 from ani_jax.losses.pairwise import centred
 from ani_jax.modules import conv, pool
 from ani_jax.modules.adversaries import ResidualDecoder
 from ani_jax.modules.initialise import initialise
-from ani_jax.modules.injector import NoiseInjector
 from ani_jax.optimize import fit as fitting
-from ani_jax.training import parallel, sweep
+from ani_jax.training import devices as spreading
 from ani_jax.training.config import TrainConfig
-from ani_jax.training.dispatch import Work
-from ani_jax.training.parallel import Spread
+from ani_jax.training.devices import Devices
 from ani_jax.training.phases import enter
 from ani_jax.training.state import State, init
+from ani_jax.training.step import Work
 from ani_jax.types import Batch, Data, Images, Knowledge, Release, Sent, Source, Task, fixed
 from experiments.sides import (
     ATTRIBUTES,
@@ -80,9 +80,10 @@ class Penalised(Undefended):
 
     name: ClassVar[str] = "dependence"
 
-    def active_terms(self) -> tuple[str, ...]:
-        """Both."""
-        return ("task", "dependence")
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Both terms, each as it is."""
+        return (Phase("train", self.steps, ("client", "server"), ("task", "dependence")),)
 
     def client_loss(self, forward: Forward, batch: Batch) -> Terms:
         """Cross-entropy and the weighted correlation."""
@@ -110,9 +111,10 @@ class Quiet(Ani):
         """The injector that draws no noise."""
         return Mean(axis_name=self.axis_name)
 
-    def active_terms(self) -> tuple[str, ...]:
+    @property
+    def phases(self) -> tuple[Phase, ...]:
         """The task."""
-        return ("task",)
+        return (Phase("train", self.steps, ("client", "server"), ("task",)),)
 
     def client_loss(self, forward: Forward, batch: Batch) -> Terms:
         """Cross-entropy."""
@@ -176,7 +178,7 @@ def _phase(defense: Defense) -> Any:
     return next(phase for phase in defense.phases if phase.name == "train")
 
 
-def training(defense: Defense, shape: Shape, spread: Spread) -> Callable[[], Any]:
+def training(defense: Defense, shape: Shape, spread: Devices) -> Callable[[], Any]:
     """A step as the training loop runs it, state donated, on a batch that is on the device already; returns its outcome."""
     defense = dataclasses.replace(defense, axis_name=spread.axis_name)
     work, key = Work(defense, _phase(defense), shape.batch), jax.random.key(1)
@@ -203,9 +205,9 @@ def _training_case(name: str, shape: Shape) -> Case:
 
     def facts() -> dict[str, float]:
         work, feed = Work(defense, _phase(defense), shape.batch), _first(batch(shape.batch, shape))
-        return _facts(parallel._jitted.trace(work, fresh(defense, shape), feed, jax.random.key(1), False))
+        return _facts(spreading.jitted.trace(work, fresh(defense, shape), feed, jax.random.key(1), False))
 
-    return Case(training(defense, shape, Spread("jit")), facts=facts)
+    return Case(training(defense, shape, Devices("jit")), facts=facts)
 
 
 def _facts(traced: Any) -> dict[str, float]:
@@ -349,11 +351,11 @@ def members(shape: Shape) -> Case:
     defense = DEFENSES["plain"](shape)
     work, key = Work(defense, _phase(defense), shape.batch), jax.random.key(1)
     source = Source(batch(shape.batch, shape), fixed)
-    states = sweep._stack([fresh(defense, shape)] * shape.count)
+    states = sweep.stack([fresh(defense, shape)] * shape.count)
 
     def unit() -> Any:
         nonlocal states
-        states, outcome = sweep._dispatch(states, source, key, work)
+        states, outcome = sweep.dispatch(states, source, key, work)
         return jax.block_until_ready((states, outcome))[1]
 
     return Case(unit)
@@ -361,7 +363,7 @@ def members(shape: Shape) -> Case:
 
 def devices(shape: Shape) -> Case:
     """One plain step with the batch spread over all devices of the process."""
-    return Case(training(DEFENSES["plain"](shape), shape, Spread("pmap")))
+    return Case(training(DEFENSES["plain"](shape), shape, Devices("pmap")))
 
 
 def frontier(shape: Shape, steps: int = 5) -> Case:

@@ -65,14 +65,14 @@ class RunConfig:
         if self.utility_budget is not None:
             if not 0 < self.utility_budget <= 0.5:
                 raise ValueError(f"utility_budget={self.utility_budget}: must be in (0, 0.5]")
-            if not registry.DEFENSES[self.defense].privacy:
-                able = ", ".join(name for name, kind in registry.DEFENSES.items() if kind.privacy)
+            if not registry.DEFENSES[self.defense]().weights.privacy:
+                able = ", ".join(name for name, kind in registry.DEFENSES.items() if kind().weights.privacy)
                 raise ValueError(
                     f"utility_budget={self.utility_budget}: {self.defense} has no privacy weight; {able} have"
                 )
         chosen = registry.options(self.defense) | dict(self.options)
         self._build(chosen)
-        weights = registry.DEFENSES[self.defense].privacy
+        weights = registry.DEFENSES[self.defense](**chosen).weights.privacy
         if self.utility_budget is not None and not any(chosen[name] for name in weights):
             raise ValueError(
                 f"utility_budget={self.utility_budget}: scales {', '.join(weights)}, of which one must be above 0"

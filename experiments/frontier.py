@@ -15,9 +15,9 @@ from absl import flags as absl_flags
 
 from ani_jax.data.files import DataError
 from ani_jax.evaluation.frontier import WORST, Frontier, Point
+from ani_jax.frontier import sweep
 from ani_jax.records import to_json
 from ani_jax.reporting import frontier, frontier_page
-from ani_jax.training import sweep
 from ani_jax.training.checkpoint import CheckpointError
 from experiments import flags, folders, grid, machine, programs, runs
 

@@ -11,7 +11,7 @@ from absl.testing import flagsaver
 
 from ani_jax.defenses import registry
 from ani_jax.evaluation.frontier import Point
-from ani_jax.training import sweep
+from ani_jax.frontier import sweep
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.loop import Stopped, TrainingError
 from ani_jax.training.phases import schedule
@@ -92,7 +92,7 @@ def rows(chosen: Sequence[RunConfig], weights: int, seeds: int, span: float) -> 
         chosen: one config a defence, of the first seed.
         weights: points of the grid of multipliers.
         seeds: how many, counted from the configs' own.
-        span: see :func:`ani_jax.training.sweep.multipliers`.
+        span: see :func:`ani_jax.frontier.sweep.multipliers`.
 
     Raises:
         ValueError: an argument is out of range, or all privacy weights of a defence are 0.
@@ -104,14 +104,14 @@ def rows(chosen: Sequence[RunConfig], weights: int, seeds: int, span: float) -> 
 
 
 def _row(config: RunConfig, grid: Sequence[float], offset: int) -> list[Member]:
-    side, attributes = config.image_size, tuple((name, 2) for name in config.tasks[1])
-    # Weights depend neither on the number of classes nor on the data.
-    defense = registry.build(config.defense, 2, (side, side, 3), attributes=attributes, **config.options)
-    if defense.privacy and not any(config.options[name] for name in defense.privacy):
-        raise ValueError(f"defenses={config.defense}: {', '.join(defense.privacy)} are 0, so there is nothing to scale")
+    # Weights do not depend on the data.
+    defense = registry.DEFENSES[config.defense](**config.options)
+    private = defense.weights.privacy
+    if private and not any(config.options[name] for name in private):
+        raise ValueError(f"defenses={config.defense}: {', '.join(private)} are 0, so there is nothing to scale")
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=config.train.seed + offset))
     found = []
-    for multiplier in grid if defense.privacy else (1.0,):
+    for multiplier in grid if private else (1.0,):
         weights = sweep.scaled(defense, multiplier)
         found.append(Member(dataclasses.replace(config, options={**config.options, **weights}), multiplier, weights))
     return found

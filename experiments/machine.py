@@ -10,8 +10,8 @@ from types import FrameType
 from absl import flags
 
 from ani_jax.training import processes
+from ani_jax.training.devices import MODES, PLACEMENTS, Devices
 from ani_jax.training.loop import Stopped
-from ani_jax.training.parallel import MODES, PLACEMENTS, Spread
 
 FLAGS = flags.FLAGS
 
@@ -26,13 +26,13 @@ class Machine:
     """What a run is given to run on.
 
     Attributes:
-        spread: how training is spread over devices.
+        devices: how training is spread over them.
         resume: "auto" goes on from where a run folder stands, "must" refuses a folder where nothing was begun, "never" one where
             something was.
         stop: whether the run was told to end.
     """
 
-    spread: Spread = dataclasses.field(default_factory=Spread)
+    devices: Devices = dataclasses.field(default_factory=Devices)
     resume: str = "auto"
     stop: Callable[[], bool] = lambda: False
 
@@ -70,7 +70,7 @@ def from_flags() -> Machine:
     if address is not None:
         processes.join(address, number, own)
     stop = processes.preemption() if processes.count() > 1 else Told(signal.SIGTERM)
-    return Machine(Spread(FLAGS.parallel, FLAGS.placement), FLAGS.resume, stop)
+    return Machine(Devices(FLAGS.parallel, FLAGS.placement), FLAGS.resume, stop)
 
 
 @contextlib.contextmanager

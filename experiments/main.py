@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     try:
         config, given = flags.from_flags(), machine.from_flags()
         for one in (config, config.reference()):
-            given.spread.check(one.train.batch_size)
+            given.devices.check(one.train.batch_size)
     except ValueError as error:
         flags.fail(f"flag --{error}")
     cache = pathlib.Path(flags.FLAGS.cache_dir).expanduser()

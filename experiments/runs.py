@@ -23,7 +23,8 @@ from ani_jax.evaluation.audit import audit
 from ani_jax.records import Evidence, from_json, to_json
 from ani_jax.reporting import page
 from ani_jax.reporting.adversaries import gaps, silent
-from ani_jax.training.budget import UtilityBudget
+from ani_jax.training.budget import Spend, UtilityBudget, Watch
+from ani_jax.training.callbacks import Save, Stop, Tell
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.loop import Stopped, train
 from ani_jax.training.state import State, init
@@ -209,9 +210,9 @@ def _finish(
         if config.utility_budget is not None and reference is not None:
             utility = UtilityBudget.of(reference.metrics, config.utility_budget)
         saved = Checkpoints(folder / "checkpoints", config.train.keep)
-        state = train(
-            defense, data, config.train, saved, on_event, utility, reference is None, machine.spread, machine.stop
-        )
+        rest = [Watch()] if reference is None else [] if utility is None else [Spend(utility, saved)]
+        callbacks = [Save(saved), Tell(on_event), *rest, Stop(machine.stop)]
+        state = train(defense, data, config.train, callbacks, machine.devices)
         ended, parts = time.monotonic(), Parts(folder / "audit")
         known = reference.evidence if reference else None
         evidence = attacked(config, data, defense, state, config.audit, known, parts, on_attack)
@@ -227,7 +228,7 @@ def _finish(
         **_waiting(data, config, logged),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "devices": str(jax.devices()),
-        "parallel": machine.spread.mode,
+        "parallel": machine.devices.mode,
     }
     write(folder / "timing.json", json.dumps(timing, indent=1))
     write(folder / "evidence.json", to_json(evidence))

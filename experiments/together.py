@@ -1,14 +1,14 @@
 """Training by several processes: each run up to its last checkpoint, from which the main process then goes on alone."""
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
-
 from ani_jax.training import processes
-from ani_jax.training.budget import UtilityBudget
+from ani_jax.training.budget import Spend, UtilityBudget, Watch
+from ani_jax.training.callbacks import Save, Stop, Tell
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.loop import train
 from experiments import runs
@@ -47,26 +47,15 @@ def _train(
         processes.on_main(lambda: held.enter_context(runs.claim(folder, config, wait=wait)))
         if not wait:
             processes.on_main(lambda: runs.check_resume(folder, machine.resume))
-        done = processes.from_main(jnp.bool_((folder / "evidence.json").exists()))
-        if bool(done):
+        if processes.share(lambda: (folder / "evidence.json").exists()):
             return
         data, defense = runs.problem(config, where)
-        log = held.enter_context(Progress(folder, config.defense)) if processes.is_main() else _silent
-        utility = _budget(config, reference)
         saved = Checkpoints(folder / "checkpoints", config.train.keep)
-        watch = config.defense == "none"
-        train(defense, data, config.train, saved, log, utility, watch, machine.spread, machine.stop)
-
-
-def _budget(config: RunConfig, reference: pathlib.Path | None) -> UtilityBudget | None:
-    """The utility budget out of the reference's log, which the main process has."""
-    if config.utility_budget is None or reference is None:
-        return None
-    lost = config.utility_budget
-    found = processes.on_main(lambda: UtilityBudget.of(runs.log(reference), lost))
-    values = processes.from_main(jnp.array([0.0, 0.0] if found is None else [found.loss, found.accuracy]))
-    return UtilityBudget(lost, *map(float, values))
-
-
-def _silent(event: Mapping[str, Any]) -> None:
-    del event
+        callbacks = [Save(saved), Tell(held.enter_context(Progress(folder, config.defense))), Stop(machine.stop)]
+        if config.defense == "none":
+            callbacks.append(Watch())
+        lost = config.utility_budget
+        if lost is not None and reference is not None:
+            found = processes.share(lambda: dataclasses.asdict(UtilityBudget.of(runs.log(reference), lost)))
+            callbacks.append(Spend(UtilityBudget(**found), saved))
+        train(defense, data, config.train, callbacks, machine.devices)

@@ -103,6 +103,8 @@ def objective(rules: Rules, forward: Forward, batch: Batch, weights: Mapping[str
     factors = rules.defense.weights.factors(weights)
     losses = {name: losses[name] for name in rules.phase.objective}
     total = jnp.asarray(sum(factors.get(name, 1.0) * loss for name, loss in losses.items()))
-    measured = rules.defense.measurements(forward, batch) if isinstance(rules.defense, Measured) else {}
-    terms = {f"term/{name}": loss for name, loss in losses.items()}
-    return total, {"loss": total, "accuracy": accuracy(forward.logits, batch.label).mean(), **terms, **measured}
+    metrics = {"loss": total, "accuracy": accuracy(forward.logits, batch.label).mean()}
+    metrics |= {f"term/{name}": loss for name, loss in losses.items()}
+    if isinstance(rules.defense, Measured):
+        metrics |= rules.defense.measurements(forward, batch)
+    return total, metrics

@@ -82,7 +82,7 @@ def adversary_update(rules: Rules, state: State, z: Features, batch: Batch) -> t
         z: what the client sent, stopped.
         batch: whose answers they guess.
     """
-    heard, metrics = dict.fromkeys(state.params["adversaries"], z), {}
+    heard = dict.fromkeys(state.params["adversaries"], z)
 
     def own(params: Mapping[str, Any]) -> tuple[Array, Any]:
         return own_losses(rules.defense, params, heard, batch, state.extra)

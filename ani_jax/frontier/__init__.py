@@ -1,1 +1,1 @@
-"""One defence at many privacy weights: which of its members pay, and how they are trained."""
+"""Utility against leakage over weights, seeds and defences: the points and their geometry, and the sweep that trains them."""

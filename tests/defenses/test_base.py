@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ani_jax.defenses import registry
-from ani_jax.defenses.base import Optimizer, freeze, require
+from ani_jax.defenses.base import Optimizer, freeze
 from ani_jax.training.state import init
 
 
@@ -88,9 +88,3 @@ def test_release_is_differentiable_in_the_image(frozen):
     gradient = jax.jit(jax.grad(lambda x: (release(x, jax.random.key(0)) ** 2).sum()))(images)
     assert jnp.isfinite(gradient).all()
     assert jnp.abs(gradient).max() > 0
-
-
-def test_require_is_one_line():
-    require(True, "beta", 1, "anything")
-    with pytest.raises(ValueError, match=r"^beta=-1: must be 0 or more$"):
-        require(False, "beta", -1, "0 or more")

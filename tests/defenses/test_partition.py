@@ -11,6 +11,7 @@ from ani_jax.defenses import registry
 from ani_jax.defenses.base import Forward
 from ani_jax.losses import reconstruction
 from ani_jax.losses.task import cross_entropy
+from ani_jax.training.callbacks import Save, Tell
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.loop import TrainConfig, train
 from ani_jax.training.phases import enter, schedule
@@ -52,6 +53,11 @@ def ready(defense, data, seed=0):
     return enter(state, len(phases) - 1, phases[-1][0], data), phases[-1][0]
 
 
+def adversaries(defense):
+    """By name."""
+    return {adversary.name: adversary for adversary in defense.adversaries}
+
+
 def same(a, b):
     return jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
 
@@ -68,11 +74,11 @@ def _adam(part):
 
 
 def test_adversaries_are_those_that_the_weights_and_hide_ask_for():
-    assert set(small(attribute=0.5).adversaries) == {"ink-conv", "ink-channels"}
+    assert set(adversaries(small(attribute=0.5))) == {"ink-conv", "ink-channels"}
     assert set(small(attribute=0.5, hide="paper, ink").hidden) == {"paper", "ink"}
     assert len(small(attribute=0.5, hide="ink,paper", listeners="positions").adversaries) == 2
-    assert set(small(attribute=0.0, reconstruction=0.5, decoder="mirror").adversaries) == {"image"}
-    assert small(attribute=0.0, reconstruction=0.0).adversaries == {}
+    assert set(adversaries(small(attribute=0.0, reconstruction=0.5, decoder="mirror"))) == {"image"}
+    assert small(attribute=0.0, reconstruction=0.0).adversaries == ()
 
 
 @pytest.mark.parametrize("objective", ["max_entropy", "neg_ce", "kl_to_prior"])
@@ -128,7 +134,7 @@ def test_each_side_moves_its_own_parameters_alone(updates, data):
     only = dataclasses.replace(phase, trainable=(), objective=("task",))
     after = jax.jit(make_step(defense, only))(state, data.test)[0]
     assert same([state.params[p] for p in ("client", "server")], [after.params[p] for p in ("client", "server")])
-    for name in defense.adversaries:
+    for name in adversaries(defense):
         assert not same(state.params["adversaries"][name], after.params["adversaries"][name])
     frozen = dataclasses.replace(phase, adversary_updates=0)
     after = jax.jit(make_step(defense, frozen))(state, data.test)[0]
@@ -214,11 +220,10 @@ def test_adversaries_minimise_plain_losses_whatever_the_defender_wants(data):
     expected = float(cross_entropy(logits, data.test.sensitive["ink"]).mean())
     for objective in ("max_entropy", "neg_ce", "kl_to_prior"):
         defense = small(attribute=0.4, attribute_objective=objective)
-        assert float(defense.adversary_loss("ink-mlp", logits, data.test)) == pytest.approx(expected)
+        assert float(adversaries(defense)["ink-conv"].loss(logits, data.test, {})) == pytest.approx(expected)
     far = data.test.image + 0.9
-    assert float(small(attribute=0.4, reconstruction=0.05).adversary_loss("image", far, data.test)) == pytest.approx(
-        0.81, rel=1e-4
-    )
+    image = adversaries(small(attribute=0.4, reconstruction=0.05))["image"]
+    assert float(image.loss(far, data.test, {})) == pytest.approx(0.81, rel=1e-4)
 
 
 REVERSIBLE = {"attribute": 0.4, "reconstruction": 0.3, "attribute_objective": "neg_ce", "hinge": False}
@@ -267,16 +272,16 @@ def test_reversal_gradient_differs_without_the_sign(data):
 
 def test_scaled_multiplies_the_odds():
     defense = small(attribute=0.5, reconstruction=0.25)
-    weights = defense.init_weights()
+    weights = defense.weights.arrays()
     for multiplier in (0.1, 1.0, 3.0, 1e4):
-        scaled = {name: float(a) for name, a in defense.scaled(weights, jnp.float32(multiplier)).items()}
+        scaled = {name: float(a) for name, a in defense.weights.scaled(weights, jnp.float32(multiplier)).items()}
         rest = 1 - sum(scaled.values())
         # With 0.25 left for the task the odds are 2 and 1.
         assert scaled["attribute"] / rest == pytest.approx(2 * multiplier, rel=2e-3 * max(1, multiplier / 10))
         assert scaled["attribute"] == pytest.approx(2 * multiplier / (1 + 3 * multiplier), rel=1e-5)
         assert scaled["reconstruction"] == pytest.approx(multiplier / (1 + 3 * multiplier), rel=1e-5)
-        assert float(defense.coefficients(jax.tree.map(jnp.float32, scaled))["task"]) > 0
-    identity = defense.scaled(weights, jnp.float32(1))
+        assert float(defense.weights.factors(jax.tree.map(jnp.float32, scaled))["task"]) > 0
+    identity = defense.weights.scaled(weights, jnp.float32(1))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), identity, weights)
 
 
@@ -309,8 +314,8 @@ def test_a_killed_run_resumes_to_identical_parameters_across_phases(data, tmp_pa
             raise Killed
 
     with pytest.raises(Killed):
-        train(defense, data, config, Checkpoints(tmp_path), kill)
-    resumed = train(defense, data, config, Checkpoints(tmp_path))
+        train(defense, data, config, [Save(Checkpoints(tmp_path)), Tell(kill)])
+    resumed = train(defense, data, config, [Save(Checkpoints(tmp_path))])
     assert same((whole.params, whole.extra, whole.optimizers), (resumed.params, resumed.extra, resumed.optimizers))
 
 

@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import pytest
 
 from ani_jax.attacks.query import as_release
+from ani_jax.defenses.funnel import CnnFunnel
 from ani_jax.evaluation.cost import cost_card, multiply_accumulates, parameter_count
 from ani_jax.modules.conv import conv2d
 from ani_jax.modules.edge import CnnEdge
-from ani_jax.modules.funnel import CnnFunnel
 from ani_jax.types import Release
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from ani_jax.training.dispatch import Work, advance
 from torch.nn import functional as F
 
 from ani_jax.attacks import decoder, descent
@@ -16,7 +17,6 @@ from ani_jax.evaluation import critics
 from ani_jax.losses.dependence import distance_correlation
 from ani_jax.modules.adversaries import ResidualDecoder
 from ani_jax.modules.initialise import initialise
-from ani_jax.training.dispatch import Work, advance
 from ani_jax.training.state import init
 from experiments import cases
 from experiments.peers import cases as peers

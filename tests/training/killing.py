@@ -7,7 +7,6 @@ Children are forked before JAX has touched a device, so that a restart costs lit
 """
 
 import hashlib
-import importlib.util
 import json
 import os
 import pathlib
@@ -23,14 +22,12 @@ import jax
 import numpy as np
 
 from ani_jax.training import processes
+from ani_jax.training.callbacks import Save, Stop, Tell
 from ani_jax.training.checkpoint import Checkpoints
+from ani_jax.training.devices import Devices
 from ani_jax.training.loop import Stopped, TrainConfig, train
-from ani_jax.training.parallel import Spread
 from experiments.machine import STOPPED, Told
-
-spec = importlib.util.spec_from_file_location("toys", pathlib.Path(__file__).with_name("conftest.py"))
-toys = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(toys)
+from tests import toys
 
 CONFIG = TrainConfig(batch_size=8, log_every=5, checkpoint_every=5, keep=2)
 
@@ -50,12 +47,11 @@ def child(folder, steps, number, count, port, pipe):
     def on_event(event):
         if event["kind"] == "metrics":
             losses.append(event["metrics"]["loss"])
-        if number == 0:
-            os.write(pipe, b"." if event["kind"] != "start" else f"[{event['step']}]".encode())
+        os.write(pipe, b"." if event["kind"] != "start" else f"[{event['step']}]".encode())
 
     data = toys.make_data(toys.make_batch())
     try:
-        state = train(defense, data, CONFIG, Checkpoints(folder), on_event, spread=Spread("auto"), stop=stop)
+        state = train(defense, data, CONFIG, [Save(Checkpoints(folder)), Tell(on_event), Stop(stop)], Devices("auto"))
     except Stopped:
         return STOPPED
     digest = hashlib.sha256()

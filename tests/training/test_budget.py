@@ -1,5 +1,4 @@
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +6,13 @@ import numpy as np
 import pytest
 
 from ani_jax.defenses import registry
-from ani_jax.training import budget
-from ani_jax.training.budget import Appraisal, UtilityBudget, preferred
+from ani_jax.training import budget, processes
+from ani_jax.training.budget import Appraisal, Spend, UtilityBudget, Watch, preferred, spends
+from ani_jax.training.callbacks import Run, Save, Tell
 from ani_jax.training.checkpoint import Checkpoints
+from ani_jax.training.devices import Devices
 from ani_jax.training.loop import TrainConfig, train
+from ani_jax.training.phases import parts, schedule
 from ani_jax.training.state import init
 
 TARGET = UtilityBudget(lost=0.02, loss=0.5, accuracy=0.6)
@@ -19,19 +21,14 @@ CONFIG = TrainConfig(batch_size=8, log_every=10, checkpoint_every=10)
 
 @pytest.fixture(scope="module")
 def private(toy):
-    """The toy defence with its privacy weight declared."""
-
-    @dataclasses.dataclass(frozen=True)
-    class Private(type(toy())):
-        privacy: ClassVar[tuple[str, ...]] = ("attribute",)
-
-    return lambda **options: Private(**{"classes": 3, "image_shape": (4, 4, 1), "steps": 40, **options})
+    """The toy defence, long enough to be steered."""
+    return lambda **options: toy(**{"steps": 40, **options})
 
 
 def moved(defense, *losses):
     state = init(defense, jax.random.key(0))
     for loss in losses:
-        state = budget.ascend(state, jnp.float32(loss), defense.init_weights(), TARGET, defense)
+        state = budget.ascend(state, jnp.float32(loss), defense.weights.arrays(), TARGET, defense)
     return state
 
 
@@ -53,7 +50,7 @@ def test_the_ema_follows_and_the_multiplier_stays_in_its_range(private):
     back = budget.ascend(
         dataclasses.replace(state, budget=state.budget | {"ema": jnp.float32(0.1)}),
         jnp.float32(0.1),
-        private().init_weights(),
+        private().weights.arrays(),
         TARGET,
         private(),
     )
@@ -79,8 +76,8 @@ def test_a_state_outside_the_budget_tightens_the_target_and_one_inside_gives_bac
         state = budget.tighten(state, missed, TARGET)
     assert float(state.budget["log_target"]) == budget.TIGHTEST
     # A cross-entropy of 0.4 is inside the target of 0.5, and outside of it once tightened.
-    given = budget.ascend(init(defense, jax.random.key(0)), jnp.float32(0.4), defense.init_weights(), TARGET, defense)
-    after = budget.ascend(tight, jnp.float32(0.4), defense.init_weights(), TARGET, defense)
+    given = budget.ascend(init(defense, jax.random.key(0)), jnp.float32(0.4), defense.weights.arrays(), TARGET, defense)
+    after = budget.ascend(tight, jnp.float32(0.4), defense.weights.arrays(), TARGET, defense)
     assert float(given.budget["constraint"]) == pytest.approx(-0.2)
     assert float(after.budget["constraint"]) == pytest.approx(0.4 / (0.5 * np.exp(-budget.TIGHTENING)) - 1, rel=1e-5)
     assert float(after.budget["log_target"]) == float(tight.budget["log_target"])
@@ -91,14 +88,8 @@ def test_how_often_states_are_considered_does_not_depend_on_how_often_they_are_s
     found = []
     for every in (40, 10):
         events = []
-        train(
-            private(steps=40),
-            toy_data,
-            dataclasses.replace(CONFIG, checkpoint_every=every),
-            None,
-            events.append,
-            TARGET,
-        )
+        config = dataclasses.replace(CONFIG, checkpoint_every=every)
+        train(private(steps=40), toy_data, config, [Tell(events.append), Spend(TARGET)])
         found.append([event for event in events if event["kind"] == "selection"])
     assert [event["step"] for event in found[0]] == [10, 20, 30, 40]
     assert found[0] == found[1]
@@ -145,7 +136,7 @@ def test_a_budget_moves_the_weights_while_it_trains_and_a_kill_changes_nothing(
     monkeypatch.setattr(budget, "CHOICE", choice)
     defense = private(steps=40, pretraining=20)
     events = []
-    whole = train(defense, toy_data, CONFIG, on_event=events.append, utility=TARGET)
+    whole = train(defense, toy_data, CONFIG, [Tell(events.append), Spend(TARGET)])
     kept = [e["step"] for e in events if e["kind"] == "selection" and e["kept"]]
     assert kept
     assert int(whole.step) == kept[-1]
@@ -169,9 +160,10 @@ def test_a_budget_moves_the_weights_while_it_trains_and_a_kill_changes_nothing(
 
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     with pytest.raises(Killed):
-        train(defense, toy_data, CONFIG, checkpoints, kill, TARGET)
-    resumed = train(defense, toy_data, CONFIG, checkpoints, utility=TARGET)
-    again = train(defense, toy_data, CONFIG, checkpoints, utility=TARGET)
+        train(defense, toy_data, CONFIG, [Save(checkpoints), Tell(kill), Spend(TARGET, checkpoints)])
+    resumed, again = (
+        train(defense, toy_data, CONFIG, [Save(checkpoints), Spend(TARGET, checkpoints)]) for _ in range(2)
+    )
     for other in (resumed, again):
         for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(other.params), strict=True):
             assert (a == b).all()
@@ -180,11 +172,63 @@ def test_a_budget_moves_the_weights_while_it_trains_and_a_kill_changes_nothing(
 
 def test_a_watched_run_logs_what_a_budget_needs(toy, toy_data):
     events = []
-    train(toy(steps=20), toy_data, CONFIG, on_event=events.append, watch=True)
+    train(toy(steps=20), toy_data, CONFIG, [Tell(events.append), Watch()])
     rows = [e["metrics"] for e in events if e["kind"] == "metrics"]
     assert UtilityBudget.of(rows, 0.01).accuracy == pytest.approx(rows[-1]["validation/accuracy"] - 0.01)
 
 
 def test_every_private_weight_of_every_defence_is_one_that_it_has():
     for name, kind in registry.DEFENSES.items():
-        assert set(kind.privacy) <= set(registry.options(name)), name
+        assert set(kind().weights.privacy) <= set(registry.options(name)), name
+
+
+def test_a_budget_without_anything_to_scale_is_refused(toy, toy_data):
+    with pytest.raises(ValueError, match="utility: toy has no privacy weight above 0"):
+        train(toy(attribute=0.0), toy_data, CONFIG, [Spend(TARGET)])
+
+
+def test_a_phase_spends_where_it_has_a_private_term(private):
+    assert [spends(private(), phase) for phase in private(pretraining=2).phases] == [False, True, False]
+
+
+def considering(defense, data, spend, states, events):
+    """Shows states to the callback as a run does that comes by them: at the end of its second phase."""
+    run = Run(defense, data, CONFIG, Devices(), [Tell(events.append)], states[0])
+    spend.start(run)
+    run.part = list(parts(schedule(defense)[:2], 0, CONFIG))[-1]
+    for state in states:
+        run.state = jax.tree.map(jnp.copy, state)
+        spend.step(run)
+    return run
+
+
+def fresh(defense, seed, phase=1):
+    return dataclasses.replace(init(defense, jax.random.key(seed)), phase=jnp.int32(phase))
+
+
+def test_only_states_of_a_spending_phase_are_kept_and_a_restart_remembers(private, toy_data, tmp_path):
+    defense, within = private(steps=4, pretraining=2), dataclasses.replace(TARGET, accuracy=0.0)
+    checkpoints, events, states = Checkpoints(tmp_path), [], [fresh(defense, seed) for seed in range(4)]
+    considering(defense, toy_data, spend := Spend(within, checkpoints), [fresh(defense, 0, phase=0)], events)
+    assert events == []
+    considering(defense, toy_data, spend, states, events)
+    spend.close()
+    best = min(range(4), key=lambda place: events[place]["leakage"])
+    considering(defense, toy_data, again := Spend(within, checkpoints), [states[best]], events)
+    assert not events[-1]["kept"]
+    for found in (spend.kept, again.kept):
+        assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), found.params, states[best].params))
+
+
+def test_the_run_goes_on_with_a_target_moved_by_what_was_seen(private, toy_data):
+    defense = private(steps=4, pretraining=2)
+    for accuracy, moved in ((1.0, True), (0.0, False)):
+        spend = Spend(dataclasses.replace(TARGET, accuracy=accuracy))
+        run = considering(defense, toy_data, spend, [fresh(defense, 0)], [])
+        assert (float(run.state.budget["log_target"]) < 0) is moved
+
+
+@pytest.mark.parametrize("lost", [0.1, 1 / 3])
+def test_a_budget_that_is_shared_is_the_same_to_the_last_bit(lost):
+    budget = UtilityBudget(lost, 0.1 + lost, 0.7)
+    assert UtilityBudget(**processes.share(lambda: dataclasses.asdict(budget))) == budget

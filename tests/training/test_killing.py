@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from ani_jax.training.callbacks import Tell
 from ani_jax.training.loop import TrainConfig, train
 from experiments.machine import STOPPED
 
@@ -65,7 +66,7 @@ def test_two_processes_give_the_losses_of_one(toy, toy_data, tmp_path):
         if event["kind"] == "metrics":
             losses.append(event["metrics"]["loss"])
 
-    train(toy(steps=40, pretraining=20, stddev=0.0), toy_data, config, on_event=on_event)
+    train(toy(steps=40, pretraining=20, stddev=0.0), toy_data, config, [Tell(on_event)])
     found = killed(tmp_path, 0, 2, seed=0)
     assert found["codes"] == [0, 0]
     assert len(found["losses"]) == len(losses)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ani_jax.training.budget import UtilityBudget
+from ani_jax.training.callbacks import Save, Stop, Tell
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.loop import Stopped, TrainConfig, TrainingError, evaluate, train
 from ani_jax.training.state import init
@@ -30,7 +30,7 @@ class Killed(BaseException):
 
 def test_events_tell_the_story(toy, toy_data):
     events = []
-    train(toy(), toy_data, CONFIG, on_event=events.append)
+    train(toy(), toy_data, CONFIG, [Tell(events.append)])
     assert events[0] == {"kind": "start", "step": 0, "total": 6}
     assert [e["step"] for e in events if e["kind"] == "metrics"] == [2, 4, 6]
     assert events[-1] == {"kind": "end", "step": 6, "total": 6}
@@ -50,8 +50,8 @@ def test_a_killed_run_resumes_to_identical_parameters_across_phases(toy, toy_dat
 
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     with pytest.raises(Killed):
-        train(defense, toy_data, CONFIG, checkpoints, kill)
-    resumed = train(defense, toy_data, CONFIG, checkpoints)
+        train(defense, toy_data, CONFIG, [Save(checkpoints), Tell(kill)])
+    resumed = train(defense, toy_data, CONFIG, [Save(checkpoints)])
     assert identical(whole, resumed)
     assert int(resumed.extra["prepared"]) == 1
 
@@ -66,14 +66,15 @@ def test_steps_per_dispatch_changes_no_batch_and_no_key(toy, toy_data):
 def test_logs_and_checkpoints_go_on_after_a_phase_that_ends_between_two_multiples(toy, toy_data, tmp_path):
     events = []
     config = TrainConfig(batch_size=8, steps_per_dispatch=2, log_every=2, checkpoint_every=4)
-    train(toy(steps=6, pretraining=3), toy_data, config, Checkpoints(tmp_path, keep=9), events.append)
+    callbacks = [Save(Checkpoints(tmp_path, keep=9)), Tell(events.append)]
+    train(toy(steps=6, pretraining=3), toy_data, config, callbacks)
     assert [e["step"] for e in events if e["kind"] == "checkpoint"] == [5, 9, 11]
     assert [e["step"] for e in events if e["kind"] == "metrics"] == [2, 5, 7, 9, 11]
 
 
 def test_everything_up_to_a_checkpoint_is_logged_before_it(toy, toy_data, tmp_path):
     events = []
-    train(toy(), toy_data, CONFIG, Checkpoints(tmp_path), events.append)
+    train(toy(), toy_data, CONFIG, [Save(Checkpoints(tmp_path)), Tell(events.append)])
     kinds = [(e["kind"], e["step"]) for e in events]
     assert kinds.index(("metrics", 4)) < kinds.index(("checkpoint", 4)) < kinds.index(("metrics", 6))
 
@@ -87,15 +88,10 @@ def test_a_phase_after_the_main_one_still_learns(toy, toy_data, tmp_path):
         if event["kind"] == "checkpoint":
             seen[event["step"]] = checkpoints.restore(init(defense, jax.random.key(0)))[1].params
 
-    train(defense, toy_data, CONFIG, checkpoints, look)
+    train(defense, toy_data, CONFIG, [Save(checkpoints), Tell(look)])
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), seen[10], seen[12])
     assert max(jax.tree.leaves(moved["server"])) > 1e-6
     assert max(jax.tree.leaves(moved["client"])) == 0
-
-
-def test_a_budget_without_anything_to_scale_is_refused(toy, toy_data):
-    with pytest.raises(ValueError, match="utility: toy has no privacy weight above 0"):
-        train(toy(attribute=0.0), toy_data, CONFIG, utility=UtilityBudget(0.01, 1.0, 0.9))
 
 
 def test_seeds_differ_and_repeat(toy, toy_data):
@@ -121,7 +117,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_term(toy, toy_dat
     checkpoints = Checkpoints(tmp_path)
     config = TrainConfig(batch_size=8, log_every=3, checkpoint_every=3, steps_per_dispatch=per_dispatch)
     with pytest.raises(TrainingError, match=r"step 1: term/attribute, .* not finite; no checkpoint"):
-        train(defense, toy_data, config, checkpoints)
+        train(defense, toy_data, config, [Save(checkpoints)])
     assert checkpoints.steps() == []
 
 
@@ -145,7 +141,7 @@ def test_bad_steps_are_skipped_where_that_is_asked_for(toy, toy_data, per_dispat
         batch_size=8, log_every=2, checkpoint_every=2, steps_per_dispatch=per_dispatch, skip_nonfinite=True
     )
     events = []
-    state = train(toy(steps=8), spoilt, config, on_event=events.append)
+    state = train(toy(steps=8), spoilt, config, [Tell(events.append)])
     assert len([event for event in events if event["kind"] == "skipped"]) == 2
     assert int(state.step) == 8
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
@@ -158,6 +154,6 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on_identically(toy, toy_data,
     whole, checkpoints = train(defense, toy_data, CONFIG), Checkpoints(tmp_path)
     answers = iter([False, False, True])
     with pytest.raises(Stopped, match="step 3 of 11"):
-        train(defense, toy_data, CONFIG, checkpoints, stop=lambda: next(answers))
+        train(defense, toy_data, CONFIG, [Save(checkpoints), Stop(lambda: next(answers))])
     assert checkpoints.steps()[-1] == 3
-    assert identical(whole, train(defense, toy_data, CONFIG, checkpoints))
+    assert identical(whole, train(defense, toy_data, CONFIG, [Save(checkpoints)]))

@@ -13,6 +13,7 @@ def test_one_process_is_the_main_one_and_agrees_with_itself():
     assert processes.is_main()
     assert processes.from_main(tree) is tree
     assert processes.on_main(lambda: 5) == 5
+    assert processes.share(lambda: {"loss": 0.1}) == {"loss": 0.1}
     processes.leave()
 
 

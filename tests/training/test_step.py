@@ -34,7 +34,7 @@ def by_hand(defense, state, batch, adversary):
         variables = {"params": client, "batch_stats": state.statistics["client"]}
         sent, _ = defense.client.apply(variables, batch.image, key, train=True, mutable=["batch_stats"])
         logits = defense.server.apply({"params": server}, sent.z, train=True)
-        guess = defense.adversaries["ink"].apply({"params": adversary}, sent.z)
+        guess = defense.adversaries[0].module.apply({"params": adversary}, sent.z)
         leaked = cross_entropy(guess, batch.sensitive["ink"]).mean()
         return cross_entropy(logits, batch.label).mean() - state.weights["attribute"] * leaked
 
@@ -50,7 +50,7 @@ def test_defender_and_adversary_follow_their_own_gradients(toy, toy_batch, updat
     key = jax.random.fold_in(before.key, before.step)
     variables = {"params": before.params["client"], "batch_stats": before.statistics["client"]}
     z = defense.client.apply(variables, toy_batch.image, key, train=True, mutable=["batch_stats"])[0].z
-    module, adam = defense.adversaries["ink"], optax.adam(1e-3)
+    module, adam = defense.adversaries[0].module, optax.adam(1e-3)
     adversary = before.params["adversaries"]["ink"]
     moments = adam.init(adversary)
     for _ in range(updates):
@@ -101,7 +101,7 @@ def test_zero_weight_equals_plain_training(toy, toy_batch):
     before, after, _ = run(defense, toy_batch)
 
     class Plain(type(defense)):
-        adversaries: ClassVar = {}
+        adversaries: ClassVar = ()
 
         def client_loss(self, forward, batch):
             return {"task": cross_entropy(forward.logits, batch.label).mean()}
@@ -131,7 +131,7 @@ def test_weights_are_data_not_architecture(toy):
     assert toy(attribute=0.5) == toy(attribute=0.7)
     assert hash(toy(attribute=0.5)) == hash(toy(attribute=0.7))
     assert toy(stddev=0.5) != toy(stddev=0.7)
-    assert float(toy(attribute=0.7).init_weights()["attribute"]) == pytest.approx(0.7)
+    assert float(toy(attribute=0.7).weights.arrays()["attribute"]) == pytest.approx(0.7)
 
 
 def test_frozen_client_keeps_parameters_statistics_and_moments(toy, toy_batch):

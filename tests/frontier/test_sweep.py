@@ -12,11 +12,11 @@ from ani_jax.data import digits
 from ani_jax.data.loader import draw_batch
 from ani_jax.defenses import registry
 from ani_jax.defenses.funnel import Funnel
-from ani_jax.training import sweep
-from ani_jax.training.dispatch import Work, advance
+from ani_jax.frontier import sweep
 from ani_jax.training.loop import TrainConfig, train
 from ani_jax.training.phases import enter, schedule
 from ani_jax.training.state import init
+from ani_jax.training.step import Work, advance
 
 
 def members_of(defense, count):
@@ -80,7 +80,7 @@ def check_equality(defense, data, count):
         moved, _ = alone(member, data, config, 1e-7)
         assert sorted(record[place]) == sorted(losses) == list(range(1, 51))
         assert apart(ends[place].params, end.params) <= 3 * apart(moved.params, end.params)
-        assert ends[place].weights == pytest.approx(member.weights())
+        assert ends[place].weights == pytest.approx(member.weights.values)
 
 
 def test_a_member_is_sound_as_long_as_the_loop_would_train_it():
@@ -97,8 +97,8 @@ def first_steps(members, data, config):
     phase, _ = schedule(members[0])[0]
     starts = [enter(init(member, init_key), 0, phase, data) for member in members]
     work = Work(members[0], phase, config.batch_size)
-    states, _ = sweep._dispatch(sweep._stack(starts), data.defend, data_key, work)
-    return sweep._unstack(states, len(members))
+    states, _ = sweep.dispatch(sweep.stack(starts), data.defend, data_key, work)
+    return sweep.unstack(states, len(members))
 
 
 def gradients(state):
@@ -124,12 +124,8 @@ def test_weights_are_scaled_as_the_defence_says():
 
 @pytest.fixture(scope="module")
 def swept(toy):
-    """Builds a toy whose adversary's weight is what a frontier scales."""
-
-    class Swept(type(toy())):
-        privacy = ("attribute",)
-
-    return lambda steps: Swept(3, (4, 4, 1), steps=steps)
+    """Builds a toy; its adversary's weight is what a frontier scales."""
+    return lambda steps: toy(steps=steps)
 
 
 def test_together_is_one_by_one(toy_data, swept):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ani_jax.modules.injector import GAIN, NETWORKS, NOISES, QUIET, SCALES, SHIFTS, NoiseInjector
+from ani_jax.defenses.ani import GAIN, NETWORKS, NOISES, QUIET, SCALES, SHIFTS, NoiseInjector
 
 X = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
 KEY = jax.random.key(1)

@@ -3,8 +3,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from ani_jax.training.dispatch import Work, advance
 from ani_jax.training.state import init
+from ani_jax.training.step import Work, advance
 
 
 def test_work_that_compiles_to_the_same_program_is_equal(toy):

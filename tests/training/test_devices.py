@@ -13,9 +13,10 @@ from ani_jax.data import digits
 from ani_jax.data.loader import draw_batch
 from ani_jax.defenses import registry
 from ani_jax.defenses.ani import Ani
-from ani_jax.training import parallel
+from ani_jax.training import devices
+from ani_jax.training.callbacks import Save, Tell
+from ani_jax.training.devices import Devices
 from ani_jax.training.loop import TrainConfig, train
-from ani_jax.training.parallel import Spread
 from ani_jax.training.state import init
 
 SHAPE = (16, 16, 3)
@@ -57,7 +58,7 @@ def build(name, steps=50, **options):
 
 def losses_and_states(defense, data, spread, config=CONFIG, start=None):
     events, memory = [], Memory(start)
-    train(defense, data, config, memory, events.append, spread=spread)  # type: ignore[arg-type]
+    train(defense, data, config, [Save(memory), Tell(events.append)], spread)  # type: ignore[arg-type]
     return np.array([e["metrics"]["loss"] for e in events if e["kind"] == "metrics"]), memory.states
 
 
@@ -77,7 +78,7 @@ REST = (
 
 @functools.cache
 def _run(name, mode):
-    return losses_and_states(build(name, 10), digits.load(image_size=16), Spread(mode))
+    return losses_and_states(build(name, 10), digits.load(image_size=16), Devices(mode))
 
 
 @functools.cache
@@ -89,7 +90,7 @@ def _first(name, mode, seed):
     """
     with jax.enable_x64(True):
         data, config = digits.load(image_size=16), dataclasses.replace(CONFIG, seed=seed)
-        _, states = losses_and_states(build(name, 1), data, Spread(mode), config)
+        _, states = losses_and_states(build(name, 1), data, Devices(mode), config)
         return jax.tree.map(np.asarray, gradients(states[1]))
 
 
@@ -121,15 +122,15 @@ def test_a_saved_state_has_one_layout():
 def test_after_fifty_steps_modes_are_as_close_as_a_perturbed_run(name, data):
     defense = build(name)
     start = init(defense, jax.random.split(jax.random.key(CONFIG.seed))[0])
-    one = losses_and_states(defense, data, Spread())[0]
+    one = losses_and_states(defense, data, Devices())[0]
     apart = []
     for seed in range(3):
         keys = iter(jax.random.split(jax.random.key(seed), 1000))
         moved = jax.tree.map(lambda x: x + 1e-7 * jax.random.normal(next(keys), x.shape), start.params)  # noqa: B023
-        perturbed = losses_and_states(defense, data, Spread(), start=dataclasses.replace(start, params=moved))[0]
+        perturbed = losses_and_states(defense, data, Devices(), start=dataclasses.replace(start, params=moved))[0]
         apart.append(np.abs(perturbed - one).max())
     for mode in ("pmap", "sharding"):
-        many = losses_and_states(defense, data, Spread(mode))[0]
+        many = losses_and_states(defense, data, Devices(mode))[0]
         assert np.abs(many - one).max() <= 3 * max(apart), (mode, apart)
 
 
@@ -146,7 +147,7 @@ def test_noise_has_its_mean_and_spread_and_devices_draw_their_own(mode, data):
     steps = 24
     defense = Listened(10, SHAPE, width=4, network="cnn", pretraining_steps=0, steps=steps)
     events = []
-    train(defense, data, dataclasses.replace(CONFIG, batch_size=16), on_event=events.append, spread=Spread(mode))
+    train(defense, data, dataclasses.replace(CONFIG, batch_size=16), [Tell(events.append)], Devices(mode))
     rows = [e["metrics"] for e in events if e["kind"] == "metrics"]
     size = 16 * np.prod(SHAPE)
     assert rows[0]["size"] == (size / 8 if mode == "pmap" else size)
@@ -159,14 +160,14 @@ def test_noise_has_its_mean_and_spread_and_devices_draw_their_own(mode, data):
 @pytest.mark.parametrize("placement", ["device", "host"])
 @pytest.mark.parametrize("mode", MODES)
 def test_batches_are_the_same_however_they_come(mode, placement, data):
-    spread, key, plan = Spread(mode, placement), jax.random.key(3), [(0, 3), (3, 1)]
+    spread, key, plan = Devices(mode, placement), jax.random.key(3), [(0, 3), (3, 1)]
     expected = [draw_batch(data.defend, key, step, 16) for step in range(4)]
     seen = []
     for (first, count), feed in zip(plan, spread.feed(data.defend, key, 16, plan)):
-        found = parallel._drawn(16, count, feed, key, jnp.int32(first)) if mode == "pmap" else None
+        found = devices.drawn(16, count, feed, key, jnp.int32(first)) if mode == "pmap" else None
         for offset in range(count):
             if found is None:
-                draw = jax.jit(parallel.draw_steps, static_argnums=4)
+                draw = jax.jit(devices.draw_steps, static_argnums=4)
                 seen.append(draw(feed, key, jnp.int32(first + offset), jnp.int32(first), 16))
             else:
                 seen.append(jax.tree.map(lambda x, n=offset: x[:, n].reshape(16, *x.shape[3:]), found))
@@ -180,9 +181,9 @@ def test_a_run_resumes_in_another_mode(mode, toy, toy_data, tmp_path):
     config = TrainConfig(batch_size=8, log_every=2, checkpoint_every=2)
     whole = train(toy(stddev=0.0), toy_data, config)
     memory = Memory()
-    train(toy(stddev=0.0), toy_data, config, memory, spread=Spread("pmap" if mode == "jit" else "jit"))  # type: ignore[arg-type]
+    train(toy(stddev=0.0), toy_data, config, [Save(memory)], Devices("pmap" if mode == "jit" else "jit"))  # type: ignore[arg-type]
     middle = Memory(memory.states[4])
-    resumed = train(toy(stddev=0.0), toy_data, config, middle, spread=Spread(mode))  # type: ignore[arg-type]
+    resumed = train(toy(stddev=0.0), toy_data, config, [Save(middle)], Devices(mode))  # type: ignore[arg-type]
     assert int(resumed.step) == 6
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), whole.params, resumed.params)
 
@@ -191,7 +192,7 @@ def test_a_run_resumes_in_another_mode(mode, toy, toy_data, tmp_path):
 def test_phases_and_dispatches_of_several_steps(mode, toy, toy_data):
     defense = toy(stddev=0.0, steps=4, pretraining=3)
     config = TrainConfig(batch_size=8, log_every=2, checkpoint_every=2, steps_per_dispatch=2)
-    one, many = (train(defense, toy_data, config, spread=Spread(name)) for name in ("jit", mode))
+    one, many = (train(defense, toy_data, config, devices=Devices(name)) for name in ("jit", mode))
     assert int(many.extra["prepared"]) == 1
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), one.params, many.params)
 
@@ -200,13 +201,13 @@ def test_an_uneven_batch_is_refused(toy, toy_data):
     with pytest.raises(
         ValueError, match="batch_size=12: must be a multiple of 8, the number of devices of parallel=pmap"
     ):
-        train(toy(), toy_data, TrainConfig(batch_size=12), spread=Spread("pmap"))
+        train(toy(), toy_data, TrainConfig(batch_size=12), devices=Devices("pmap"))
 
 
 def test_modes_are_checked():
     with pytest.raises(ValueError, match="parallel=pipes: must be one of auto, jit, pmap, sharding"):
-        Spread("pipes")
+        Devices("pipes")
     with pytest.raises(ValueError, match="placement=moon: must be one of auto, device, host"):
-        Spread(placement="moon")
+        Devices(placement="moon")
     # Virtual devices of one processor are no reason to spread.
-    assert Spread("auto").mode == "jit"
+    assert Devices("auto").mode == "jit"

@@ -16,8 +16,9 @@ from jaxtyping import Array, Float
 
 from ani_jax.defenses.base import Defense, Forward, Optimizer, Phase, Terms
 from ani_jax.defenses.mixins import Measured
-from ani_jax.defenses.options import require, weight
+from ani_jax.defenses.options import weight
 from ani_jax.defenses.registry import register
+from ani_jax.losses.checks import require
 from ani_jax.losses.dependence import (
     RELEASE_EPSILON,
     channel_pearson,

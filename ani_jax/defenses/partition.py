@@ -19,9 +19,10 @@ from jaxtyping import Array, Float
 from ani_jax.defenses.base import Adversary, Defense, Forward, Optimizer, Phase, Terms
 from ani_jax.defenses.mixins import Prepared, Reversible
 from ani_jax.defenses.none import require_split
-from ani_jax.defenses.options import Convex, require, weight
+from ani_jax.defenses.options import Convex, weight
 from ani_jax.defenses.registry import register
 from ani_jax.losses import adversarial, reconstruction
+from ani_jax.losses.checks import require
 from ani_jax.losses.task import accuracy, cross_entropy
 from ani_jax.modules.adversaries import ConvClassifier, MirrorDecoder, MLPClassifier
 from ani_jax.modules.cloud import SplitCloud

@@ -17,7 +17,7 @@ _PUBLIC = {
     "Source": "ani_jax.types",
     "Task": "ani_jax.types",
     "audit": "ani_jax.evaluation.audit",
-    "criterion": "ani_jax.evaluation.criterion",
+    "criterion": "ani_jax.information.criterion",
 }
 
 __all__ = ["Batch", "Data", "Evidence", "Knowledge", "Release", "Source", "Task", "audit", "criterion", "losses"]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -34,11 +34,90 @@ class Estimate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Member:
-    """One member of an attack's family (one architecture, seed or learning rate).
+class Metric:
+    """One score of a target, as a report says it.
 
     Attributes:
-        name: what distinguishes the member, e.g. "residual".
+        name: its key in ``AttackResult.scores``.
+        label: what a reader calls it.
+        unit: how its values are written: "percent", "ratio", "decibel" or "small" (three significant digits).
+        change: how a change against the reference is said: "points", "relative", or "" for not at all.
+        references: whether what scores are read against is listed below it, in its unit.
+    """
+
+    name: str
+    label: str
+    unit: str
+    change: str = ""
+    references: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Clause:
+    """What a headline says of one metric before and after.
+
+    Attributes:
+        metric: its name.
+        phrase: what it is called within a sentence, e.g. "balanced accuracy in inferring ink".
+        relative: say by how many percent it moved, rather than the two values alone.
+    """
+
+    metric: str
+    phrase: str
+    relative: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetWords:
+    """All that a report needs to know of a target; written by the target itself, so no reader asks which one it is.
+
+    Attributes:
+        name: the target's, as in ``AttackResult.target``.
+        title: as the heading of a section.
+        metrics: in the order in which they are shown.
+        strength: the metric that says which attack is the strongest.
+        higher: whether more of it is the stronger attack.
+        leakage: the metric that is 0 at the floor and 1 where everything leaks; "" for ``AttackResult.leakage``, which is
+            normalised by the undefended reference.
+        plotted: the metric that is drawn against utility.
+        floor: the reference at which the picture's line of "nothing leaks" lies, "" for 0.
+        summary: metrics that are averaged over seeds; "leakage" for ``AttackResult.leakage``.
+        clauses: of a headline that compares two clients.
+        alone: the clause about a single client, "{}" being its strength.
+        is_input: whether it is the client's own input that is sought, which the inversion-difficulty criterion is about.
+    """
+
+    name: str
+    title: str
+    metrics: tuple[Metric, ...]
+    strength: str
+    higher: bool
+    leakage: str
+    plotted: str
+    floor: str
+    summary: tuple[str, ...]
+    clauses: tuple[Clause, ...]
+    alone: str
+    is_input: bool = False
+
+    def metric(self, name: str) -> Metric:
+        """The metric of that name.
+
+        Raises:
+            KeyError: the target has no such metric.
+        """
+        for metric in self.metrics:
+            if metric.name == name:
+                return metric
+        raise KeyError(f"{self.name!r} has no metric {name!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Attacker:
+    """One attacker that competed in an attack (one architecture, seed or learning rate).
+
+    Attributes:
+        name: what distinguishes it, e.g. "residual".
         validation: its selection score on ``validation`` (higher is a stronger attack).
         test: its score on ``test``; serves the envelope only, never the headline.
         steps: optimisation steps it was given, 0 for a closed form.
@@ -87,15 +166,15 @@ class AttackResult:
     """What one attack found.
 
     Attributes:
-        attack: family, "attribute" or "decoder" (later also "whitebox", "shadow", "prior").
-        target: "image", or the attribute's name.
+        attack: the family that competed, e.g. "decoder".
+        target: name of what was sought, see ``Evidence.targets``.
         queries: k, how many releases of the same image the attacker saw.
-        chosen: name of the member chosen on ``validation``; its test scores are the headline.
+        chosen: name of the attacker chosen on ``validation``; its test scores are the headline.
         scores: metric name -> score on ``test``. Attribute: balanced_accuracy, accuracy, auc. Image: mse, psnr, ssim,
             r2_mean, r2_class_mean, retrieval, mse_worst (mean over the 5% most leaked images).
         references: what each score is read against, metric-like names -> value. Attribute: chance, majority, label_mediated,
             raw_input, random_encoder. Image: mse_mean_image, mse_class_mean.
-        members: every member that was tried.
+        attackers: every one that was tried.
         leakage: normalised leakage (METHODS 5.1), None with a note where it is not defined.
         per_example: per test image, 1.0/0.0 correct for attributes, MSE for images.
         gallery: reconstructions of the evidence's gallery images, image attacks only.
@@ -108,7 +187,7 @@ class AttackResult:
     chosen: str
     scores: dict[str, Estimate]
     references: dict[str, float | None]
-    members: tuple[Member, ...]
+    attackers: tuple[Attacker, ...]
     leakage: Estimate
     per_example: tuple[float, ...] = ()
     gallery: Picture | None = None
@@ -235,8 +314,8 @@ class Evidence:
         subject: what was audited, e.g. "funnel".
         dataset: catalogue name.
         seed: integer that the audit's key was made from.
-        budget: name of the compute budget, e.g. "quick".
-        steps: attack member -> optimisation steps, recorded before the audit started.
+        level: how much the audit might compute, e.g. "quick".
+        steps: attacker -> optimisation steps, recorded before the audit started.
         sizes: split -> number of images ("auxiliary_originals" counts originals).
         utility: metric -> score of the provider's answer on ``test`` (accuracy), empty without ``predict``.
         attacks: one result per attack and target.
@@ -244,12 +323,13 @@ class Evidence:
         cost: the client's cost card, None for an opaque release.
         notes: caveats a reader must see.
         criterion: the inversion-difficulty criterion, None where it was not asked for.
+        targets: what was attacked, in the order of a report.
     """
 
     subject: str
     dataset: str
     seed: int
-    budget: str
+    level: str
     steps: dict[str, int]
     sizes: dict[str, int]
     utility: dict[str, Estimate]
@@ -258,6 +338,18 @@ class Evidence:
     cost: CostCard | None = None
     notes: tuple[str, ...] = ()
     criterion: Criterion | None = None
+    targets: tuple[TargetWords, ...] = ()
+
+    def words(self, target: str) -> TargetWords:
+        """What a report needs to know of a target.
+
+        Raises:
+            KeyError: they are not in this evidence.
+        """
+        for words in self.targets:
+            if words.name == target:
+                return words
+        raise KeyError(f"no words for the target {target!r} in the evidence of {self.subject!r}")
 
     def attack(self, attack: str, target: str, queries: int = 1) -> AttackResult:
         """The result of one attack on one target.

@@ -4,74 +4,131 @@
     python -m experiments.audit --workdir=RUN --audit=standard
 
 The function takes a batch of images in [0, 1], or images and a key, and returns what leaves the device. Prints the table and
-writes evidence.json and report.html into --workdir, for a run into its audits/BUDGET. The same command again resumes.
+writes evidence.json and report.html into --workdir, for a run into its audits/LEVEL. The same command again resumes.
 """
 
+import contextlib
+import dataclasses
+import functools
+import importlib
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
-from absl import flags as absl_flags
+import jax
 
+from ani_jax.attacks.query import as_release, ask
+from ani_jax.config import AuditConfig
+from ani_jax.evaluation.audit import audit
+from ani_jax.records import Evidence, from_json, to_json
 from ani_jax.reporting.table import summary
-from experiments import audits, flags, programs
+from experiments import flags, runs
+from experiments.folders import Parts, WorkdirError, claim, write
+from experiments.progress import Progress, say
+from experiments.runs import Run
 
-FLAGS = absl_flags.FLAGS
-OF_A_FUNCTION = ("predict", "dataset", "primary", "sensitive", "originals", "image_size", "seed")
-"""Flags that a finished run has answered already."""
 
-
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Audits what the flags name."""
-    if len(argv) > 1:
-        flags.fail(f"argument {argv[1]}: not understood; options are written --name=value")
-    where = {name: FLAGS[name].value for name in ("data_dir", "manual_dir")}
-    cache = pathlib.Path(FLAGS.cache_dir).expanduser()
-    given: dict[str, Any] = {
-        name: FLAGS[name].value for name in (*OF_A_FUNCTION, "audit") if FLAGS[name].value is not None
-    }
-    programs.keep(cache)
-    try:
-        audits.budget(given.get("audit", "quick"))
-        if FLAGS.release is not None:
-            tasks = {"sensitive": tuple(given["sensitive"])} if "sensitive" in given else {}
-            config = audits.AuditConfig(FLAGS.release, **{**given, **tasks})
-            folder = config.folder() if FLAGS.workdir is None else pathlib.Path(FLAGS.workdir)
-            found = audits.of_function(config, folder, where)
-        else:
-            folder, found = audits.of_run(_run(given), given.get("audit"), cache, where)
-    except ValueError as error:
-        # Those of data, checkpoints and folders are among them, and begin with their flag too.
-        flags.fail(f"flag --{error}")
-    print(summary(found))
-    print(f"\nreport: {folder / 'report.html'}")
-
-
-def _run(given: dict[str, Any]) -> pathlib.Path:
-    """The folder of a finished run; what the run has settled cannot be asked again."""
-    if FLAGS.workdir is None:
+    cache, values = flags.cache(), flags.FLAGS
+    names = [field.name for field in dataclasses.fields(AuditConfig)]
+    if values.release is not None:
+        config = AuditConfig(**flags.given(names))
+        folder = pathlib.Path(values.workdir or f"runs/{config.dataset}-audit-{config.digest}")
+        found = of_function(config, folder)
+    elif values.workdir is None:
         raise ValueError("release=: name a client as package.module:function, or a finished run as --workdir=RUN")
-    settled = [name for name in OF_A_FUNCTION if name in given]
-    if settled:
-        raise ValueError(f"{settled[0]}={given[settled[0]]}: belongs to --release; a finished run has its own")
-    return pathlib.Path(FLAGS.workdir)
+    else:
+        settled = [name for name in names if name not in ("audit", "data_dir", "manual_dir")]
+        flags.refuse(settled, "belongs to --release; a finished run has its own")
+        folder, found = of_run(flags.placed(runs.load(pathlib.Path(values.workdir))), values.audit, cache)
+    print(f"{summary(found)}\n\nreport: {folder / 'report.html'}")
+
+
+def of_function(config: AuditConfig, folder: pathlib.Path) -> list[Evidence]:
+    """Audits somebody's own function; its finished parts are kept, so the same call again only reads them."""
+    function, predict = (imported(name, getattr(config, name)) for name in ("release", "predict"))
+    data, subject = config.load(config.seed), config.release.rpartition(":")[2]
+    images = data.test.image[:2]
+    try:
+        release = as_release(function)  # type: ignore[arg-type]
+        ask(release, images, jax.random.key(0))
+    except Exception as error:
+        # Whatever somebody's function raises.
+        raise ValueError(f"release={config.release}: fails on images of shape {images.shape} ({error})") from None
+    parts, seed = Parts(folder / "parts"), config.seed
+    with claim(folder, config, kind="audit"), Progress(folder, subject) as progress:
+        evidence = audit(
+            release, data, predict, level=config.audit, seed=seed, subject=subject, on_event=progress, store=parts
+        )
+        write(folder / "evidence.json", to_json(evidence))
+        runs.render(folder, [evidence], command(config, folder), config, {})
+    return [evidence]
+
+
+def command(config: AuditConfig, folder: pathlib.Path) -> str:
+    """The command line that audits the function again, without what is a default anyway."""
+    given = [*flags.spelled(config, AuditConfig(config.release)), *flags.folders(config, folder)]
+    return " ".join(["python -m experiments.audit", f"--release={config.release}", *given])
+
+
+def imported(flag: str, name: str | None) -> Callable[..., Any] | None:
+    """The function called package.module:function, None for None."""
+    if name is None:
+        return None
+    module, _, path = name.partition(":")
+    try:
+        return functools.reduce(getattr, path.split("."), importlib.import_module(module))
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{flag}={name}: must be package.module:function, importable from here ({reason})") from None
+
+
+def of_run(run: Run, level: str | None, cache: pathlib.Path) -> tuple[pathlib.Path, list[Evidence]]:
+    """Audits a finished run again, at its own level if none is given, and first its undefended reference, if that is cached.
+
+    What comes back is the folder of the audit, and the evidence of both.
+    """
+    level, found = level or run.config.audit, []
+    if run.config.defense != "none":
+        try:
+            reference = runs.load(runs.reference_folder(run.config, cache))
+            reference = dataclasses.replace(reference, config=run.config.reference())
+            found.append(reference.evidence if level == reference.config.audit else again(reference, level, None, True))
+        except WorkdirError as error:
+            say(f"without an undefended reference: {error}")
+    found.append(again(run, level, found[0] if found else None))
+    target = run.folder / "audits" / level
+    line = f"python -m experiments.audit --workdir={run.folder} --audit={level}"
+    runs.render(target, found, line, run.config, {})
+    return target, found
+
+
+def again(run: Run, level: str, reference: Evidence | None, first: bool = False) -> Evidence:
+    """The evidence of a run at some level: read where it is there, else established.
+
+    ``first`` is a run that is audited for another one's sake: that is said, and its folder is waited for.
+    """
+    kept = run.folder / "audits" / level / "evidence.json"
+    if not kept.exists() and first:
+        say(f"first its undefended reference is audited at level {level}, once and for as long: {run.folder}")
+    with contextlib.nullcontext() if kept.exists() else claim(run.folder, run.config, wait=first):
+        # Another process may have done it in the meantime.
+        if not kept.exists():
+            parts = Parts(kept.parent / "parts")
+            with Progress(run.folder, run.config.defense) as progress:
+                evidence = runs.attacked(runs.trained(run), run.config, level, reference, parts, progress)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write(kept, to_json(evidence))
+            parts.clear()
+    return from_json(Evidence, kept.read_text())
 
 
 if __name__ == "__main__":
-    absl_flags.DEFINE_string("release", None, "The client, as package.module:function.")
-    absl_flags.DEFINE_string("predict", None, "The provider's network, likewise (default: none, and no utility).")
-    absl_flags.DEFINE_string("dataset", None, "What to attack on (default digits).")
-    absl_flags.DEFINE_string("primary", None, "The task (default: the data set's own).")
-    absl_flags.DEFINE_list(
-        "sensitive", None, "The attributes to attack, separated by commas (default: the data set's own)."
+    flags.define(
+        *flags.SHARED,
+        release=(str, None, "The client, as package.module:function."),
+        predict=(str, None, "The provider's network, likewise (default: none, and no utility)."),
+        seed=(int, None, "Of split and audit (default 0)."),
     )
-    absl_flags.DEFINE_integer(
-        "originals", None, "Use at most so many of the pictures (default: all that fit into memory)."
-    )
-    absl_flags.DEFINE_integer("image_size", None, "Side of the images in pixels (default 32).")
-    absl_flags.DEFINE_integer("seed", None, "Of split and audit (default 0).")
-    absl_flags.DEFINE_string("audit", None, "A budget's name, or seconds (default: quick, or the run's own).")
-    absl_flags.DEFINE_string("workdir", None, "Folder of the audit, or a finished run to audit again.")
-    absl_flags.DEFINE_string("data_dir", None, "Where prepared data lies (default: that of tfds).")
-    absl_flags.DEFINE_string("manual_dir", None, "Official files, to prepare data from that is not prepared yet.")
-    absl_flags.DEFINE_string("cache_dir", "~/.cache/ani_jax", "Where undefended references and compiled programs are.")
     flags.run(main)

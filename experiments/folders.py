@@ -1,14 +1,25 @@
-"""A folder for one process at a time, marked with the settings of what is in it; nothing of anybody else is overwritten."""
+"""Folders: for one process at a time, marked with what is in them; and files that are there whole or not at all."""
 
 import contextlib
 import fcntl
+import os
 import pathlib
-from collections.abc import Iterator
+import re
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, MutableMapping
 
-from experiments.parts import write
+from ani_jax.config import Config
+from ani_jax.training import processes
+from experiments.progress import say
 
 LOCK = ".lock"
-"""The file that the process holds which works in a folder."""
+"""The file that the process holds which works in a folder; its text says which one that is."""
+PATIENCE = 0.5
+"""Seconds after which a process that waits says so."""
+MARKS = {"run": "config.json", "audit": "audit.json", "frontier": "command.txt"}
+"""The file that says which run, audit or frontier a folder belongs to."""
 
 
 class WorkdirError(ValueError):
@@ -16,70 +27,116 @@ class WorkdirError(ValueError):
 
 
 @contextlib.contextmanager
-def held(folder: pathlib.Path, *, wait: bool, flag: str = "workdir") -> Iterator[None]:
-    """Creates a folder where there is none, and holds it for one process.
+def held(
+    folder: pathlib.Path,
+    kind: str,
+    mark: str,
+    other: Callable[[str], str],
+    *,
+    wait: bool = False,
+    flag: str = "workdir",
+) -> Iterator[None]:
+    """Holds a folder for one process: a fresh one, which it marks, or one that bears its mark; any other is an error.
 
     Args:
-        folder: which.
-        wait: for the process that holds it, instead of an error.
+        folder: which; created where there is none.
+        kind: of what is in it, a key of ``MARKS``.
+        mark: what is written there.
+        other: from what is written there already to whom the folder belongs then; "" where it is this one.
+        wait: for the process that holds it, instead of an error; whoever waits says so.
         flag: that named the folder, for messages.
-
-    Raises:
-        WorkdirError: the folder is a file, cannot be written, or is in use.
     """
     if folder.exists() and not folder.is_dir():
         raise WorkdirError(f"{flag}={folder}: is a file; name a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("w")
+        lock = (folder / LOCK).open("a+")
     except OSError as error:
         raise WorkdirError(f"{flag}={folder}: cannot be written ({error.strerror}); name a folder that can") from None
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise WorkdirError(f"{flag}={folder}: another process is using it; wait, or name another folder") from None
+        began, told = time.monotonic(), False
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            lock.seek(0)
+            holder = " ".join(("another process", *(f"({name.strip()})" for name in lock)))
+            if not wait:
+                raise WorkdirError(f"{flag}={folder}: {holder} is using it; wait, or name another folder")
+            if not told and time.monotonic() - began > PATIENCE:
+                say(f"waiting for {folder}, which {holder} is using")
+                told = True
+            time.sleep(0.1)
+        lock.truncate(0)
+        print(f"process {os.getpid()} on {socket.gethostname()}", file=lock, flush=True)
+        place = folder / MARKS[kind]
+        if not place.exists():
+            if any(path.name != LOCK for path in folder.iterdir()):
+                raise WorkdirError(f"workdir={folder}: holds files but no {kind}; name an empty or a new folder")
+            write(place, mark)
+        if owner := other(place.read_text()):
+            raise WorkdirError(f"workdir={folder}: {owner}; name another folder")
         yield
 
 
 @contextlib.contextmanager
-def claimed(folder: pathlib.Path, name: str, text: str, kind: str, other: str) -> Iterator[None]:
-    """Holds a folder that is fresh, or bears exactly this mark.
+def claim(
+    folder: pathlib.Path, config: Config, *, kind: str = "run", wait: bool = False, flag: str = "workdir"
+) -> Iterator[None]:
+    """Holds the folder of a config; of several processes, the main one holds it for all. See :func:`held`."""
 
-    Args:
-        folder: which.
-        name: see :func:`marked`, like ``text`` and ``kind``.
-        text: of the mark.
-        kind: of what the folder is for.
-        other: what it belongs to with another mark, for messages.
+    def other(mark: str) -> str:
+        try:
+            old, new = type(config).read(mark).settings, config.settings
+        except ValueError as error:
+            return f"its {MARKS[kind]} cannot be read ({error})"
+        names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)][:3]
+        told = "; ".join(f"{name}: {old.get(name)} there, {new.get(name)} asked" for name in names)
+        return f"belongs to {'an' if kind == 'audit' else 'a'} {kind} with another config ({told})" if names else ""
 
-    Raises:
-        WorkdirError: see :func:`held` and :func:`marked`; or the mark is another one.
-    """
-    with held(folder, wait=False):
-        if marked(folder, name, text, kind) != text:
-            raise WorkdirError(f"workdir={folder}: belongs to {other}; name another folder")
+    with contextlib.ExitStack() as stack:
+        processes.on_main(lambda: stack.enter_context(held(folder, kind, config.json(), other, wait=wait, flag=flag)))
         yield
 
 
-def marked(folder: pathlib.Path, name: str, text: str, kind: str) -> str:
-    """Marks a fresh folder.
+class Parts(MutableMapping[str, str]):
+    """A folder as a mapping from names to texts; created with its first entry, gone with its last."""
 
-    Args:
-        folder: which.
-        name: of the file that is the mark.
-        text: of the mark.
-        kind: of what the folder is for, for messages.
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
 
-    Returns:
-        The mark that is there, which is not ``text`` where the folder was marked before.
+    def path(self, name: str) -> pathlib.Path:
+        """The file of that name."""
+        return self.folder / f"{re.sub(r'[^0-9A-Za-z=_-]+', '-', name)}.json"
 
-    Raises:
-        WorkdirError: there are files but no mark.
-    """
-    mark = folder / name
-    if not mark.exists():
-        if any(path.name != LOCK for path in folder.iterdir()):
-            raise WorkdirError(f"workdir={folder}: holds files but no {kind}; name an empty or a new folder")
-        write(mark, text)
-    return mark.read_text()
+    def __getitem__(self, name: str) -> str:
+        try:
+            return self.path(name).read_text()
+        except OSError:
+            raise KeyError(name) from None
+
+    def __setitem__(self, name: str, text: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write(self.path(name), text)
+
+    def __delitem__(self, name: str) -> None:
+        self.path(name).unlink()
+        if not len(self):
+            # What a kill left half written goes too.
+            shutil.rmtree(self.folder)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(path.stem for path in self.folder.glob("*.json")))
+
+    def __len__(self) -> int:
+        return len(list(self.folder.glob("*.json")))
+
+
+def write(path: pathlib.Path, text: str) -> None:
+    """Writes a file so that it is either there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,99 +1,252 @@
 """A whole frontier: every defence at a grid of privacy weights and seeds, audited, as one picture of utility against leakage.
 
     python -m experiments.frontier --defenses=ani,funnel --weights=6 --seeds=3
+    python -m experiments.frontier --depths=1,2,3
 
-Every point is a run folder of its own below --workdir; all members of a defence are trained by one compiled step and audited by
-the same compiled attackers. The same command again goes on where it stopped. Writes frontier.html, .svg, .csv and .json.
+The second line cuts a plain model at several depths instead, and advises where to. Every point is a run folder of its own below
+--workdir; all members of a defence are trained by one compiled step and audited by the same compiled attackers. The same command
+again goes on where it stopped. Writes frontier.html, .svg, .csv and .json; of depths, report.html.
 """
 
+import contextlib
+import dataclasses
+import functools
 import hashlib
+import itertools
 import pathlib
 import signal
-import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from absl import flags as absl_flags
-
-from ani_jax.data.files import DataError
-from ani_jax.evaluation.frontier import WORST, Frontier, Point
+from ani_jax.config import FORMAT, RunConfig
+from ani_jax.defenses import registry
 from ani_jax.frontier import sweep
-from ani_jax.records import to_json
-from ani_jax.reporting import frontier, frontier_page
-from ani_jax.training.checkpoint import CheckpointError
-from experiments import flags, folders, grid, machine, programs, runs
+from ani_jax.frontier.points import WORST, Frontier, Point
+from ani_jax.records import Evidence, to_json
+from ani_jax.reporting import agreement, frontier, frontier_page, page, splits
+from ani_jax.training.checkpoint import Checkpoints
+from ani_jax.training.loop import Stopped, TrainingError
+from ani_jax.training.phases import schedule
+from experiments import flags, runs
+from experiments.folders import held, write
+from experiments.machine import Machine, Told
+from experiments.progress import Progress, say
 
-FLAGS = absl_flags.FLAGS
-MARK = "command.txt"
-"""The file that says which frontier a folder holds."""
+FLAGS = flags.FLAGS
+OF_A_GRID = ("weights", "seeds", "span", "group")
+"""Flags of a frontier of weights, beside the defences."""
+UNSOUND = "unsound"
+"""Mark of a member that was not finite when its group was trained."""
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Runs or resumes the frontier that the flags describe."""
-    if len(argv) > 1:
-        flags.fail(f"argument {argv[1]}: not understood; options are written --name=value")
-    try:
-        chosen = grid.configs(FLAGS.defenses)
-        rows = grid.rows(chosen, FLAGS.weights, FLAGS.seeds, FLAGS.span)
+    flags.refuse(("defense", "utility_budget", "config"), "a frontier does not take it; see --defenses")
+    if FLAGS.depths is None:
+        chosen = configs(FLAGS.defenses)
+        rows = grid(chosen, FLAGS.weights, FLAGS.seeds, FLAGS.span)
         if FLAGS.group < 0 or (FLAGS.group > 1 and chosen[0].train.steps_per_dispatch > 1):
             raise ValueError(f"group={FLAGS.group}: must be 0 or more, and at most 1 with steps_per_dispatch above 1")
-    except ValueError as error:
-        flags.fail(f"flag --{error}")
-    own = {name: FLAGS[name].value for name in ("weights", "seeds", "span", "group") if FLAGS[name].present}
-    asked = {"defenses": ",".join(FLAGS.defenses), **own}
-    mark = grid.command(chosen, asked, pathlib.Path()).rsplit(" --workdir=", 1)[0]
-    name = hashlib.sha256(mark.encode()).hexdigest()[:10]
-    folder = pathlib.Path(FLAGS.workdir or f"runs/frontier-{chosen[0].dataset}-{name}")
-    cache = pathlib.Path(FLAGS.cache_dir).expanduser()
-    programs.keep(cache)
-    where = {name: FLAGS[name].value for name in ("data_dir", "manual_dir")}
-    try:
-        with machine.resumable(), folders.claimed(folder, MARK, mark, "frontier", "another frontier"):
-            points = _points(rows, folder, cache, where, machine.Machine(stop=machine.Told(signal.SIGTERM)))
-            places = {name: value for name, value in where.items() if value is not None}
-            line = grid.command(chosen, {**asked, **places}, folder)
-            _write(Frontier(chosen[0].dataset, chosen[0].audit, points), folder, line)
-    except (runs.WorkdirError, DataError, CheckpointError) as error:
-        flags.fail(f"flag --{error}" if isinstance(error, ValueError) else str(error))
-    print(f"\nreport:    {folder / 'frontier.html'}\npoints:    {folder / 'frontier.csv'}\nreproduce: {line}")
+        work = functools.partial(weighed, rows)
+        asked = ["defenses", *(name for name in OF_A_GRID if FLAGS[name].present)]
+    else:
+        flags.refuse(("defenses", *OF_A_GRID, "depth"), "does not go with --depths, which cuts a plain model")
+        chosen, asked = [flags.from_flags("none")], ["depths"]
+        work = functools.partial(cut, depths(chosen[0], FLAGS.depths))
+    mark = command(chosen, [FLAGS[name].serialize() for name in asked])
+    digest = hashlib.sha256(f"{FORMAT} {mark}".encode()).hexdigest()[:10]
+    folder = pathlib.Path(FLAGS.workdir or f"runs/frontier-{chosen[0].dataset}-{digest}")
+    line = " ".join([mark, *flags.folders(chosen[0], folder)])
+    cache, machine = flags.cache(), Machine(stop=Told(signal.SIGTERM))
+    with held(folder, "frontier", mark, lambda there: "" if there == mark else "belongs to another frontier"):
+        work(folder, cache, machine, line)
+    print(f"reproduce: {line}")
 
 
-def _points(
-    rows: list[list[grid.Member]],
-    folder: pathlib.Path,
-    cache: pathlib.Path,
-    where: dict[str, str | None],
-    given: machine.Machine,
-) -> tuple[Point, ...]:
-    """Every point, references first; several members share a reference."""
+def command(chosen: Sequence[RunConfig], asked: Sequence[str]) -> str:
+    """The command line of a frontier without its folders: what is asked of it, and of its members what is no default."""
+    parts = dict.fromkeys(f"--{part}" for config in chosen for part in flags.variant(config).split(" --")[1:])
+    seed = [f"--seed={chosen[0].train.seed}"] if chosen[0].train.seed else []
+    return " ".join(["python -m experiments.frontier", *asked, *parts, *seed])
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One point of the grid: a run, and the multiplier that gave its privacy weights."""
+
+    config: RunConfig
+    multiplier: float
+    weights: Mapping[str, float]
+
+    @property
+    def place(self) -> str:
+        """Name of its run folder."""
+        return f"{self.config.defense}-{self.config.digest}"
+
+    @property
+    def name(self) -> str:
+        """What its defence is called; without protection, also by what makes it another client than a reference."""
+        return named(self.config) if self.config.defense == "none" else self.config.defense
+
+    def point(self, run: runs.Run) -> Point:
+        """What the frontier keeps of the finished run."""
+        return Point.of(run.evidence, self.name, self.multiplier, dict(self.weights))
+
+    def failed(self, error: Exception) -> Point:
+        """What it keeps of a run that could not be trained."""
+        reason, seed = f"not trained: {error}", self.config.train.seed
+        return Point(self.name, self.multiplier, dict(self.weights), seed, status=reason)
+
+
+def named(config: RunConfig) -> str:
+    """What an undefended client is called: clients of another width, backbone or training have names of their own."""
+    return flags.variant(RunConfig(config.defense, options=config.options, train=config.train))
+
+
+def configs(names: Sequence[str]) -> list[RunConfig]:
+    """The config of every defence by the command line; an option is given to the defences that have it."""
+    if not names or len(set(names)) < len(names) or any(name not in registry.DEFENSES for name in names):
+        raise ValueError(f"defenses={','.join(names)}: must be names, each once, out of {', '.join(registry.DEFENSES)}")
+    owned = {name: set(registry.options(name)) for name in names}
+    return [flags.from_flags(name, without=set().union(*owned.values()) - owned[name]) for name in names]
+
+
+def grid(chosen: Sequence[RunConfig], weights: int, seeds: int, span: float) -> list[list[Member]]:
+    """The members of every seed and defence, seeds outermost: a frontier that is interrupted has whole seeds.
+
+    ``chosen`` has one config a defence, of the first seed. A defence without a privacy weight has one point a seed; any other has
+    ``weights`` of them, its own weights multiplied by 1/``span`` to ``span``.
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds={seeds}: must be at least 1")
+    multipliers, found = sweep.multipliers(weights, span), []
+    for offset, config in itertools.product(range(seeds), chosen):
+        defense, train = config.template(), dataclasses.replace(config.train, seed=config.train.seed + offset)
+        private = ", ".join(defense.weights.privacy)
+        if private and not any(config.options[name] for name in defense.weights.privacy):
+            raise ValueError(f"defenses={defense.name}: {private} are 0, so there is nothing to scale")
+        row = []
+        for multiplier in multipliers if private else (1.0,):
+            scaled = sweep.scaled(defense, multiplier)
+            one = dataclasses.replace(config, train=train, options={**config.options, **scaled})
+            row.append(Member(one, multiplier, scaled))
+        found.append(row)
+    return found
+
+
+def execute(
+    row: Sequence[Member], group: int, folder: pathlib.Path, cache: pathlib.Path, machine: Machine | None = None
+) -> Iterator[list[Point]]:
+    """Brings the members of a row, which have one defence and seed, to their end, from wherever they stand.
+
+    ``group`` of them are trained by one program, without checkpoints: told to end, a group begins anew. A group of 1 is a run.
+
+    Yields:
+        The points of a member: its undefended reference, where it is not one itself, and its own.
+    """
+    machine = machine or Machine()
+    # Numbers differ in the last digits with the size of a group, so their runs are kept apart.
+    place = folder / ("points" if group == 1 else f"points-of-{group}")
+    if group > 1:
+        train_in_groups(row, group, place, machine)
+    for member in row:
+        try:
+            *references, own = runs.execute(member.config, place / member.place, cache, machine)
+        except TrainingError as error:
+            yield [member.failed(error)]
+            continue
+        known = [Point.of(run.evidence, named(run.config), 1.0, {}) for run in references]
+        yield [*known, member.point(own)]
+
+
+def train_in_groups(row: Sequence[Member], group: int, place: pathlib.Path, machine: Machine) -> None:
+    """Trains a row in groups and leaves the last checkpoint of each member in its folder, unless all of them are there.
+
+    A member that is not finite leaves a mark instead: it is trained alone later, which says what went wrong.
+    """
+    (data, defense), train = runs.problem(row[0].config), row[0].config.train
+    total = schedule(defense)[-1][1]
+    saved = [Checkpoints(place / member.place / "checkpoints", train.keep) for member in row]
+    marks = [place / member.place / UNSOUND for member in row]
+    done = [total in checkpoints.steps() or mark.exists() for checkpoints, mark in zip(saved, marks, strict=True)]
+    if all(done):
+        return
+    with contextlib.ExitStack() as held:
+        bars = []
+        for member in row:
+            held.enter_context(runs.claim(place / member.place, member.config))
+            bars.append(held.enter_context(Progress(place / member.place, f"{defense.name} ×{member.multiplier:g}")))
+
+        def on_event(place: int, event: Mapping[str, Any]) -> None:
+            bars[place](event)
+            if machine.stop():
+                raise Stopped("the training of a group, which begins anew")
+
+        members = [dataclasses.replace(defense, **member.weights) for member in row]
+        states = sweep.train_together(members, data, train, group, on_event)
+        for checkpoints, mark, state, there in zip(saved, marks, states, done, strict=True):
+            if state is None:
+                mark.touch()
+            elif not there:
+                checkpoints.save(total, state)
+
+
+def weighed(
+    rows: Sequence[Sequence[Member]], folder: pathlib.Path, cache: pathlib.Path, machine: Machine, line: str
+) -> None:
+    """Finds every point, references first, and leaves table, picture and numbers; several members share a reference."""
     found: dict[tuple[str, int], Point] = {}
-    done, total = 0, sum(map(len, rows))
+    done, first = 0, rows[0][0].config
     for row in rows:
-        size = sweep.group_size(len(row), FLAGS.group, row[0].config.train.steps_per_dispatch)
-        for points in grid.execute(row, size, folder, cache, where, given):
+        size = sweep.group_size(len(row), FLAGS.group, first.train.steps_per_dispatch)
+        for points in execute(row, size, folder, cache, machine):
             found |= {(point.title, point.seed): point for point in points}
             done, last = done + 1, points[-1]
             leaked = last.leakage(WORST)
-            said = (
-                last.status if last.accuracy is None or leaked is None else f"{last.accuracy:.1%}, {leaked:.2f} leaks"
-            )
-            print(f"[{done}/{total}] {last.title}, seed {last.seed}: {said}", file=sys.stderr, flush=True)
-    return tuple(sorted(found.values(), key=lambda point: bool(point.weights)))
+            known = last.accuracy is not None and leaked is not None
+            said = f"{last.accuracy:.1%}, {leaked:.2f} leaks" if known else last.status
+            say(f"[{done}/{sum(map(len, rows))}] {last.title}, seed {last.seed}: {said}")
+    points = tuple(sorted(found.values(), key=lambda point: bool(point.weights)))
+    result = Frontier(first.dataset, first.audit, points)
+    write(folder / "frontier.json", to_json(result))
+    write(folder / "frontier.csv", frontier.as_csv(result))
+    # What has no point with a leakage has no picture.
+    if panels := frontier.panels(result):
+        write(folder / "frontier.svg", frontier_page.figure(panels).decode())
+        write(folder / "frontier.html", frontier_page.render(result, command=line))
+    print(f"{frontier.table(result)}\n\nreport:    {folder / 'frontier.html'}\npoints:    {folder / 'frontier.csv'}")
 
 
-def _write(found: Frontier, folder: pathlib.Path, line: str) -> None:
-    """Prints the frontier's table and leaves everything in its folder; what has no point with a leakage has no picture."""
-    print(frontier.table(found))
-    runs.write(folder / "frontier.json", to_json(found))
-    runs.write(folder / "frontier.csv", frontier.as_csv(found))
-    if panels := frontier.panels(found):
-        runs.write(folder / "frontier.svg", frontier_page.figure(panels).decode())
-        runs.write(folder / "frontier.html", frontier_page.render(found, command=line))
+def depths(config: RunConfig, asked: Sequence[str]) -> dict[str, RunConfig]:
+    """A plain model's runs, cut at every depth, by name."""
+    if not asked or not all(depth.isdigit() for depth in asked):
+        raise ValueError(f"depths={','.join(asked)}: must be whole numbers separated by commas")
+    options = [{**config.options, "depth": int(depth)} for depth in asked]
+    return {f"depth {one['depth']}": dataclasses.replace(config, options=one) for one in options}
+
+
+def cut(
+    cuts: Mapping[str, RunConfig], folder: pathlib.Path, cache: pathlib.Path, machine: Machine, line: str
+) -> dict[str, Evidence]:
+    """Trains and audits every cut, and leaves a line each, advice, and whether the criterion ranks them as attackers do."""
+    found = {}
+    for name, config in cuts.items():
+        (run,) = runs.execute(config, folder / "points" / f"{config.defense}-{config.digest}", cache, machine)
+        found[name] = dataclasses.replace(run.evidence, subject=name)
+    told = "\n".join(filter(None, (splits.advice(found), *agreement.lines(list(found.values())))))
+    write(folder / "report.html", page.render(list(found.values()), {}, command=line, config={}, provenance=told))
+    print("\n\n".join(filter(None, (splits.table(found), told, f"report:    {folder / 'report.html'}"))))
+    return found
 
 
 if __name__ == "__main__":
-    flags.define()
-    absl_flags.DEFINE_list("defenses", ["ani", "funnel"], "What to compare, separated by commas.")
-    absl_flags.DEFINE_integer("weights", 6, "Privacy weights of each defence: a logarithmic grid around its own.")
-    absl_flags.DEFINE_integer("seeds", 3, "Seeds, counted from --seed, each with a split of its own.")
-    absl_flags.DEFINE_float("span", 10.0, "Largest multiplier of the privacy weights; the smallest is its inverse.")
-    absl_flags.DEFINE_integer("group", 0, "Members trained by one program: 1 on a CPU, all on an accelerator (0).")
+    flags.define_run()
+    flags.define(
+        depths=(list, None, "Cut a plain model there instead: blocks of the backbone that run on the device."),
+        defenses=(list, ["ani", "funnel"], "What to compare, separated by commas."),
+        weights=(int, 6, "Privacy weights of each defence: a logarithmic grid around its own."),
+        seeds=(int, 3, "Seeds, counted from --seed, each with a split of its own."),
+        span=(float, 10.0, "Largest multiplier of the privacy weights; the smallest is its inverse."),
+        group=(int, 0, "Members trained by one program: 1 on a CPU, all on an accelerator (0)."),
+    )
     flags.run(main)

@@ -1,24 +1,20 @@
 """Flags about the machine: how work is spread, which processes take part, what a signal does. No part of a run's result."""
 
-import contextlib
 import dataclasses
 import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 
 from absl import flags
 
+from ani_jax.config import RunConfig
 from ani_jax.training import processes
 from ani_jax.training.devices import MODES, PLACEMENTS, Devices
-from ani_jax.training.loop import Stopped
 
 FLAGS = flags.FLAGS
 
 STOPPED = 75
 """Exit code of a run that was told to end (SIGTERM) and saved itself: "try again" in sysexits.h, the same command goes on."""
-RESUME = ("auto", "must", "never")
-"""What to do about a run that is there already."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +32,14 @@ class Machine:
     resume: str = "auto"
     stop: Callable[[], bool] = lambda: False
 
-    @property
-    def common(self) -> bool:
-        """Whether several processes share the training."""
-        return processes.count() > 1
-
 
 def define() -> None:
     """Defines the flags."""
     flags.DEFINE_enum("parallel", "auto", MODES, "How training is spread over devices; auto is pmap on accelerators.")
     flags.DEFINE_enum("placement", "auto", PLACEMENTS, "Where the training pictures lie.")
-    flags.DEFINE_enum("resume", "auto", RESUME, "must: only go on with a run; never: only begin one.")
+    flags.DEFINE_enum(
+        "resume", "auto", ["auto", "must", "never"], "must: only go on with a run; never: only begin one."
+    )
     flags.DEFINE_string(
         "coordinator_address", None, "host:port of process 0 of several; auto where the platform knows."
     )
@@ -54,12 +47,8 @@ def define() -> None:
     flags.DEFINE_integer("process_id", None, "Which of them this is, counted from 0.")
 
 
-def from_flags() -> Machine:
-    """Joins the other processes, if there are any, and says what a run is given.
-
-    Raises:
-        ValueError: flags that do not fit together.
-    """
+def from_flags(config: RunConfig) -> Machine:
+    """Joins the other processes, if there are any, and says what a run is given, whose batches must be shared out evenly."""
     address, number, own = (FLAGS[name].value for name in ("coordinator_address", "num_processes", "process_id"))
     if address in (None, "auto"):
         for name, value in (("num_processes", number), ("process_id", own)):
@@ -69,35 +58,24 @@ def from_flags() -> Machine:
         raise ValueError(f"coordinator_address={address}: needs --num_processes=N and --process_id from 0 to N - 1")
     if address is not None:
         processes.join(address, number, own)
-    stop = processes.preemption() if processes.count() > 1 else Told(signal.SIGTERM)
-    return Machine(Devices(FLAGS.parallel, FLAGS.placement), FLAGS.resume, stop)
-
-
-@contextlib.contextmanager
-def resumable() -> Iterator[None]:
-    """Turns Stopped into one line and the exit code ``STOPPED``."""
-    try:
-        yield
-    except Stopped as stopped:
-        print(f"ani_jax: stopped at {stopped}; the same command goes on from there", file=sys.stderr)
-        raise SystemExit(STOPPED) from None
+    devices = Devices(FLAGS.parallel, FLAGS.placement)
+    for one in (config, config.reference()):
+        devices.check(one.train.batch_size)
+    return Machine(devices, FLAGS.resume, processes.preemption() if processes.count() > 1 else Told(signal.SIGTERM))
 
 
 class Told:
-    """Turns the first signal of a kind into a question; the second has its usual effect.
-
-    Args:
-        kind: of signal.
-    """
+    """Turns the first signal of a kind into a question; the second has its usual effect."""
 
     def __init__(self, kind: signal.Signals):
         self.kind, self.told = kind, False
-        self.usual = signal.signal(kind, self._hear)
+        self.usual = signal.signal(kind, self.hear)
 
     def __call__(self) -> bool:
         """Whether the signal came."""
         return self.told
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Receives the first one."""
         self.told = True
         signal.signal(self.kind, self.usual)

@@ -7,39 +7,30 @@ without TensorFlow. Interrupted, it leaves nothing half-valid; the same command 
 """
 
 import sys
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-import tqdm
-from absl import flags as absl_flags
-
-from ani_jax.data.files import DataError
 from experiments import flags
+from experiments.progress import watch
 
 MANY = 12
 """A task with more classes is not listed class by class."""
 
-FLAGS = absl_flags.FLAGS
 
-
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Prepares what the flags name."""
-    if len(argv) > 1:
-        flags.fail(f"argument {argv[1]}: not understood; options are written --name=value")
-    if FLAGS.dataset is None:
-        flags.fail("flag --dataset=: name the data set to prepare")
+    dataset, manual_dir, data_dir = (flags.FLAGS[name].value for name in ("dataset", "manual_dir", "data_dir"))
+    if dataset is None:
+        raise ValueError("dataset=: name the data set to prepare")
     # tfds is heavy, and a mistake in the flags should not wait for it.
-    from ani_jax.data import builders, catalog, pictures
+    from ani_jax.data import builders, catalog, pictures, prepared
 
-    entry = next((entry for entry in catalog.ENTRIES if entry.name == FLAGS.dataset), None)
+    entry = next((entry for entry in catalog.ENTRIES if entry.name == dataset), None)
     if entry is not None and entry.prepared is None:
         print(f"{entry.name}: nothing to prepare, it {entry.obtain}")
         return
-    name = FLAGS.dataset if entry is None or entry.prepared is None else entry.prepared
+    name = dataset if entry is None or entry.prepared is None else entry.prepared
     try:
-        done = builders.prepare(name, FLAGS.manual_dir, FLAGS.data_dir, watch if sys.stderr.isatty() else None)
-    except DataError as error:
-        flags.fail(f"flag --{error}")
+        done = builders.prepare(name, manual_dir, data_dir, watch)
     except KeyboardInterrupt:
         print("ani_jax: interrupted; nothing was kept", file=sys.stderr)
         raise SystemExit(130) from None
@@ -47,7 +38,7 @@ def main(argv: list[str]) -> None:
     skipped = ", ".join(f"{reason} {count:,}" for reason, count in done.skipped.items())
     print(f"{name}: {sizes}\nleft out: {skipped or 'nothing'}\nfolder: {done.folder}")
     if entry is not None and entry.spec is not None:
-        found = pictures.balance(entry.spec, (entry.primary, *entry.sensitive), FLAGS.data_dir)
+        found = pictures.balance(entry.spec, prepared.find(name, data_dir), (entry.primary, *entry.sensitive))
         print("\n".join(f"{task}: {describe(shares)}" for task, shares in found.items()))
 
 
@@ -58,13 +49,6 @@ def describe(shares: Mapping[str, float]) -> str:
     return f"{len(ranked)} classes, the commonest {text}" if len(ranked) > MANY else text
 
 
-def watch(items: Iterable[Any], title: str) -> Iterable[Any]:
-    """Hangs a bar on a long loop."""
-    return tqdm.tqdm(items, desc=title, leave=False)
-
-
 if __name__ == "__main__":
-    absl_flags.DEFINE_string("dataset", None, "What to prepare: a name in the catalogue, or of any tfds data set.")
-    absl_flags.DEFINE_string("manual_dir", None, "Folder that holds the official files.")
-    absl_flags.DEFINE_string("data_dir", None, "Where prepared data lies (default: that of tfds).")
+    flags.define("dataset", "manual_dir", "data_dir")
     flags.run(main)

@@ -8,16 +8,16 @@ import pytest
 
 import ani_jax
 from ani_jax.attacks import attribute, decoder
-from ani_jax.attacks.base import Attack
+from ani_jax.attacks.base import Family
 from ani_jax.evaluation.audit import audit
+from ani_jax.targets.attribute import Attribute
+from ani_jax.targets.image import Image
 
 TEXT = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
 SECTION = re.search(r"^## Audit your own client\s*$(.*?)(?=^## )", TEXT, re.M | re.S)[1]
 BLOCKS = re.findall(r"^```python\n(.*?)^```", SECTION, re.M | re.S)
-CLOSED = (
-    Attack("attribute", "ink", (attribute.Probe("ink", 4),)),
-    Attack("decoder", "image", (decoder.Ridge(),)),
-)
+INK = Attribute("ink", 4)
+CLOSED = (Family("attribute", INK, (attribute.Probe(INK),)), Family("decoder", Image(), (decoder.Ridge(Image()),)))
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,9 @@ def test_a_function_and_the_models_of_two_libraries_are_audited_in_five_lines(do
 
 
 @pytest.mark.slow
-def test_the_random_copy_and_the_seconds_are_on_record(done):
-    plain, copied, timed = (names["evidence"] for names in done)
+def test_the_random_copy_and_the_level_are_on_record(done):
+    plain, copied, last = (names["evidence"] for names in done)
     assert copied.attack("attribute", "ink").references["random_encoder"] > 0.9
     assert "random_encoder" not in plain.attack("attribute", "ink").references
     assert any("no random copy" in note for note in plain.notes)
-    assert (plain.budget, timed.budget) == ("quick", "60 s")
+    assert (plain.level, last.level) == ("quick", "smoke")

@@ -14,7 +14,7 @@ FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 MAYBE = st.none() | FLOATS
 TEXT = st.text(max_size=8)
 ESTIMATES = st.builds(records.Estimate, MAYBE, MAYBE, MAYBE, TEXT)
-MEMBERS = st.builds(records.Member, TEXT, MAYBE, MAYBE, st.integers(0, 10**6), TEXT)
+ATTACKERS = st.builds(records.Attacker, TEXT, MAYBE, MAYBE, st.integers(0, 10**6), TEXT, TEXT)
 PICTURES = st.integers(1, 3).map(lambda n: records.Picture.of(np.linspace(0, 1, 4 * n).reshape(n, 2, 2, 1)))
 RESULTS = st.builds(
     records.AttackResult,
@@ -24,7 +24,7 @@ RESULTS = st.builds(
     TEXT,
     st.dictionaries(TEXT, ESTIMATES, max_size=2),
     st.dictionaries(TEXT, MAYBE, max_size=2),
-    st.lists(MEMBERS, max_size=2).map(tuple),
+    st.lists(ATTACKERS, max_size=2).map(tuple),
     ESTIMATES,
     st.lists(FLOATS, max_size=2).map(tuple),
     st.none() | PICTURES,
@@ -52,6 +52,21 @@ INFORMATION = st.builds(
     TEXT,
 )
 CRITERIA = st.builds(records.Criterion, INFORMATION, *[MAYBE] * 5, FLOATS, MAYBE, st.lists(TEXT, max_size=2).map(tuple))
+METRICS = st.builds(records.Metric, *[TEXT] * 4, st.booleans())
+CLAUSES = st.builds(records.Clause, TEXT, TEXT, st.booleans())
+WORDS = st.builds(
+    records.TargetWords,
+    TEXT,
+    TEXT,
+    st.lists(METRICS, max_size=2).map(tuple),
+    TEXT,
+    st.booleans(),
+    *[TEXT] * 3,
+    st.lists(TEXT, max_size=2).map(tuple),
+    st.lists(CLAUSES, max_size=2).map(tuple),
+    TEXT,
+    st.booleans(),
+)
 EVIDENCE = st.builds(
     records.Evidence,
     TEXT,
@@ -66,6 +81,7 @@ EVIDENCE = st.builds(
     st.none() | COSTS,
     st.lists(TEXT, max_size=2).map(tuple),
     st.none() | CRITERIA,
+    st.lists(WORDS, max_size=2).map(tuple),
 )
 NOTHING = records.Estimate(None, note="not measured")
 
@@ -129,9 +145,8 @@ def test_bad_json_raises_one_line(text):
 
 
 def test_absent_fields_take_their_defaults():
-    assert records.from_json(records.Member, '{"name": "a", "validation": null, "test": 0.5}') == records.Member(
-        "a", None, 0.5
-    )
+    text = '{"name": "a", "validation": null, "test": 0.5}'
+    assert records.from_json(records.Attacker, text) == records.Attacker("a", None, 0.5)
 
 
 def test_json_is_plain_and_in_field_order():
@@ -154,6 +169,21 @@ def test_picture_rounds_clips_and_keeps_its_shape():
 def test_picture_of_bytes_is_exact():
     pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     np.testing.assert_array_equal(records.Picture.of(pixels / 255).array(), pixels)
+
+
+def words(name):
+    metrics = records.Metric("mse", "MSE", "small"), records.Metric("psnr", "PSNR", "decibel")
+    return records.TargetWords(name, "Image", metrics, "mse", False, "", "mse", "", (), (), "{}")
+
+
+def test_words_are_found_by_target_and_metrics_by_name():
+    record = dataclasses.replace(evidence(), targets=(words("image"), words("picture")))
+    assert record.words("picture") is record.targets[1]
+    assert record.words("image").metric("psnr").label == "PSNR"
+    with pytest.raises(KeyError, match=r"'ink'.*'none'"):
+        record.words("ink")
+    with pytest.raises(KeyError, match="'image' has no metric 'auc'"):
+        record.words("image").metric("auc")
 
 
 def test_attack_finds_by_name_target_and_queries():

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,13 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from ani_jax.attacks.base import Fitted, OnEvent, View, Whitener, in_chunks
-from ani_jax.attacks.network import fit_network
+from ani_jax.attacks.base import EVERYWHERE, Attack, Context, Fitted, Standardiser, in_chunks, register
+from ani_jax.attacks.network import Trained, fit_network
 from ani_jax.attacks.query import Observed, flat
 from ani_jax.modules.adversaries import ConvClassifier, MLPClassifier
 from ani_jax.optimize.fit import lbfgs
-from ani_jax.types import Batch, Features, PRNGKey
+from ani_jax.targets.attribute import Attribute
+from ani_jax.types import Features, PRNGKey
 
 L2_GRID = (1.0, 1e-1, 1e-2, 1e-3)
 """Weights of the probe's penalty, from the strongest on; each fit starts from the one before."""
@@ -27,38 +28,32 @@ Examples = tuple[Float[Array, "n d"], Int[Array, " n"]]
 """Flat features and classes."""
 
 
+@register(Attribute)
 @dataclasses.dataclass(frozen=True)
-class Probe:
+class Probe(Attack):
     """Multinomial logistic regression on standardised, flat features: any linear direction, whatever its sign.
 
         min over W, b of  mean CE(z W + b, s) + l2 / 2 * |W|^2,   l2 chosen on ``validation``
 
     Attributes:
-        target: the attribute.
-        classes: K.
         iterations: of L-BFGS, per penalty.
-        name: of the member.
     """
 
-    target: str
-    classes: int
+    target: Attribute
     iterations: int = 30
-    name: str = "probe"
 
-    @property
-    def steps(self) -> int:
-        """0: a convex problem, solved."""
-        return 0
+    family = "attribute"
+    levels = EVERYWHERE
 
-    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()) -> Fitted:
+    def fit(self, context: Context) -> Fitted:
         """Fits one probe a penalty and keeps the one with the lowest cross-entropy on ``validation``."""
-        del key, on_event, earlier
-        z, held = flat(view.whitener(view.sample_z)), flat(view.whitener(view.held_z))
-        data = (z, view.sample.sensitive[self.target])
-        found = logistic_path(data, (held, view.validation.sensitive[self.target]), self.classes, self.iterations)
+        asked, name = context.asked, self.target.name
+        z, held = flat(asked.standardise(asked.sample_z)), flat(asked.standardise(asked.held_z))
+        pairs = (z, asked.sample.sensitive[name]), (held, asked.validation.sensitive[name])
+        found = logistic_path(*pairs, self.target.classes, self.iterations)
         if found is None:
             return Fitted(None, "no penalty gave finite weights")
-        return Fitted(Linear(*found, view.whitener))
+        return Fitted(Linear(*found, asked.standardise))
 
 
 def logistic_path(
@@ -128,7 +123,7 @@ class Linear:
 
     weights: Float[Array, "d k"]
     bias: Float[Array, " k"]
-    whitener: Whitener
+    standardise: Standardiser
 
     def __call__(self, key: PRNGKey, z: Observed) -> Array:
         """Class scores (n, K)."""
@@ -137,62 +132,40 @@ class Linear:
 
     def on(self, z: Features) -> Array:
         """Class scores of summarised features."""
-        return flat(self.whitener(z)) @ self.weights + self.bias[None]
+        return flat(self.standardise(z)) @ self.weights + self.bias[None]
 
 
+@register(Attribute)
 @dataclasses.dataclass(frozen=True)
-class Net:
+class AttributeNetwork(Trained):
     """A network trained with cross-entropy on what the client sends for fresh auxiliary images.
 
-    Convolutions for feature maps (b, h, w, c), a perceptron of four times the width for vectors (b, d).
-
-    Attributes:
-        target: the attribute.
-        classes: K.
-        steps: optimiser steps.
-        width: of the network.
-        batch_size: images a step.
-        learning_rate: Adam's peak rate.
-        seed: another seed is another attacker of the same architecture.
+    Convolutions for feature maps (b, h, w, c), a perceptron of four times the width for vectors (b, d). Another seed is another
+    attacker of the same architecture.
     """
 
-    target: str
-    classes: int
-    steps: int
-    width: int = 64
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    seed: int = 0
+    target: Attribute
+
+    family = "attribute"
+    levels = MappingProxyType(
+        {
+            "smoke": {"steps": 5, "batch_size": 32},
+            "quick": {"steps": 60, "batch_size": 32},
+            "standard": {"steps": 400, "seeds": 3, "trial_steps": 30},
+            "thorough": {"steps": 1500, "seeds": 5, "trial_steps": 100},
+        }
+    )
 
     @property
-    def name(self) -> str:
-        """Architecture and seed."""
+    def architecture(self) -> str:
+        """One architecture, several seeds."""
         return f"network-{self.seed}"
 
-    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()) -> Fitted:
+    def fit(self, context: Context) -> Fitted:
         """Trains the network."""
-        del earlier
-        return fit_network(
-            jax.random.fold_in(key, self.seed),
-            network(view.held_z.ndim, self.classes, self.width),
-            view,
-            loss=cross_entropy,
-            selection=cross_entropy,
-            aim=jnp.asarray(sorted(view.validation.sensitive).index(self.target)),
-            steps=self.steps,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            on_event=on_event,
-        )
-
-
-def cross_entropy(logits: Array, batch: Batch, aim: Int[Array, ""]) -> Float[Array, " b"]:
-    """Cross-entropy with the attribute whose place in alphabetical order is ``aim``.
-
-    The place is traced, so attackers of all attributes with equally many classes share their compiled code.
-    """
-    labels = jnp.stack([batch.sensitive[name] for name in sorted(batch.sensitive)])[aim]
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        tuned = self.tuned(context)
+        module = network(context.asked.held_z.ndim, self.target.classes, tuned.width)
+        return fit_network(jax.random.fold_in(context.key, self.seed), module, tuned, context)
 
 
 @functools.lru_cache(maxsize=64)

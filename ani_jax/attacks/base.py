@@ -1,21 +1,24 @@
-"""What every attack is made of: the contract with the audit, and the view of a client that its members share.
+"""What every attack is made of: the contract with the audit, and what attackers see of a client.
 
-An *attack* is a family that competes for one target (the ink, the image); its *members* are single attackers (one
-architecture, one learning rate). The audit fits every member on ``auxiliary``, chooses one on ``validation`` and
-scores it once on ``test``.
+An attack is one way to fit an attacker to one target. It is a frozen dataclass in a file of its own that registers itself, with
+its settings for every level of an audit; attacks of one *family* compete: the audit fits all of them on ``auxiliary``, chooses
+one on ``validation`` and scores it once on ``test``.
 """
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ani_jax.attacks.library import Library, declares
+from ani_jax.attacks.density import Library, declares
 from ani_jax.attacks.query import CHUNK, Observed, answers, padded, query, summarise
+from ani_jax.targets.base import Target
 from ani_jax.types import Batch, Features, Knowledge, PRNGKey, Release, Source
 
 SAMPLE = 2048
@@ -35,7 +38,7 @@ class Attacker(Protocol):
 
 
 class Fitted(NamedTuple):
-    """What fitting a member gave.
+    """What fitting gave.
 
     Attributes:
         attacker: the attacker; after a failure the last one that was finite, None if there never was one.
@@ -48,51 +51,178 @@ class Fitted(NamedTuple):
     note: str = ""
 
 
-class Member(Protocol):
-    """One attacker before it is fitted: static, hashable."""
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """How much an audit may compute: rows, releases and, in every attack's own file, steps.
 
-    @property
-    def name(self) -> str:
-        """What distinguishes it within its attack."""
-        ...
+    Never seconds: what an audit finds must not depend on how fast or busy a machine is.
 
-    @property
-    def steps(self) -> int:
-        """Optimisation steps that it is given, 0 for a closed form."""
-        ...
+    Attributes:
+        name: of the level.
+        sample: auxiliary images that closed forms are fitted on.
+        queries: how often a stochastic client is asked about the same image.
+        test: images that are scored at most; of a larger split a seeded sample, the same for every client.
+        validation: likewise, images that attackers are chosen on.
+        base: of a level of your own, the level whose settings attacks take; "" for its own name.
+        settings: name of an attack's class -> settings on top of those; None leaves the attack out.
+    """
 
-    def fit(
-        self, key: PRNGKey, view: "View", on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()
-    ) -> Fitted:
-        """Learns from what the threat model grants, and may build on what the members before it found."""
-        ...
+    name: str
+    sample: int
+    queries: tuple[int, ...]
+    test: int = 2048
+    validation: int = 1024
+    base: str = ""
+    settings: Mapping[str, Mapping[str, Any] | None] = dataclasses.field(default_factory=dict)
+
+
+LEVELS = MappingProxyType(
+    {
+        level.name: level
+        for level in (
+            Level("smoke", sample=256, queries=(1, 4)),
+            Level("quick", sample=2048, queries=(1, 64)),
+            Level("standard", sample=4096, queries=(1, 4, 16, 64), test=4096, validation=2048),
+            Level("thorough", sample=8192, queries=(1, 4, 16, 64), test=4096, validation=2048),
+        )
+    }
+)
+"""By name; "smoke" shows that the plumbing works and proves nothing. Attackers that optimise every image by itself run from
+"standard" on: on two cores they take about a millisecond an image and step on the undefended split of 32x32 pixels. METHODS
+5.3 asks for 1,000 to 5,000 iterations: "thorough" has them, "standard" fewer, from a decoder's guess."""
+EVERYWHERE = MappingProxyType({name: {} for name in LEVELS})
+"""Settings of an attack that takes part at every level, always the same."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-    """A family of members that compete for one target.
+    """One attacker before it is fitted: static and hashable, its fields are its settings.
+
+    A subclass gives ``family``, ``levels`` and :meth:`fit`, and whatever else differs from these defaults.
 
     Attributes:
-        name: family, e.g. "attribute".
-        target: "image", or the attribute's name.
-        members: who competes, in order; the first of equals is chosen.
-        queries: k, releases of the same image that every member sees.
-        mismatched: whether the members' images come from another distribution (METHODS 5.7).
-        images: scored at most, and chosen on at most, where every image costs an optimisation of its own; 0 for all.
-            Retrieval is then among these.
+        target: what it wants.
+        steps: optimisation steps that it is given, 0 for a closed form.
+        images: it is scored on at most so many, and chosen on at most so many, where each costs an optimisation of its own; 0
+            for all. Retrieval is then among these.
+    """
+
+    target: Target
+    steps: int = 0
+    images: int = 0
+
+    family: ClassVar[str]
+    """Whom it competes with; with the target and the number of releases it names a result."""
+    levels: ClassVar[Mapping[str, Mapping[str, Any]]]
+    """Name of a level -> settings by name; it sits out levels that are missing."""
+    repeated: ClassVar[bool] = True
+    """Query policy: whether it also attacks several releases of each image."""
+    owns: ClassVar[Callable[[Source], Source] | None] = None
+    """What the attacker's own images are, given ``auxiliary``; None for just those."""
+
+    @property
+    def name(self) -> str:
+        """What distinguishes it within its family; seeds its key."""
+        return type(self).__name__.lower()
+
+    @property
+    def caveat(self) -> str:
+        """What a reader must know of these settings, "" for nothing."""
+        return ""
+
+    @classmethod
+    def able(cls, knowledge: Knowledge) -> bool:
+        """Whether the threat model grants what it needs."""
+        del knowledge
+        return True
+
+    @classmethod
+    def at(cls, target: Target, level: Level) -> tuple[Self, ...]:
+        """The attackers of this kind that compete at a level; none where it sits out."""
+        own = cls.levels.get(level.base or level.name)
+        more = level.settings.get(cls.__name__, None if own is None else {})
+        return () if more is None else (cls(target, **{**(own or {}), **more}),)
+
+    def fit(self, context: "Context") -> Fitted:
+        """Learns from what the threat model grants."""
+        raise NotImplementedError
+
+
+K = TypeVar("K", bound=type[Attack])
+ATTACKS: dict[type[Target], list[type[Attack]]] = {}
+"""Kind of target -> every attack on it."""
+
+
+def register(kind: type[Target]) -> Callable[[K], K]:
+    """Makes an attack known; to be written above its class, as ``@register(Image)``."""
+
+    def add(attack: K) -> K:
+        ATTACKS.setdefault(kind, []).append(attack)
+        return attack
+
+    return add
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Attacks that compete for one target, each seeing as many releases of every image.
+
+    Attributes:
+        name: of the family.
+        target: what they want.
+        attacks: who competes, in order; the first of equals is chosen.
+        queries: k.
     """
 
     name: str
-    target: str
-    members: tuple[Member, ...]
+    target: Target
+    attacks: tuple[Attack, ...]
     queries: int = 1
-    mismatched: bool = False
-    images: int = 0
+
+    @property
+    def title(self) -> str:
+        """Name of its result: "attribute ink", "decoder image k=4"."""
+        return f"{self.name} {self.target.name}{'' if self.queries == 1 else f' k={self.queries}'}"
+
+    @property
+    def owns(self) -> Callable[[Source], Source] | None:
+        """What its attackers' own images are, see :class:`Attack`."""
+        return self.attacks[0].owns if self.attacks else None
+
+
+def families(targets: Sequence[Target], level: Level, knowledge: Knowledge) -> tuple[Family, ...]:
+    """Every registered attack on every target, by family; a stochastic client is asked as often as the level says.
+
+    Args:
+        targets: what is wanted.
+        level: how much may be computed.
+        knowledge: what the threat model grants.
+
+    Example:
+        >>> from ani_jax.targets.attribute import Attribute
+        >>> [found] = families((Attribute("ink", 4),), LEVELS["quick"], Knowledge(None))
+        >>> found.title, [attack.name for attack in found.attacks]
+        ('attribute ink', ['probe', 'network-0'])
+    """
+    stochastic = knowledge.release is not None and knowledge.release.stochastic
+    found: list[Family] = []
+    for target in targets:
+        rivals: dict[str, list[Attack]] = {}
+        for kind in ATTACKS.get(type(target), ()):
+            if kind.able(knowledge):
+                rivals.setdefault(kind.family, []).extend(kind.at(target, level))
+        for name, attacks in sorted(rivals.items()):
+            # Closed forms first: networks build on what they find.
+            ordered = sorted(attacks, key=lambda attack: attack.steps > 0)
+            for queries in level.queries if stochastic else (1,):
+                able = tuple(attack for attack in ordered if queries == 1 or attack.repeated)
+                found += [Family(name, target, able, queries)] if able else []
+    return tuple(found)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Whitener:
+class Standardiser:
     """Standardises features with fixed statistics, so that shifting or rescaling what is sent buys nothing.
 
     Attributes:
@@ -104,11 +234,11 @@ class Whitener:
     rate: Array
 
     @classmethod
-    def of(cls, z: Features) -> "Whitener":
+    def of(cls, z: Features) -> "Standardiser":
         """Statistics of (n, ...) features.
 
         Example:
-            >>> Whitener.of(jnp.array([[1.0, 7.0], [3.0, 7.0]]))(jnp.array([[3.0, 7.0]])).tolist()
+            >>> Standardiser.of(jnp.array([[1.0, 7.0], [3.0, 7.0]]))(jnp.array([[3.0, 7.0]])).tolist()
             [[1.0, 0.0]]
         """
         mean, stddev = z.mean(0), z.std(0)
@@ -123,10 +253,10 @@ class Whitener:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class View:
+class Asked:
     """All that an attacker has: its grant, its own images, and what the client answered for some of them.
 
-    Members of every attack share one view of a client, so the client is asked once for what does not change.
+    Attackers of every family share one of these for each number of releases, so the client is asked once.
 
     Attributes:
         knowledge: the client (and the provider's network, where granted).
@@ -135,7 +265,7 @@ class View:
         sample: fixed auxiliary images, for closed forms.
         sample_z: summarised features of ``sample``, not standardised.
         held: k releases of the validation images.
-        whitener: standardisation learnt on ``sample_z``.
+        standardise: learnt on ``sample_z``.
         library: the declared noise of ``sample``, None where the client declares none.
         held_density: how likely each image of the library makes the releases of each validation image, likewise.
         queries: k (static).
@@ -147,7 +277,7 @@ class View:
     sample: Batch
     sample_z: Features
     held: Observed
-    whitener: Whitener
+    standardise: Standardiser
     library: Library | None
     held_density: Float[Array, "b n"] | None
     queries: int = dataclasses.field(metadata={"static": True})
@@ -167,9 +297,82 @@ class View:
         return _granted(self.knowledge)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Context:
+    """What an attack is fitted with.
+
+    Attributes:
+        key: of everything random; depends on the attack's name alone, so that adding one leaves the others as they were.
+        asked: what the client answered.
+        fitted: another attack on the same answers -> what it found; fitted once, however many ask.
+        emit: receives "step" and "loss" of a long fit.
+    """
+
+    key: PRNGKey
+    asked: Asked
+    fitted: Callable[[Attack], Fitted]
+    emit: OnEvent | None = None
+
+    def best(self, attacks: Sequence[Attack]) -> Any:
+        """The strongest attacker among some, by their target's selection on ``validation``; None where there is none."""
+        found = [(self.loss(attack), index) for index, attack in enumerate(attacks)]
+        # Not a number is less than nothing, so it is left out rather than compared.
+        able = [pair for pair in found if pair[0] < jnp.inf]
+        return self.fitted(attacks[min(able)[1]]).attacker if able else None
+
+    def loss(self, attack: Attack) -> float:
+        """What attackers of its target are selected by, infinite for one that failed."""
+        found, batch = self.fitted(attack), self.asked.validation
+        if found.attacker is None or found.failed is not None:
+            return float("inf")
+        guess = found.attacker(self.key, self.asked.held)
+        value = float(attack.target.selection(guess, batch, attack.target.aim(batch)).mean())
+        return value if value == value else float("inf")
+
+
+class Fits:
+    """Fits attacks on what one client answered, each once: what one builds on another has found already.
+
+    Args:
+        asked: the answers.
+        key: of each attack.
+        emit: receives the events of each, see ``Context.emit``.
+    """
+
+    def __init__(
+        self,
+        asked: Asked,
+        key: Callable[[Attack], PRNGKey],
+        emit: Callable[[Attack, Mapping[str, Any]], None] = lambda attack, event: None,
+    ):
+        self.asked, self.key, self.emit = asked, key, emit
+        self.done: dict[Attack, Fitted] = {}
+
+    def __call__(self, attack: Attack) -> Fitted:
+        """What the attack found; whatever a stranger's client raises inside it becomes a result that says so."""
+        if attack not in self.done:
+            context = Context(self.key(attack), self.asked, self, functools.partial(self.emit, attack))
+            try:
+                self.done[attack] = attack.fit(context)
+            except Exception as error:
+                self.done[attack] = Fitted(None, reason(error))
+        return self.done[attack]
+
+
+def reason(error: Exception) -> str:
+    r"""One line about an exception, without what differs from process to process.
+
+    Example:
+        >>> reason(ValueError("bad <object at 0x7f3a>\nand more"))
+        'ValueError: bad <object at 0x>'
+    """
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {re.sub(r'0x[0-9a-f]+', '0x', lines[0])[:200]}".removesuffix(": ")
+
+
 def prepare(
     key: PRNGKey, knowledge: Knowledge, auxiliary: Source, validation: Batch, *, count: int = SAMPLE, queries: int = 1
-) -> View:
+) -> Asked:
     """Asks the client about ``count`` auxiliary images and the validation images.
 
     Args:
@@ -195,19 +398,19 @@ def prepare(
     draw_key, sample_key, held_key = jax.random.split(key, 3)
     release = _granted(knowledge)
     count *= max(1, REDRAWS // queries) if release.stochastic else 1
-    sample = _draw(auxiliary, draw_key, count)
+    sample = jax.jit(Source.draw, static_argnums=2)(auxiliary, draw_key, count)
     # Summarised chunk by chunk: 64 releases of every image at once would take gigabytes.
     sample_z = jnp.concatenate([summarise(z) for z in answers(release, sample.image, sample_key, queries)])
     held = query(release, validation.image, held_key, queries)
     library = Library.of(release, sample.image) if declares(release) else None
-    return View(
+    return Asked(
         knowledge=knowledge,
         auxiliary=auxiliary,
         validation=validation,
         sample=sample,
         sample_z=sample_z,
         held=held,
-        whitener=Whitener.of(sample_z),
+        standardise=Standardiser.of(sample_z),
         library=library,
         held_density=None if library is None else library.density(held),
         queries=queries,
@@ -218,11 +421,6 @@ def _granted(knowledge: Knowledge) -> Release:
     if knowledge.release is None:
         raise ValueError("knowledge.release is None: this attack needs to query the client")
     return knowledge.release
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _draw(source: Source, key: PRNGKey, count: int) -> Batch:
-    return source.draw(key, count)
 
 
 def in_chunks(attacker: Any, z: Observed) -> Array:

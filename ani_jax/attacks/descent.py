@@ -18,7 +18,6 @@ What is unknown may be pixels or a code of them: see :class:`Canvas`. The loop r
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -26,7 +25,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from ani_jax.attacks.base import OnEvent, View
+from ani_jax.attacks.base import Asked, OnEvent
 from ani_jax.attacks.query import Observed, flat
 from ani_jax.losses.reconstruction import total_variation
 from ani_jax.types import Features, Images, PRNGKey, Release
@@ -105,7 +104,7 @@ def drift(unknown: Array, start: Array) -> Float[Array, " n"]:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Target:
+class Goal:
     """The client whose features are to be met.
 
     Attributes:
@@ -162,7 +161,7 @@ class _Search:
     """What stays the same throughout one descent; every start of every image is a row.
 
     Attributes:
-        target: what is to be met.
+        goal: what is to be met.
         variables: of the canvas.
         start: where each row began.
         z: k releases of each row's image.
@@ -171,7 +170,7 @@ class _Search:
         canvas: what is unknown (static).
     """
 
-    target: Target
+    goal: Goal
     variables: Any
     start: Array
     z: Observed
@@ -184,7 +183,7 @@ class _Search:
         images = self.canvas.paint(self.variables, unknown)
         priors = self.setting.variation * total_variation(images)
         priors = priors + self.setting.energy * self.canvas.energy(unknown, self.start)
-        return self.target.misfit(images, self.z, key) + priors
+        return self.goal.misfit(images, self.z, key) + priors
 
 
 class _State(NamedTuple):
@@ -195,7 +194,7 @@ class _State(NamedTuple):
 
 
 def descend(
-    target: Target,
+    goal: Goal,
     canvas: Canvas,
     variables: Any,
     starts: Float[Array, "r n ..."],
@@ -211,7 +210,7 @@ def descend(
     row's descent at its last finite state. No row ends with a higher objective than it started with.
 
     Args:
-        target: what is to be met.
+        goal: what is to be met.
         canvas: what is unknown (static).
         variables: of the canvas, traced.
         starts: r starts of each of n unknowns.
@@ -223,13 +222,13 @@ def descend(
 
     Example:
         >>> from ani_jax.attacks.query import as_release
-        >>> target = Target(as_release(lambda x: 2 * x), jnp.ones((1, 1, 1)))
+        >>> goal = Goal(as_release(lambda x: 2 * x), jnp.ones((1, 1, 1)))
         >>> z, start = jnp.full((1, 1, 1, 1, 1), 1.5), jnp.zeros((1, 1, 1, 1, 1))
-        >>> found = descend(target, Pixels(), None, start, z, Setting(0.1), 100, jax.random.key(0))
+        >>> found = descend(goal, Pixels(), None, start, z, Setting(0.1), 100, jax.random.key(0))
         >>> found.unknown.round(2).item(), found.finite.item()
         (0.75, True)
     """
-    search, state = begin(target, canvas, variables, starts, z, setting, key)
+    search, state = begin(goal, canvas, variables, starts, z, setting, key)
     every = max(1, steps // 10)
     for index in range(steps):
         state, objective = advance(search, state, index, steps)
@@ -239,7 +238,7 @@ def descend(
 
 
 def begin(
-    target: Target,
+    goal: Goal,
     canvas: Canvas,
     variables: Any,
     starts: Float[Array, "r n ..."],
@@ -249,7 +248,7 @@ def begin(
 ) -> tuple[_Search, _State]:
     """A descent before its first step; arguments as of :func:`descend`."""
     state, z, setting = _as_rows(starts, z, setting)
-    return _Search(target, variables, state.unknown, z, setting, key, canvas), state
+    return _Search(goal, variables, state.unknown, z, setting, key, canvas), state
 
 
 @jax.jit
@@ -283,7 +282,7 @@ def advance(search: _Search, state: _State, index: int, steps: int) -> tuple[_St
 @functools.partial(jax.jit, static_argnums=0)
 def _end(restarts: int, search: _Search, state: _State) -> Found:
     """The finite state with the lowest objective among ends and starts of all restarts."""
-    start, keys = search.start, jax.random.split(search.key, DRAWS if search.target.noisy else 1)
+    start, keys = search.start, jax.random.split(search.key, DRAWS if search.goal.noisy else 1)
 
     def objective(unknown: Array) -> Array:
         return jnp.stack([search.objective(unknown, key) for key in keys]).mean(0)
@@ -311,7 +310,7 @@ def _rows(values: Array, like: Array) -> Array:
 def feature_rates(z: Float[Array, "n ..."]) -> Features:
     """1 / scale of each feature of a sample: its standard deviation, or its peak deviation over ``PEAK`` if larger.
 
-    0 for a feature that never changes, see ``Whitener``.
+    0 for a feature that never changes, see ``Standardiser``.
 
     Example:
         >>> feature_rates(jnp.array([[0.0, 5.0], [2.0, 5.0]])).tolist()
@@ -323,37 +322,30 @@ def feature_rates(z: Float[Array, "n ..."]) -> Features:
     return jnp.where(alive, 1 / jnp.where(alive, scale, 1), 0)
 
 
-def sample_means(view: View) -> Features:
+def sample_means(asked: Asked) -> Features:
     """The mean of k releases of each sample image, without the deviations that stand beside it for k > 1."""
-    return view.sample_z[..., : view.held.shape[-1]]
+    return asked.sample_z[..., : asked.held.shape[-1]]
 
 
-def target_of(view: View, release: Release, images: Images) -> Target:
+def goal_of(asked: Asked, release: Release, images: Images) -> Goal:
     """How to meet what a client sends: by its density where that is declared and finite at ``images``, else by its mean.
 
     Args:
-        view: of the client.
+        asked: of the client.
         release: the client, or what stands for it.
         images: where the descent for the first validation images begins.
     """
-    rate = feature_rates(sample_means(view))
+    rate = feature_rates(sample_means(asked))
     if release.stochastic and release.log_prob is not None:
-        target = Target(release, rate, likelihood=True)
-        if bool(jnp.isfinite(_misfit(target, images, view.held[:, : len(images)])).all()):
-            return target
-    return Target(release, rate)
-
-
-@jax.jit
-def _misfit(target: Target, images: Images, z: Observed) -> Float[Array, " n"]:
-    return target.misfit(images, z, jax.random.key(0))
+        goal = Goal(release, rate, likelihood=True)
+        # No key is drawn from where a density is declared.
+        misfit = jax.jit(Goal.misfit)(goal, images, asked.held[:, : len(images)], jax.random.key(0))
+        if bool(jnp.isfinite(misfit).all()):
+            return goal
+    return Goal(release, rate)
 
 
 def report(on_event: OnEvent | None, **event: Any) -> None:
     """Calls ``on_event`` where there is one."""
     if on_event is not None:
-        on_event(_plain(event))
-
-
-def _plain(event: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: float(value) if isinstance(value, Array) else value for name, value in event.items()}
+        on_event({name: float(value) if isinstance(value, Array) else value for name, value in event.items()})

@@ -17,10 +17,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ani_jax.attacks.base import Fitted, OnEvent, View
-from ani_jax.attacks.library import Library
+from ani_jax.attacks.base import EVERYWHERE, Asked, Attack, Context, Fitted, register
+from ani_jax.attacks.density import Library, declares
 from ani_jax.attacks.query import Observed, flat
-from ani_jax.types import Images, PRNGKey
+from ani_jax.targets.attribute import Attribute
+from ani_jax.targets.image import Image
+from ani_jax.types import Images, Knowledge, PRNGKey
 
 TEMPERATURES = (1.0, 0.5, 0.25, 0.1, 0.05, 0.02, 0.01)
 """Grid of powers that a likelihood is raised to."""
@@ -29,35 +31,46 @@ UNDECLARED = "the client declares no Gaussian noise"
 
 
 @dataclasses.dataclass(frozen=True)
-class Likelihood:
-    """Attribute inference with the client's own noise model.
+class Bayes(Attack):
+    """What both attacks have in common.
 
     Attributes:
-        target: the attribute.
-        classes: K.
         temperatures: the grid.
-        name: of the member.
     """
 
-    target: str
-    classes: int
     temperatures: tuple[float, ...] = TEMPERATURES
-    name: str = "likelihood"
+
+    levels = EVERYWHERE
 
     @property
-    def steps(self) -> int:
-        """0: a closed form."""
-        return 0
+    def name(self) -> str:
+        """One name in both families."""
+        return "likelihood"
 
-    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()) -> Fitted:
+    @classmethod
+    def able(cls, knowledge: Knowledge) -> bool:
+        """Where the client declares its noise."""
+        return knowledge.release is not None and declares(knowledge.release)
+
+
+@register(Attribute)
+@dataclasses.dataclass(frozen=True)
+class Likelihood(Bayes):
+    """Attribute inference with the client's own noise model."""
+
+    target: Attribute
+
+    family = "attribute"
+
+    def fit(self, context: Context) -> Fitted:
         """Keeps the temperature with the highest likelihood of the true attribute on ``validation``."""
-        del key, on_event, earlier
-        labels, truth = view.sample.sensitive[self.target], view.validation.sensitive[self.target]
+        asked, classes = context.asked, self.target.classes
+        labels, truth = (batch.sensitive[self.target.name] for batch in (asked.sample, asked.validation))
         return _fitted(
-            view,
+            asked,
             self.temperatures,
-            lambda density, t: _loss(density, labels, truth, t, self.classes),
-            lambda library, t: Posterior(library, labels, t, self.classes),
+            lambda density, t: _loss(density, labels, truth, t, classes),
+            lambda library, t: Posterior(library, labels, t, classes),
         )
 
 
@@ -84,31 +97,25 @@ class Posterior:
         return _posterior(self.library.density(z), self.labels, self.temperature, self.classes)
 
 
+@register(Image)
 @dataclasses.dataclass(frozen=True)
-class Reconstruction:
+class Reconstruction(Bayes):
     """Model inversion with the client's own noise model: the mean of the posterior over the attacker's images.
 
         x_hat(z) = sum_j w_j x_j,   w = softmax(temperature * log N(z; mean(x_j), stddev(x_j)^2))
 
-    Attributes:
-        temperatures: the grid; 0 is the mean image.
-        name: of the member.
+    Temperature 0 is the mean image.
     """
 
     temperatures: tuple[float, ...] = (*TEMPERATURES, 0.0)
-    name: str = "likelihood"
 
-    @property
-    def steps(self) -> int:
-        """0: a closed form."""
-        return 0
+    family = "decoder"
 
-    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()) -> Fitted:
+    def fit(self, context: Context) -> Fitted:
         """Keeps the temperature with the lowest MSE on ``validation``."""
-        del key, on_event, earlier
-        images, truth = view.sample.image, view.validation.image
+        images, truth = context.asked.sample.image, context.asked.validation.image
         return _fitted(
-            view,
+            context.asked,
             self.temperatures,
             lambda density, t: _error(density, images, truth, t),
             lambda library, t: PosteriorMean(library, images, t),
@@ -137,19 +144,19 @@ class PosteriorMean:
 
 
 def _fitted(
-    view: View,
+    asked: Asked,
     temperatures: Sequence[float],
     loss: Callable[[Array, float], Array],
     attacker: Callable[[Library, Array], Any],
 ) -> Fitted:
     """The attacker at the temperature with the least finite loss on ``validation``."""
-    if view.library is None or view.held_density is None:
+    if asked.library is None or asked.held_density is None:
         return Fitted(None, UNDECLARED)
-    losses = [(float(loss(view.held_density, t)), index) for index, t in enumerate(temperatures)]
+    losses = [(float(loss(asked.held_density, t)), index) for index, t in enumerate(temperatures)]
     finite = [pair for pair in losses if math.isfinite(pair[0])]
     if not finite:
         return Fitted(None, "no temperature gave a finite loss")
-    return Fitted(attacker(view.library, jnp.float32(temperatures[min(finite)[1]])))
+    return Fitted(attacker(asked.library, jnp.float32(temperatures[min(finite)[1]])))
 
 
 @jax.jit

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from ani_jax.attacks.base import View
+from ani_jax.attacks.base import Asked
 from ani_jax.attacks.decoder import product, solve
-from ani_jax.attacks.descent import Target, feature_rates, sample_means
+from ani_jax.attacks.descent import Goal, feature_rates, sample_means
 from ani_jax.attacks.query import ask, flat, query
 from ani_jax.modules.imitation import Imitation
 from ani_jax.modules.initialise import initialise
@@ -34,7 +34,7 @@ NOISE = 4096
 """Most images of noise that a linear copy is fitted on beside real ones."""
 
 
-def masked(key: PRNGKey, view: View) -> bool:
+def masked(key: PRNGKey, asked: Asked) -> bool:
     """Whether the client's gradients fail for most images.
 
     Between two images a and b the client's answer changes by ``D = release(b) - release(a)``. To second order
@@ -44,31 +44,31 @@ def masked(key: PRNGKey, view: View) -> bool:
 
     Args:
         key: of the client's noise, the same for a, b and between.
-        view: of the client.
+        asked: of the client.
     """
-    images = view.sample.image[: 2 * PROBES]
+    images = asked.sample.image[: 2 * PROBES]
     half = len(images) // 2
-    target = Target(view.release, feature_rates(sample_means(view)))
-    return bool(_failed(target, images[:half], images[half : 2 * half], key).mean() > 0.5)
+    goal = Goal(asked.release, feature_rates(sample_means(asked)))
+    return bool(_failed(goal, images[:half], images[half : 2 * half], key).mean() > 0.5)
 
 
-def differentiable(view: View) -> bool:
+def differentiable(asked: Asked) -> bool:
     """Whether the client can be traced backwards at all; a callback into another framework cannot."""
 
     def total(x: Images) -> Array:
-        return view.release(x, jax.random.key(0)).sum()
+        return asked.release(x, jax.random.key(0)).sum()
 
     try:
-        jax.eval_shape(jax.grad(total), view.sample.image[:1])
+        jax.eval_shape(jax.grad(total), asked.sample.image[:1])
     except (TypeError, ValueError, NotImplementedError):
         return False
     return True
 
 
 @jax.jit
-def _failed(target: Target, a: Images, b: Images, key: PRNGKey) -> Bool[Array, " n"]:
+def _failed(goal: Goal, a: Images, b: Images, key: PRNGKey) -> Bool[Array, " n"]:
     def send(x: Images) -> Features:
-        return target.expected(x, key)[0] * target.rate[None]
+        return goal.expected(x, key)[0] * goal.rate[None]
 
     change = send(b) - send(a)
     pulled = jax.vjp(send, (a + b) / 2)[1](change)[0]
@@ -77,39 +77,39 @@ def _failed(target: Target, a: Images, b: Images, key: PRNGKey) -> Bool[Array, "
     return (size > 0) & ~(jnp.isfinite(flat(pulled)).all(1) & (predicted > AGREEMENT * size))
 
 
-def surrogate(key: PRNGKey, view: View, steps: int) -> Release:
+def surrogate(key: PRNGKey, asked: Asked, steps: int) -> Release:
     """A differentiable copy of the client, fitted to queries: linear where that is faithful, else the better of it and a network.
 
     Args:
         key: of images, noise and the network.
-        view: of the client.
+        asked: of the client.
         steps: of the network.
 
     Returns:
         A deterministic release that gives the client's mean features.
     """
     linear_key, network_key, held_key = jax.random.split(key, 3)
-    rate, held = feature_rates(sample_means(view)), view.validation.image
-    sent = query(view.release, held, held_key).mean(0)
+    rate, held = feature_rates(sample_means(asked)), asked.validation.image
+    sent = query(asked.release, held, held_key).mean(0)
 
     def explained(copy: Release) -> float:
         error = jnp.square((copy(held, held_key) - sent) * rate[None]).mean()
         return 1 - float(error / jnp.square((sent - sent.mean(0)[None]) * rate[None]).mean())
 
-    copies = [_linear(linear_key, view)]
+    copies = [_linear(linear_key, asked)]
     if not explained(copies[0]) > FAITHFUL:
-        copies.append(_network(network_key, view, rate, steps))
+        copies.append(_network(network_key, asked, rate, steps))
     scores = [score if score == score else -jnp.inf for score in map(explained, copies)]
     return copies[scores.index(max(scores))]
 
 
-def _linear(key: PRNGKey, view: View) -> Release:
+def _linear(key: PRNGKey, asked: Asked) -> Release:
     """The linear map with the least squared error on real images and on noise, which also moves what images never do."""
     image_key, query_key = jax.random.split(key)
-    shape = view.sample.image.shape[1:]
-    count = min(NOISE, 2 * view.sample.image[0].size)
-    images = jnp.concatenate([view.sample.image, jax.random.uniform(image_key, (count, *shape))])
-    z = query(view.release, images, query_key)[0]
+    shape = asked.sample.image.shape[1:]
+    count = min(NOISE, 2 * asked.sample.image[0].size)
+    images = jnp.concatenate([asked.sample.image, jax.random.uniform(image_key, (count, *shape))])
+    z = query(asked.release, images, query_key)[0]
     return Release((images.mean(0), z.mean(0), _solved(images, z)), _LinearApply())
 
 
@@ -159,12 +159,12 @@ class _Copying:
         return jnp.square(self.module.apply({"params": params}, x, train=True) - z).mean()  # type: ignore[operator]
 
 
-def _network(key: PRNGKey, view: View, rate: Features, steps: int) -> Release:
+def _network(key: PRNGKey, asked: Asked, rate: Features, steps: int) -> Release:
     init_key, fit_key = jax.random.split(key)
-    mean = sample_means(view).mean(0)
+    mean = sample_means(asked).mean(0)
     module = Imitation(mean.shape)
-    params = initialise(module, init_key, view.sample.image[:1])["params"]
-    data = (view.auxiliary, view.release, mean, rate)
+    params = initialise(module, init_key, asked.sample.image[:1])["params"]
+    data = (asked.auxiliary, asked.release, mean, rate)
     found = fit(fit_key, params, _Copying(module), data, steps=steps, optimizer=adam(2e-3, steps, 1.0))
     return Release((found.params, mean, scale_of(rate)), NetworkApply(module))
 

@@ -2,10 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
 
+from ani_jax.attacks.base import register
+from ani_jax.attacks.decoder import Kernel, Ridge
+from ani_jax.targets.image import Image
 from ani_jax.types import Batch, Images, PRNGKey, Source
 
 Shift = Callable[[PRNGKey, Images], Images]
@@ -59,3 +63,38 @@ def mismatched(source: Source, shift: Shift = repaint) -> Source:
         [1.0, 1.0]
     """
     return Source(source.stored, Shifted(source.render, shift))
+
+
+SETTINGS = MappingProxyType({"standard": {}, "thorough": {}})
+
+
+@register(Image)
+@dataclasses.dataclass(frozen=True)
+class MismatchedRidge(Ridge):
+    """The linear decoder of an attacker who owns images of another palette; asked once an image."""
+
+    family = "mismatched"
+    levels = SETTINGS
+    repeated = False
+    owns = staticmethod(mismatched)
+
+    @property
+    def name(self) -> str:
+        """As in the family that owns the right images."""
+        return "ridge"
+
+
+@register(Image)
+@dataclasses.dataclass(frozen=True)
+class MismatchedKernel(Kernel):
+    """The kernel decoder of the same attacker."""
+
+    family = "mismatched"
+    levels = SETTINGS
+    repeated = False
+    owns = staticmethod(mismatched)
+
+    @property
+    def name(self) -> str:
+        """As in the family that owns the right images."""
+        return "kernel"

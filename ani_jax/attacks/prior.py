@@ -6,29 +6,105 @@ GLASS (2023) searches the layers of a StyleGAN; [reconstruction] at these sizes 
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ani_jax.attacks import decoder
-from ani_jax.attacks.base import Fitted, Member, OnEvent, View
-from ani_jax.attacks.descent import Setting, Target, descend, drift, target_of
-from ani_jax.attacks.optimization import by_parts, first_guess, settings, shared, tune
+from ani_jax.attacks.base import Asked, Attack, Context, Fitted, OnEvent, register
+from ani_jax.attacks.descent import Goal, Setting, descend, drift, goal_of
 from ani_jax.attacks.query import Observed
+from ani_jax.attacks.whitebox import by_parts, settings, shared, tune
+from ani_jax.modules.adversaries import ConvClassifier, MirrorDecoder
 from ani_jax.modules.initialise import initialise
-from ani_jax.modules.prior import Autoencoder
 from ani_jax.optimize.fit import adam, fit
+from ani_jax.targets.image import Image
 from ani_jax.types import Batch, Images, PRNGKey, Source
 
 PIXEL_STDDEV = 0.1
 """How far a painted pixel may be from the true one, in the autoencoder's likelihood."""
 
 
+class Coded(NamedTuple):
+    """What the autoencoder makes of images.
+
+    Attributes:
+        mean: of the code's posterior.
+        log_stddev: of it.
+        image: painted from one draw of the code.
+    """
+
+    mean: Float[Array, "b d"]
+    log_stddev: Float[Array, "b d"]
+    image: Images
+
+
+class Autoencoder(nn.Module):
+    """A code of standard normal numbers, a coarse layer that a dense layer makes of it, and a picture of that.
+
+    The halves of the painter are methods of their own, because an attack searches the codes first and then the layer
+    between (METHODS 5.5).
+
+    Args:
+        image_shape: ``(height, width, channels)``.
+        size: numbers in a code.
+        width: channels, as of `MirrorDecoder`.
+
+    Returns:
+        :class:`Coded`.
+
+    Example:
+        >>> import functools
+        >>> module, x, key = Autoencoder((16, 16, 3), 8, 4), jnp.ones((2, 16, 16, 3)), jax.random.key(0)
+        >>> found = jax.eval_shape(functools.partial(module.init_with_output, train=False), key, x, key)[0]
+        >>> found.mean.shape, found.image.shape
+        ((2, 8), (2, 16, 16, 3))
+    """
+
+    image_shape: tuple[int, int, int]
+    size: int = 64
+    width: int = 32
+
+    def setup(self):
+        """Makes the three networks."""
+        height, width, _ = self.image_shape
+        times = 0
+        while min(height, width) >> times >= 8 and (height >> times) % 2 == (width >> times) % 2 == 0:
+            times += 1
+        self.grid = (height >> times, width >> times, 2 * self.width)
+        self.encoder = ConvClassifier(2 * self.size, self.width)
+        self.first = nn.Dense(self.grid[0] * self.grid[1] * self.grid[2])
+        self.painter = MirrorDecoder(self.image_shape, self.width)
+
+    def __call__(self, x: Images, key: PRNGKey, *, train: bool) -> Coded:
+        """Codes images and paints them again from one draw."""
+        del train
+        mean, log_stddev = jnp.split(self.encoder(x), 2, axis=1)
+        # Unbounded, one overflowing exponential would end the training.
+        log_stddev = log_stddev.clip(-6, 2)
+        code = mean + jnp.exp(log_stddev) * jax.random.normal(key, mean.shape)
+        return Coded(mean, log_stddev, self.paint(self.layer(code)))
+
+    def code(self, x: Images) -> Float[Array, "b d"]:
+        """The likeliest code of each image."""
+        return jnp.split(self.encoder(x), 2, axis=1)[0]
+
+    def layer(self, code: Float[Array, "b d"]) -> Float[Array, "b h w c"]:
+        """The coarse layer of a code."""
+        return nn.relu(self.first(code)).reshape(-1, *self.grid)
+
+    def paint(self, layer: Float[Array, "b h w c"]) -> Images:
+        """The picture of a coarse layer."""
+        return self.painter(layer)
+
+
+@register(Image)
 @dataclasses.dataclass(frozen=True)
-class Prior:
+class Prior(Attack):
     """Trains an autoencoder on ``auxiliary`` and inverts within what it can paint.
 
         min over w of  misfit(paint(layer(w)), z) + variation * TV + energy * mean(w^2),        then
@@ -47,7 +123,6 @@ class Prior:
         starters: decoders that the first start is chosen from; none for none.
         batch_size: images a step of the autoencoder's training.
         learning_rate: Adam's peak rate there.
-        name: of the member.
     """
 
     steps: int = 1000
@@ -59,24 +134,27 @@ class Prior:
     variations: tuple[float, ...] = (0.0,)
     energies: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
     tuned_on: int = 16
-    starters: tuple[Member, ...] = (decoder.Ridge(), decoder.Kernel())
+    starters: tuple[type[Attack], ...] = decoder.CLOSED
     batch_size: int = 64
     learning_rate: float = 2e-3
-    name: str = "prior"
 
-    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()) -> Fitted:
+    family = "prior"
+    levels = MappingProxyType({"thorough": {"steps": 2000, "prior_steps": 4000, "images": 256}})
+
+    def fit(self, context: Context) -> Fitted:
         """Trains the autoencoder, then chooses the setting of the search on ``validation``."""
-        train_key, start_key, tune_key = jax.random.split(key, 3)
-        height, width, channels = view.sample.image.shape[1:]
+        asked = context.asked
+        train_key, start_key, tune_key = jax.random.split(context.key, 3)
+        height, width, channels = asked.sample.image.shape[1:]
         module = Autoencoder((height, width, channels), self.size, self.width)
-        params, failed = self.train(train_key, module, view, on_event)
-        guess = first_guess(start_key, view, self.starters, earlier)
+        params, failed = self.train(train_key, module, asked, context.emit)
+        guess = context.best([kind(self.target) for kind in self.starters])
         count = max(1, self.restarts - (guess is not None))
         codes = jax.random.normal(start_key, (count, self.size)).at[0].set(0)
         begin = _painted(module, params, codes[:1])
-        images = jnp.broadcast_to(begin, (min(self.tuned_on, view.held.shape[1]), *begin.shape[1:]))
+        images = jnp.broadcast_to(begin, (min(self.tuned_on, asked.held.shape[1]), *begin.shape[1:]))
         searcher = Searcher(
-            target=target_of(view, view.release, images),
+            goal=goal_of(asked, asked.release, images),
             params=params,
             guess=guess,
             codes=codes,
@@ -85,20 +163,20 @@ class Prior:
             module=module,
         )
         grid = settings(self.rates, self.variations, self.energies)
-        fitted = tune(tune_key, view, [searcher], grid, self.tuned_on, on_event)
+        fitted = tune(tune_key, asked, [searcher], grid, self.tuned_on, context.emit)
         return fitted if failed is None else Fitted(fitted.attacker, failed)
 
     def train(
-        self, key: PRNGKey, module: Autoencoder, view: View, on_event: OnEvent | None = None
+        self, key: PRNGKey, module: Autoencoder, asked: Asked, on_event: OnEvent | None = None
     ) -> tuple[Any, str | None]:
         """The autoencoder's parameters, and why its training failed, if it did."""
         init_key, fit_key = jax.random.split(key)
-        params = initialise(module, init_key, view.sample.image[:1], init_key)["params"]
+        params = initialise(module, init_key, asked.sample.image[:1], init_key)["params"]
         found = fit(
             fit_key,
             params,
             _Coding(module, self.batch_size),
-            (view.auxiliary, view.validation),
+            (asked.auxiliary, asked.validation),
             steps=self.prior_steps,
             optimizer=adam(self.learning_rate, self.prior_steps, 1.0),
             evaluate=_Coded(module),
@@ -190,7 +268,7 @@ class Searcher:
     """An attacker with a generative prior.
 
     Attributes:
-        target: the client.
+        goal: the client.
         params: of the autoencoder.
         guess: a fitted decoder whose guess, coded, is the first start; None for none.
         codes: (r, d), the other starts, the same for every image.
@@ -199,7 +277,7 @@ class Searcher:
         module: the autoencoder (static).
     """
 
-    target: Target
+    goal: Goal
     params: Any
     guess: Any
     codes: Float[Array, "r d"]
@@ -219,9 +297,9 @@ class Searcher:
 
         def one(starts: Array, z: Observed, setting: Setting) -> tuple[Images, Bool[Array, " n"]]:
             canvas, half = Codes(self.module), self.steps // 2
-            coarse = descend(self.target, canvas, self.params, starts, z, setting, half, code_key)
+            coarse = descend(self.goal, canvas, self.params, starts, z, setting, half, code_key)
             layer = _layered(canvas, self.params, coarse.unknown)[None]
-            fine = descend(self.target, Layers(self.module), self.params, layer, z, setting, half, layer_key)
+            fine = descend(self.goal, Layers(self.module), self.params, layer, z, setting, half, layer_key)
             return _drawn(self.module, self.params, fine.unknown), coarse.finite & fine.finite
 
         return by_parts(one, starts, z, self.setting)

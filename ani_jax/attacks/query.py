@@ -56,7 +56,15 @@ def as_release(function: Callable[..., Features] | Release) -> Release:
         return function
     if not callable(function):
         raise ValueError(f"release={function!r}: must be callable, f(x) or f(x, key)")
-    keyed = _takes_key(function)
+    parameters = inspect.signature(function).parameters.values()
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    if len(required) not in (1, 2):
+        raise ValueError(
+            f"release={function!r}: takes {len(required)} arguments; must take images, or images and a key"
+        )
+    # A key that has a default is still a key: f(x, key=None) may be noisy.
+    keyed = len(required) == 2 or (len(positional) > 1 and positional[1].name == "key")
     if isinstance(function, jax.tree_util.Partial):
         return Release((function.args, dict(function.keywords)), _Call(function.func, keyed), stochastic=keyed)
     return Release(((), {}), _Call(_hashable(function), keyed), stochastic=keyed)
@@ -79,15 +87,6 @@ def _hashable(function: Callable[..., Any]) -> Callable[..., Any]:
     except TypeError:
         return lambda *args: function(*args)
     return function
-
-
-def _takes_key(function: Callable[..., Any]) -> bool:
-    parameters = inspect.signature(function).parameters.values()
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    required = [p for p in positional if p.default is p.empty]
-    if len(required) in (1, 2) and len(positional) >= 1:
-        return len(required) == 2 or (len(positional) > 1 and positional[1].name == "key")
-    raise ValueError(f"release={function!r}: takes {len(required)} arguments; must take images, or images and a key")
 
 
 def query(release: Release, images: Images, key: PRNGKey, queries: int = 1) -> Observed:
@@ -114,21 +113,17 @@ def query(release: Release, images: Images, key: PRNGKey, queries: int = 1) -> O
 
 def answers(release: Release, images: Images, key: PRNGKey, queries: int) -> Iterator[Observed]:
     """The k releases of ``CHUNK`` images after the other."""
-    one_by_one = queries > 1 and release.stochastic and not _maps(release, images[:1], key)
-    at_once = 1 if one_by_one else min(queries, AT_ONCE)
+    at_once = min(queries, AT_ONCE)
+    if queries > 1 and release.stochastic:
+        # A callback or an exported program cannot be mapped over keys.
+        try:
+            jax.eval_shape(functools.partial(_ask_often, queries=2), release, images[:1], key)
+        except NotImplementedError:
+            at_once = 1
     for index, start in enumerate(range(0, images.shape[0], CHUNK)):
         part, size = padded(images[start : start + CHUNK], 0)
         keys = jax.random.split(jax.random.fold_in(key, index), -(-queries // at_once))
         yield jnp.concatenate([_ask_jitted(release, part, one, at_once)[:, :size] for one in keys])[:queries]
-
-
-def _maps(release: Release, images: Images, key: PRNGKey) -> bool:
-    """Whether a client can be mapped over keys; a callback or an exported program cannot."""
-    try:
-        jax.eval_shape(functools.partial(_ask_often, queries=2), release, images, key)
-    except NotImplementedError:
-        return False
-    return True
 
 
 def ask(release: Release, images: Images, key: PRNGKey, queries: int = 1) -> Observed:

@@ -1,29 +1,29 @@
 """Query-free inversion: train a shadow of the client through the provider's own network, then invert the shadow (METHODS 5.4)."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from ani_jax.attacks.base import Fitted, OnEvent, View
+from ani_jax.attacks.base import Asked, Attack, Context, Fitted, OnEvent, register
 from ani_jax.attacks.descent import feature_rates, sample_means
 from ani_jax.attacks.masking import NetworkApply, scale_of
-from ani_jax.attacks.optimization import WhiteBox, settings, tune
+from ani_jax.attacks.whitebox import WhiteBox, tune
 from ani_jax.losses.task import cross_entropy
 from ani_jax.modules.imitation import Imitation
 from ani_jax.modules.initialise import initialise
 from ani_jax.optimize.fit import adam, fit
-from ani_jax.types import Batch, Features, Logits, PRNGKey, Release, Source
-
-UNGRANTED = "the threat model does not grant predict"
-"""Why the member fails where it has nothing to train its shadow with."""
+from ani_jax.targets.image import Image
+from ani_jax.types import Batch, Features, Knowledge, Logits, PRNGKey, Release, Source
 
 
+@register(Image)
 @dataclasses.dataclass(frozen=True)
-class Shadow:
+class Shadow(Attack):
     """Inverts a network that the provider's ``predict`` takes for the client.
 
         min over shadow of  CE(predict(shadow(x)), y)  on ``auxiliary``,  then white-box inversion of the shadow
@@ -32,49 +32,66 @@ class Shadow:
     scale. (Its setting is chosen on ``validation``, as every attacker's.)
 
     Attributes:
-        white_box: the inversion that follows; its starters are left out, since they learn from answers to queries.
         steps: of the shadow's training.
+        inversion_steps: of the inversion that follows, whose starts are the mean image and scattered around it: a decoder
+            would learn from answers to queries.
+        restarts: its starts.
         batch_size: images a step.
         learning_rate: Adam's peak rate.
         width: of the shadow.
-        name: of the member.
     """
 
-    white_box: WhiteBox
     steps: int = 400
+    inversion_steps: int = 1000
+    restarts: int = 2
     batch_size: int = 64
     learning_rate: float = 2e-3
     width: int = 32
-    name: str = "shadow"
 
-    def fit(self, key: PRNGKey, view: View, on_event: OnEvent | None = None, earlier: Sequence[Fitted] = ()) -> Fitted:
+    family = "shadow"
+    levels = MappingProxyType(
+        {
+            "standard": {"inversion_steps": 300, "images": 32},
+            "thorough": {"steps": 2000, "inversion_steps": 2000, "restarts": 4, "images": 256},
+        }
+    )
+
+    @classmethod
+    def able(cls, knowledge: Knowledge) -> bool:
+        """Where the provider's network is granted."""
+        return knowledge.predict is not None
+
+    @property
+    def white_box(self) -> WhiteBox:
+        """The inversion that follows."""
+        return WhiteBox(self.target, steps=self.inversion_steps, restarts=self.restarts, starters=())
+
+    def fit(self, context: Context) -> Fitted:
         """Trains the shadow and chooses the setting of its inversion."""
-        del earlier
-        predict = view.knowledge.predict
+        asked, attack = context.asked, self.white_box
+        predict = asked.knowledge.predict
         if predict is None:
-            return Fitted(None, UNGRANTED)
-        train_key, start_key, tune_key = jax.random.split(key, 3)
-        shadow, failed = self.train(train_key, view, predict, on_event)
-        attack = self.white_box
-        inverter = attack.inverter(start_key, view, shadow)
-        grid = settings(attack.rates, attack.variations, attack.energies)
-        fitted = tune(tune_key, view, [inverter], grid, attack.tuned_on, on_event)
+            return Fitted(None, "the threat model does not grant predict")
+        train_key, start_key, tune_key = jax.random.split(context.key, 3)
+        shadow, failed = self.train(train_key, asked, predict, context.emit)
+        inverter = attack.inverter(start_key, asked, shadow)
+        fitted = tune(tune_key, asked, [inverter], attack.grid, attack.tuned_on, context.emit)
         return fitted if failed is None else Fitted(fitted.attacker, failed)
 
     def train(
-        self, key: PRNGKey, view: View, predict: Callable[[Features], Logits], on_event: OnEvent | None = None
+        self, key: PRNGKey, asked: Asked, predict: Callable[[Features], Logits], on_event: OnEvent | None = None
     ) -> tuple[Release, str | None]:
         """The shadow as a release, and why its training failed, if it did."""
         init_key, fit_key = jax.random.split(key)
-        z = sample_means(view)
+        z = sample_means(asked)
         mean, scale = z.mean(0), scale_of(feature_rates(z))
         module = Imitation(mean.shape, self.width)
-        params = initialise(module, init_key, view.sample.image[:1])["params"]
+        params = initialise(module, init_key, asked.sample.image[:1])["params"]
         found = fit(
             fit_key,
             params,
             _Deceiving(module, self.batch_size),
-            _Scene(view.auxiliary, view.validation, predict, mean, scale),
+            _Scene(asked.auxiliary, asked.validation, predict, mean, scale),
             steps=self.steps,
             optimizer=adam(self.learning_rate, self.steps, 1.0),
             evaluate=_Deceived(module),

@@ -12,7 +12,7 @@ from ani_jax.types import Images, PRNGKey
 Picture = Float[Array, "h w c"]
 
 MAX_CROP = 1 / 8
-"""Largest shift of a crop in either direction, as a part of the picture's side."""
+"""Largest shift of a crop in either direction, as a share of the picture's side."""
 MAX_BRIGHTNESS, MAX_CONTRAST, MAX_SATURATION = 0.2, 0.2, 0.2
 """Largest change of colour jitter: added to pixels; as a factor 1 +- it of the distance to the mean; and to grey."""
 
@@ -81,6 +81,7 @@ def augment(key: PRNGKey, images: Images, names: tuple[str, ...]) -> Images:
             image = function(jax.random.fold_in(key, number), image)
         return image
 
+    # Folded in rather than split: a picture's key then depends on its place and not on how many stand beside it.
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
     return jax.vmap(one)(keys, images)
 

@@ -12,13 +12,14 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow_datasets as tfds
 
+from ani_jax.data.entry import Entry
 from ani_jax.data.files import DataError, Tally, Watch, unwatched
-from ani_jax.data.recipes import RECIPES, Recipe
+from ani_jax.data.sets import ENTRIES
 
 FORMAT = "array_record"
 """The only tfds file format that is read without TensorFlow."""
@@ -30,7 +31,7 @@ class Prepared:
 
     Attributes:
         folder: where it lies.
-        sizes: split -> number of examples.
+        sizes: official split -> number of examples.
         skipped: reason -> number of files left out when it was prepared.
     """
 
@@ -60,106 +61,109 @@ def prepare(
         DataError: files are missing, damaged or out of range, or the builder fails; nothing half-made stays.
     """
     (tfds.disable_progress_bar if watch is None else tfds.enable_progress_bar)()
-    recipe = RECIPES.get(name)
+    entry = next((entry for entry in ENTRIES if entry.recipe is not None and entry.prepared == name), None)
     # tfds announces on standard output what it is about to do.
     with contextlib.redirect_stdout(io.StringIO()):
-        if recipe is None:
-            return _shipped(name, manual_dir, data_dir)
-        return _own(recipe, manual_dir, data_dir, watch or unwatched)
-
-
-def _own(
-    recipe: Recipe, manual_dir: str | os.PathLike[str] | None, data_dir: str | os.PathLike[str] | None, watch: Watch
-) -> Prepared:
-    tally = Tally()
-
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        name = recipe.name
-        VERSION = tfds.core.Version(recipe.version)
-        pkg_dir_path = None
-
-        def _info(self) -> tfds.core.DatasetInfo:
-            return tfds.core.DatasetInfo(
-                builder=self,
-                description=f"{recipe.name}, prepared from its official files by ani_jax.",
-                features=tfds.features.FeaturesDict(recipe.features()),
-                homepage=recipe.obtain,
-                license=recipe.licence,
-                metadata=tfds.core.MetadataDict(skipped={}),
-            )
-
-        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-            splits = recipe.read(_folder(recipe, manual_dir), tally, watch)
-            self.info.metadata["skipped"] = tally.counts()  # type: ignore[index]
-            return splits
-
-        def _generate_examples(self) -> None:
-            raise NotImplementedError("the splits are made in _split_generators")
-
-    builder = Builder(data_dir=data_dir, file_format=FORMAT)
-    if not pathlib.Path(builder.data_path).exists():
-        with _alone(pathlib.Path(builder.data_path)), tempfile.TemporaryDirectory() as unused:
-            builder.download_and_prepare(file_format=FORMAT, download_dir=unused)
-    # Read back: another process may have been first.
-    return _summary(Builder(data_dir=data_dir, file_format=FORMAT))
-
-
-def _shipped(name: str, manual_dir: str | os.PathLike[str] | None, data_dir: str | os.PathLike[str] | None) -> Prepared:
-    try:
-        builder = tfds.builder(name, data_dir=data_dir, file_format=FORMAT)
-    except tfds.core.DatasetNotFoundError:
-        raise DataError(f"dataset={name}: tfds knows no data set of this name") from None
-    # Asked first: without it a builder fails only after it has downloaded everything.
-    if importlib.util.find_spec("tensorflow") is None and not pathlib.Path(builder.data_path).exists():
-        raise DataError(
-            f"dataset={name}: its tfds builder needs TensorFlow to prepare (not to read); "
-            'pip install "ani-jax[tf]", or point --data_dir at data that was prepared as array_record'
-        )
-    try:
-        config = tfds.download.DownloadConfig(manual_dir=manual_dir)
-        builder.download_and_prepare(file_format=FORMAT, download_config=config)
-    # A builder may fail in any way: no network, a checksum, a missing manual folder.
-    except Exception as error:
-        raise DataError(f"dataset={name}: tfds cannot prepare it ({type(error).__name__}: {error})") from None
-    return _summary(builder)
-
-
-def _summary(builder: Any) -> Prepared:
-    skipped = (builder.info.metadata or {}).get("skipped", {})
+        if entry is not None:
+            Official(entry, manual_dir, data_dir, watch or unwatched).make()
+            # Read back: another process may have been first.
+            builder: Any = Official(entry, manual_dir, data_dir, watch or unwatched)
+        else:
+            try:
+                builder = tfds.builder(name, data_dir=data_dir, file_format=FORMAT)
+            except tfds.core.DatasetNotFoundError:
+                raise DataError(f"dataset={name}: tfds knows no data set of this name") from None
+            # Asked first: without it a builder fails only after it has downloaded everything.
+            if importlib.util.find_spec("tensorflow") is None and not pathlib.Path(builder.data_path).exists():
+                raise DataError(
+                    f"dataset={name}: its tfds builder needs TensorFlow to prepare (not to read); "
+                    'pip install "ani-jax[tf]", or point --data_dir at data that was prepared as array_record'
+                )
+            try:
+                config = tfds.download.DownloadConfig(manual_dir=manual_dir)
+                builder.download_and_prepare(file_format=FORMAT, download_config=config)
+            # A builder may fail in any way: no network, a checksum, a missing manual folder.
+            except Exception as error:
+                raise DataError(f"dataset={name}: tfds cannot prepare it ({type(error).__name__}: {error})") from None
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
-    return Prepared(pathlib.Path(builder.data_path), sizes, dict(skipped))
+    return Prepared(pathlib.Path(builder.data_path), sizes, dict((builder.info.metadata or {}).get("skipped", {})))
 
 
-def _folder(recipe: Recipe, manual_dir: str | os.PathLike[str] | None) -> pathlib.Path:
-    """The folder that holds what the recipe needs.
+class Official(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Makes one data set from its official files by its recipe.
 
-    Raises:
-        DataError: it says which file is missing, where it was sought, where to get it, and whose licence it is under.
+    Args:
+        entry: of the data set; has a recipe.
+        manual_dir: holds the official files, itself or in a folder named like the data set; asked for only where they are read.
+        data_dir: where prepared data lies; ``None`` is tfds's own default.
+        watch: sees long loops go by.
     """
-    terms = f"get it from {recipe.obtain} (licence: {recipe.licence})"
-    files = ", ".join(" or ".join(patterns) for patterns in recipe.needs)
-    if manual_dir is None:
-        raise DataError(f"manual_dir=: {recipe.name} is made from {files}; name the folder that holds them; {terms}")
-    top = pathlib.Path(manual_dir).expanduser()
-    if not top.is_dir():
-        raise DataError(f"manual_dir={top}: no such folder; it should hold {files}; {terms}")
-    for folder in (top / recipe.name, top):
-        missing = [patterns for patterns in recipe.needs if not any(_holds(folder, pattern) for pattern in patterns)]
-        if not missing:
-            return folder
-    raise DataError(f"manual_dir={top}: {' or '.join(missing[0])} is missing; {terms}")
 
+    # Abstract in tfds, and never called where _split_generators has made the splits.
+    _generate_examples: Any = None
 
-def _holds(folder: pathlib.Path, pattern: str) -> bool:
-    return any(True for _ in (folder.rglob(pattern) if "*" in pattern else folder.glob(pattern)))
+    def __init__(
+        self,
+        entry: Entry,
+        manual_dir: str | os.PathLike[str] | None,
+        data_dir: str | os.PathLike[str] | None,
+        watch: Watch,
+    ):
+        assert entry.recipe is not None
+        assert entry.prepared is not None
+        # tfds has a class for every data set and reads both of it; set before it makes the rest.
+        self.name = entry.prepared  # pyright: ignore[reportAttributeAccessIssue]
+        self.VERSION = tfds.core.Version(entry.recipe.version)
+        self.entry, self.recipe, self.manual_dir, self.watch = entry, entry.recipe, manual_dir, watch
+        super().__init__(data_dir=data_dir, file_format=FORMAT)
 
+    def make(self) -> None:
+        """Prepares the data unless it is there; one process at a time, and whoever comes second finds it done.
 
-@contextlib.contextmanager
-def _alone(target: pathlib.Path) -> Iterator[None]:
-    """Holds the right to make ``target``, and sweeps away what a killed preparation left."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent.parent / f".{target.parent.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for leftover in target.parent.glob(f"incomplete.*_{target.name}"):
-            shutil.rmtree(leftover)
-        yield
+        Raises:
+            DataError: files are missing, damaged or out of range; nothing half-made stays.
+        """
+        target = pathlib.Path(self.data_path)
+        if target.exists():
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (target.parent.parent / f".{target.parent.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Nobody else is at work now, so what is incomplete was left by a process that was killed.
+            for leftover in target.parent.glob(f"incomplete.*_{target.name}"):
+                shutil.rmtree(leftover)
+            # Nothing is downloaded, but tfds makes a folder for it, by default beside the data.
+            with tempfile.TemporaryDirectory() as unused:
+                self.download_and_prepare(file_format=FORMAT, download_dir=unused)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"{self.name}, prepared from its official files by ani_jax.",
+            features=tfds.features.FeaturesDict(self.recipe.features()),
+            homepage=self.recipe.origin,
+            license=self.entry.licence,
+            metadata=tfds.core.MetadataDict(skipped={}),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        terms = f"get it from {self.recipe.origin} (licence: {self.entry.licence})"
+        files = ", ".join(" or ".join(patterns) for patterns in self.recipe.needs)
+        if self.manual_dir is None:
+            raise DataError(f"manual_dir=: {self.name} is made from {files}; name the folder that holds them; {terms}")
+        top = pathlib.Path(self.manual_dir).expanduser()
+        if not top.is_dir():
+            raise DataError(f"manual_dir={top}: no such folder; it should hold {files}; {terms}")
+        for folder in (top / self.name, top):
+            missing = [
+                patterns
+                for patterns in self.recipe.needs
+                # Pictures may lie at any depth; a file with a name of its own lies at the top.
+                if not any(any(folder.rglob(name) if "*" in name else folder.glob(name)) for name in patterns)
+            ]
+            if not missing:
+                tally = Tally()
+                examples = self.recipe.read(folder, tally, self.watch)
+                self.info.metadata["skipped"] = tally.counts()  # type: ignore[index]
+                return examples
+        raise DataError(f"manual_dir={top}: {' or '.join(missing[0])} is missing; {terms}")

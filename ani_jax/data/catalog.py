@@ -4,11 +4,12 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
-from ani_jax.data import digits, pictures
+from ani_jax.data import pictures, prepared
 from ani_jax.data.augment import check as check_augmentations
-from ani_jax.data.entries import ENTRIES, Entry
+from ani_jax.data.entry import Entry
 from ani_jax.data.pictures import Spec
 from ani_jax.data.render import Augmented, choose
+from ani_jax.data.sets import ENTRIES
 from ani_jax.types import Data, Source
 
 
@@ -45,6 +46,7 @@ def find(name: str, primary: str | None = None) -> Entry:
         raise ValueError(
             f"dataset={name}: must be one of {', '.join(names())}, or any tfds name with --primary=FEATURE"
         )
+    # Nobody has described it, so any of its features may be a task.
     return Entry(name, primary, (), 0, "see tfds", "not in the catalogue", "see tfds", Spec(name), others=None)
 
 
@@ -84,26 +86,23 @@ def load(
         >>> load("digits-correlated", image_size=8).name
         'digits-correlated'
     """
+    # Before anything is read, which may take minutes.
     check_augmentations(augment)
     entry = find(name, primary)
     task, attributes = entry.tasks(primary, sensitive)
-    if entry.spec is None:
-        data = choose(digits.load(seed, entry.correlated, image_size), task, attributes)
+    if entry.embedded is not None:
+        data = choose(entry.embedded(seed=seed, image_size=image_size), task, attributes)
     else:
+        spec = entry.spec or Spec(name)
         if manual_dir is not None:
             # tfds is heavy; only preparation needs it here.
             from ani_jax.data import builders
 
-            builders.prepare(entry.spec.name, manual_dir, data_dir)
-        data = pictures.load(
-            entry.spec,
-            seed=seed,
-            image_size=image_size,
-            primary=task,
-            sensitive=attributes,
-            originals=originals,
-            data_dir=data_dir,
-        )
+            builders.prepare(spec.name, manual_dir, data_dir)
+        stored = prepared.find(spec.name, data_dir)
+        chosen = {"primary": task, "sensitive": attributes, "originals": originals}
+        data = pictures.load(spec, stored, seed=seed, image_size=image_size, **chosen)
+        # As the user calls it, and not as it is prepared: "emnist" lies under "emnist/balanced".
         data = dataclasses.replace(data, name=name)
     if not augment:
         return data

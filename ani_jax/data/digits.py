@@ -43,11 +43,11 @@ PAPER = Task("paper", tuple(PAPERS))
 AGREEMENT = 0.8
 """How often the ink agrees with the digit's parity in the correlated set."""
 MAX_SHIFT = 1 / 32
-"""Largest shift in either direction, as a part of the image's side."""
+"""Largest shift in either direction, as a share of the image's side."""
 MAX_TURN = 0.15
 """Largest rotation in either direction, in radians (11.5 degrees)."""
 MARGIN = 1 / 16
-"""Blank border around a scan, as a part of the image's side, so that no shift pushes a stroke out of the picture."""
+"""Blank border around a scan, as a share of the image's side, so that no shift pushes a stroke out of the picture."""
 SCAN_SIZE, SCAN_MAX = 8, 16
 
 DRAWINGS = {"budget": 4, "validation": 2, "test": 4}
@@ -98,6 +98,7 @@ class Drawing:
     def look(self, key: PRNGKey, label: Labels) -> Look:
         """Draws colours and pose: the ink by the set's law, everything else uniform and independent."""
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(label.shape[0]))
+        # One draw of six numbers: on the CPU every further generator adds to the compilation of a step.
         uniform = jax.vmap(lambda one: jax.random.uniform(one, (6,)))(keys)
         # An agreement of one half is independence: both pairs of inks are then equally likely whatever the digit.
         agrees = uniform[:, 0] < (AGREEMENT if self.correlated else 0.5)
@@ -185,6 +186,7 @@ def load(seed: int = 0, correlated: bool = False, image_size: int = 32) -> Data:
 
 
 def _take(scans: Scans, index: np.ndarray) -> Scans:
+    # By numpy: jax would compile a gather for the size of every split.
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[index]), scans)
 
 
@@ -197,6 +199,7 @@ def _scans(image_size: int) -> tuple[np.ndarray, np.ndarray]:
     border = round(MARGIN * image_size)
     factor = (image_size - 2 * border) / SCAN_SIZE
     small = pixels.reshape(-1, SCAN_SIZE, SCAN_SIZE).astype(np.float32) / SCAN_MAX
+    # In grid mode a pixel is a square and not a point, so that the picture is enlarged about its centre.
     large = ndimage.zoom(small, (1, factor, factor), order=3, mode="grid-constant", grid_mode=True)
     strokes = np.pad(np.asarray(large).clip(0, 1), ((0, 0), (border, border), (border, border)))
     return strokes, labels.astype(np.int32)
@@ -206,18 +209,25 @@ def _draw_fixed(drawing: Drawing, seed: int, scans: Scans, index: dict[str, np.n
     """Draws the splits of ``DRAWINGS``; drawing d of a split's scan i lies at ``d * n + i``."""
     # One program for all splits: compiling one for each would take longer than drawing.
     rows = _take(scans, np.concatenate([np.tile(index[name], count) for name, count in DRAWINGS.items()]))
-    ink = paper = None
+    colours: list[Labels] = []
     if not drawing.correlated:
         rng = np.random.default_rng(seed)
-        sizes = [(len(index[name]), count) for name, count in DRAWINGS.items()]
-        ink, paper = (
-            jnp.asarray(np.concatenate([_balanced(rng, size, count, task.classes) for size, count in sizes]))
-            for task in (INK, PAPER)
-        )
-    drawn = jax.tree.map(np.asarray, _draw(drawing, jax.random.key(seed), rows, ink, paper))
-    ends = np.cumsum([len(index[name]) * count for name, count in DRAWINGS.items()])
-    parts = (slice(end - len(index[name]) * count, end) for end, (name, count) in zip(ends, DRAWINGS.items()))
-    return {name: jax.tree.map(lambda leaf, p=part: jnp.asarray(leaf[p]), drawn) for name, part in zip(DRAWINGS, parts)}
+        for task in (INK, PAPER):
+            dealt = []
+            for name, count in DRAWINGS.items():
+                size = len(index[name])
+                # Successive random permutations of the classes, dealt along the scans: where a scan is drawn as often as there
+                # are classes it meets each of them once, and otherwise the totals still differ by at most one.
+                decks = np.tile(np.arange(task.classes, dtype=np.int32), (-(-size * count // task.classes), 1))
+                dealt.append(rng.permuted(decks, axis=1).reshape(-1)[: size * count].reshape(size, count).T.reshape(-1))
+            colours.append(jnp.asarray(np.concatenate(dealt)))
+    drawn = jax.tree.map(np.asarray, _draw(drawing, jax.random.key(seed), rows, *colours))
+    found, start = {}, 0
+    for name, count in DRAWINGS.items():
+        end = start + len(index[name]) * count
+        found[name] = jax.tree.map(lambda leaf, own=slice(start, end): jnp.asarray(leaf[own]), drawn)
+        start = end
+    return found
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -225,16 +235,6 @@ def _draw(drawing: Drawing, key: PRNGKey, rows: Scans, ink: Labels | None = None
     """Draws each row once, in the given colours where there are any; compiled, so that it is fast outside jit too."""
     look = drawing.look(key, rows.label)
     return paint(rows, look if ink is None or paper is None else look._replace(ink=ink, paper=paper))
-
-
-def _balanced(rng: np.random.Generator, size: int, count: int, classes: int) -> np.ndarray:
-    """Classes for ``count`` drawings of each scan: successive random permutations dealt along the scans.
-
-    With ``count == classes`` every scan meets every class once; otherwise the totals still differ by at most one.
-    """
-    decks = -(-size * count // classes)
-    dealt = rng.permuted(np.tile(np.arange(classes, dtype=np.int32), (decks, 1)), axis=1)
-    return dealt.reshape(-1)[: size * count].reshape(size, count).T.reshape(-1)
 
 
 # The two products below are dots for speed: XLA's CPU compiler fuses element-wise code into its consumers, and would
@@ -247,8 +247,12 @@ def _colour(palette: dict[str, tuple[float, float, float]], index: Labels, dtype
     return jnp.matmul(chosen, jnp.asarray(list(palette.values()), dtype), precision=jax.lax.Precision.HIGHEST)
 
 
-def _sources(size: int, turn: Float[Array, " b"], shift: Float[Array, "b 2"]) -> Float[Array, "2 b pixels"]:
-    """Where each pixel of the moved picture comes from, as (row, column): shifted back, then turned back."""
+def _move(
+    stroke: Float[Array, "b size size"], turn: Float[Array, " b"], shift: Float[Array, "b 2"]
+) -> Float[Array, "b size size"]:
+    """Turns each mask about its centre, then shifts it: one bilinear gather, blank outside."""
+    batch, size, _ = stroke.shape
+    # Where each pixel of the moved picture comes from, as (row, column): shifted back, then turned back.
     centre = (size - 1) / 2
     axis = jnp.arange(size, dtype=turn.dtype) - centre
     down, right = jnp.meshgrid(axis, axis, indexing="ij")
@@ -257,16 +261,9 @@ def _sources(size: int, turn: Float[Array, " b"], shift: Float[Array, "b 2"]) ->
     back = jnp.stack([jnp.stack([cos, -sin], -1), jnp.stack([sin, cos], -1)], 1)
     offset = centre - (back * shift[:, None, :]).sum(-1)
     affine = jnp.concatenate([back, offset[..., None]], -1)
-    return jnp.einsum("bij,jp->ibp", affine, pixels, precision=jax.lax.Precision.HIGHEST)
-
-
-def _move(
-    stroke: Float[Array, "b size size"], turn: Float[Array, " b"], shift: Float[Array, "b 2"]
-) -> Float[Array, "b size size"]:
-    """Turns each mask about its centre, then shifts it: one bilinear gather, blank outside."""
-    batch, size, _ = stroke.shape
+    sources = jnp.einsum("bij,jp->ibp", affine, pixels, precision=jax.lax.Precision.HIGHEST)
     # With a blank frame of one pixel, a coordinate clipped to the frame reads blank: no mask is needed.
-    y, x = jnp.clip(_sources(size, turn, shift) + 1, 0, size + 0.999)
+    y, x = jnp.clip(sources + 1, 0, size + 0.999)
     framed = jnp.pad(stroke, ((0, 0), (1, 1), (1, 1))).reshape(-1)
     width = size + 2
     top, left = jnp.floor(y), jnp.floor(x)

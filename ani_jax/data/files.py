@@ -1,11 +1,12 @@
 """Official files on disk: found, checked, and opened; every fault is one line that names the file and the way out."""
 
 import dataclasses
+import functools
 import hashlib
 import io
 import pathlib
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,9 @@ PICTURES = (".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".bmp")
 
 Watch = Callable[[Iterable[Any], str], Iterable[Any]]
 """Passes the items of a long loop on, unchanged; the command hangs a progress bar on it."""
+
+Examples = Iterator[tuple[Any, dict[str, Any]]]
+"""What one official split is made of: ``(key, {feature: value})``; images are encoded bytes."""
 
 
 class DataError(ValueError):
@@ -54,12 +58,12 @@ class Tally:
         """Reason -> number of files."""
         return {reason: len(names) for reason, names in self.skipped.items()}
 
-    def check(self, total: int, where: str) -> None:
+    def check(self, total: int, found_by: str) -> None:
         """Refuses a set of ``total`` files of which too many cannot be decoded.
 
         Args:
             total: number of files, good and bad.
-            where: the flag that they were found by, with its value.
+            found_by: the flag that names them, with its value.
 
         Raises:
             DataError: it names the first file.
@@ -75,7 +79,7 @@ class Tally:
         bad, allowed = self.skipped.get("undecodable", []), max(10, int(self.share * total))
         if len(bad) > allowed:
             raise DataError(
-                f"{where}: {len(bad):,} of {total:,} pictures cannot be decoded (first: {bad[0]}); "
+                f"{found_by}: {len(bad):,} of {total:,} pictures cannot be decoded (first: {bad[0]}); "
                 f"at most {allowed:,} are skipped, so fetch the files again"
             )
 
@@ -110,19 +114,16 @@ def pictures(folder: pathlib.Path) -> list[Picture]:
         if path.suffix.lower() in PICTURES and path.is_file()
     }
     for path in sorted(folder.glob("*.zip")):
-        found = dict(_archive(path)) | found
+        try:
+            archive = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            raise DataError(f"manual_dir={path}: damaged archive ({error}); fetch the file again") from None
+        for name in archive.namelist():
+            # macOS puts a shadow of every file beside it.
+            if name.lower().endswith(PICTURES) and "__MACOSX" not in name:
+                # Not opened twice: what was unpacked beside its archive is read from there.
+                found.setdefault(name, functools.partial(archive.read, name))
     return [Picture(name, read) for name, read in sorted(found.items())]
-
-
-def _archive(path: pathlib.Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise DataError(f"manual_dir={path}: damaged archive ({error}); fetch the file again") from None
-    for name in archive.namelist():
-        # macOS puts a shadow of every file beside it.
-        if name.lower().endswith(PICTURES) and "__MACOSX" not in name:
-            yield name, lambda name=name: archive.read(name)
 
 
 def decode(content: bytes, mode: str | None = None) -> np.ndarray:
@@ -146,6 +147,7 @@ def decode(content: bytes, mode: str | None = None) -> np.ndarray:
 
     try:
         with Image.open(io.BytesIO(content)) as image:
+            # Pillow would cut 16 bits to 8 without a word.
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"mode {image.mode}; only 8 bits a channel are read")
             target = mode or ("L" if image.mode in ("L", "1") else "RGB")
@@ -167,6 +169,36 @@ def encode(pixels: np.ndarray) -> bytes:
 
 def digest(pixels: np.ndarray) -> bytes:
     """16 bytes that are equal for exact twins: same shape, same pixels."""
+    # The shape too: a row and a column of the same pixels have the same bytes.
     return hashlib.blake2b(
         repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes(), digest_size=16
     ).digest()
+
+
+def check_range(values: np.ndarray, classes: int, path: pathlib.Path) -> None:
+    """Refuses labels outside 0 to ``classes - 1``.
+
+    Raises:
+        DataError: it names the file, the first such row and its value.
+    """
+    outside = np.flatnonzero((values < 0) | (values >= classes))
+    if len(outside):
+        row = int(outside[0])
+        raise DataError(
+            f"manual_dir={path}: label {values[row]} in row {row:,} is out of range; allowed: 0 to {classes - 1}"
+        )
+
+
+def encoded(
+    pixels: np.ndarray, values: Mapping[str, np.ndarray], further: Callable[[int], dict[str, Any]] = lambda row: {}
+) -> Examples:
+    """The examples of one official split of arrays, encoded as they are asked for.
+
+    Args:
+        pixels: uint8 ``(n, height, width, 1 or 3)``.
+        values: feature -> ``(n,)`` integers.
+        further: more features of a row, by its number.
+    """
+    for row, image in enumerate(pixels):
+        integers = {feature: int(column[row]) for feature, column in values.items()}
+        yield row, {"image": encode(image), **integers, **further(row)}

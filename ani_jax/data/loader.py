@@ -5,7 +5,6 @@ ahead what the next steps will show (:func:`read_ahead`), and only drawing is le
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -99,6 +98,7 @@ def permuted(key: PRNGKey, place: Int[Array, " b"], size: int) -> Int[Array, " b
         >>> sorted(permuted(jax.random.key(0), jnp.arange(10), 10).tolist())
         [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
+    # Nearly square, so that the random tables are short and few cells lie beyond the last number.
     rows = math.isqrt(size - 1) + 1
     columns = -(-size // rows)
     table = jax.random.bits(key, (ROUNDS, rows), jnp.uint32)
@@ -156,6 +156,7 @@ def draw_steps(feed: Feed, key: PRNGKey, step: Int[Array, ""], first: Int[Array,
     """
     if isinstance(feed, Source):
         return draw_batch(feed, key, step, batch_size)
+    # The render key of draw_batch, so that both feeds show the same pictures.
     rows = jax.tree.map(lambda leaf: leaf[step - first], feed.stored)
     return feed.render(jax.random.fold_in(jax.random.split(key)[1], step), rows)
 
@@ -181,10 +182,13 @@ def read_ahead(
     import grain
 
     index_key = jax.random.split(key)[0]
-    place = functools.partial(_indices, index_key, source.size, batch_size)
 
     def read(dispatch: tuple[int, int]) -> Any:
-        index = np.stack([place(step) for step in range(dispatch[0], sum(dispatch))])[:, share]
+        # On the host's own processor: the accelerator has better things to do.
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            steps = range(dispatch[0], sum(dispatch))
+            rows = [np.asarray(_compiled_index(index_key, step, source.size, batch_size)) for step in steps]
+        index = np.stack(rows)[:, share]
         return jax.tree.map(
             lambda leaf: np.asarray(leaf[index.ravel()]).reshape(*index.shape, *leaf.shape[1:]), source.stored
         )
@@ -194,10 +198,5 @@ def read_ahead(
         yield Rows(stored, source.render)
 
 
-def _indices(key: PRNGKey, size: int, batch_size: int, step: int) -> np.ndarray:
-    """``epoch_index`` on the host's own processor: the accelerator has better things to do."""
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        return np.asarray(_compiled_index(key, step, size, batch_size))
-
-
+# One for all runs of a process, so that each size is compiled once.
 _compiled_index = jax.jit(epoch_index, static_argnames=("size", "batch_size"))

@@ -1,18 +1,17 @@
 """Prepared pictures -> Data: tasks made from features, splits by identity and twin, the rendering of every split."""
 
 import dataclasses
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ani_jax.data import digits, prepared, splits
+from ani_jax.data import digits, splits
 from ani_jax.data.files import DataError
-from ani_jax.data.prepared import Column, Examples
+from ani_jax.data.prepared import Column, Examples, Stored
 from ani_jax.data.render import Painted, Pictures, Plain
-from ani_jax.types import Batch, Data, Source, Task
+from ani_jax.types import Data, Source
 
 PIXELS = 2**27
 """How many pixels are read at most: 131,072 pictures of 32x32, 0.4 GB of bytes and, for the held-out floats, 0.5 GB."""
@@ -79,16 +78,37 @@ class Spec:
     least: int = 1
     painted: bool = False
 
+    def sources(self, tasks: Sequence[str]) -> dict[str, str]:
+        """Task -> the feature that it is made from, for all tasks but those that painting draws.
+
+        Example:
+            >>> Spec("x", (View("old", "age", ()),), painted=True).sources(("old", "gender", "ink"))
+            {'old': 'age', 'gender': 'gender'}
+        """
+        viewed = {view.name: view.feature for view in self.views}
+        return {task: viewed.get(task, task) for task in tasks if not (self.painted and task in DRAWN)}
+
+    def column(self, task: str, columns: Mapping[str, Column]) -> Column:
+        """A task's column, made from its feature's.
+
+        Raises:
+            DataError: the feature has a class that belongs to none of the task's.
+        """
+        for view in self.views:
+            if view.name == task:
+                return view.apply(self.name, columns[view.feature])
+        return columns[task]
+
 
 def load(
     spec: Spec,
+    stored: Stored,
     *,
     seed: int,
     image_size: int,
     primary: str,
     sensitive: Sequence[str],
     originals: int | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
 ) -> Data:
     """Loads prepared pictures, split and ready to draw; a pure function of its arguments and the files.
 
@@ -97,105 +117,87 @@ def load(
 
     Args:
         spec: what to load.
+        stored: where it lies.
         seed: decides splits and drawn colours; 0 or more.
         image_size: side of the pictures in pixels.
         primary: name of the task.
         sensitive: names of the attributes.
         originals: use at most so many pictures, a random sample; never more than ``PIXELS`` allow.
-        data_dir: where prepared data lies; ``None`` is tfds's own default.
 
     Returns:
         Data named as in tfds.
 
     Raises:
-        DataError: not prepared, no such feature, a constant task, or too few pictures for the splits.
+        DataError: no such feature, a constant task, or too few pictures for the splits.
     """
-    drawn = DRAWN if spec.painted else {}
-    views = {view.name: view for view in spec.views}
-    names = [name for name in (primary, *sensitive) if name not in drawn]
-    sources = {name: views[name].feature if name in views else name for name in names}
+    sources = spec.sources((primary, *sensitive))
     features: set[str] = {*sources.values(), *([spec.identity] if spec.identity else [])}
     limit = min(originals or PIXELS, PIXELS // image_size**2)
-    examples = prepared.read(spec.name, sorted(features), image_size, data_dir, limit)
-    columns = {
-        name: views[name].apply(spec.name, examples.columns[feature]) if name in views else examples.columns[feature]
-        for name, feature in sources.items()
-    }
-    owner = examples.columns[spec.identity] if spec.identity else None
+    examples = stored.read(sorted(features), image_size, limit)
+    columns = {name: spec.column(name, examples.columns) for name in sources}
+    owner = None
     if spec.identity in sources.values():
+        # Whoever is to be recognised must be in every split, so then it is pictures that are dealt.
         columns, examples = _frequent(spec, columns, examples, sources)
-        owner = None
+    elif spec.identity:
+        owner = examples.columns[spec.identity].values
     for name, column in columns.items():
-        _check_varied(name, "primary" if name == primary else "sensitive", column)
-    group = _groups(examples.twins, None if owner is None else owner.values)
+        found = np.unique(column.values)
+        if len(found) < 2:
+            raise DataError(
+                f"{'primary' if name == primary else 'sensitive'}={name}: constant, all {len(column.values):,} pictures are "
+                f"{column.names[found[0]]!r}; name another"
+            )
+    group = _groups(examples.twins, owner)
+    # A drawn task is independent of the pictures: there is nothing to stratify by.
     stratum = columns[primary].values if primary in columns else np.zeros(len(group), np.int32)
     try:
         index = splits.split(seed, stratum, group)
     except ValueError as error:
         raise DataError(f"dataset={spec.name}: {error}") from None
     render = (Painted if spec.painted else Plain)(primary, tuple(sensitive))
-    classes = {name: column.values for name, column in columns.items()}
-    stored = Pictures(examples.image, classes, group)  # type: ignore[arg-type]
-    tasks = {**{name: column.task(name) for name, column in columns.items()}, **drawn}
-    return _data(spec.name, seed, stored, index, render, tasks)
+    everything = Pictures(examples.image, {name: column.values for name, column in columns.items()}, group)  # type: ignore[arg-type]
+    own = {
+        name: jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf[rows]), everything) for name, rows in index.items()
+    }
+    drawn = {}
+    for number, name in enumerate(("budget", "validation", "test")):
+        batch = jax.jit(render)(jax.random.fold_in(jax.random.key(seed), number), own[name])
+        # jit sorts the names.
+        drawn[name] = batch._replace(sensitive={attribute: batch.sensitive[attribute] for attribute in sensitive})
+    tasks = {**{name: column.task(name) for name, column in columns.items()}, **(DRAWN if spec.painted else {})}
+    return Data(
+        defend=Source(own["defend"], render),
+        auxiliary=Source(own["auxiliary"], render),
+        **drawn,
+        name=spec.name,
+        primary=tasks[primary],
+        sensitive=tuple(tasks[attribute] for attribute in sensitive),
+    )
 
 
-def balance(
-    spec: Spec, tasks: Sequence[str], data_dir: str | os.PathLike[str] | None = None
-) -> dict[str, dict[str, float]]:
+def balance(spec: Spec, stored: Stored, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
     """How the classes of each task are distributed over all pictures, whoever is too rare for a task included.
 
     Args:
         spec: what to look at.
+        stored: where it lies.
         tasks: names of tasks; the ones that painting draws are left out.
-        data_dir: where prepared data lies; ``None`` is tfds's own default.
 
     Returns:
         Task -> class -> share; the largest share is what always naming the commonest class would score.
 
     Raises:
-        DataError: not prepared, no such feature, or a label out of range.
+        DataError: no such feature, or a label out of range.
     """
-    views = {view.name: view for view in spec.views}
-    names = [name for name in tasks if not (spec.painted and name in DRAWN)]
-    sources = {name: views[name].feature if name in views else name for name in names}
-    columns = prepared.columns(spec.name, sorted(set(sources.values())), data_dir)
+    sources = spec.sources(tasks)
+    columns = stored.columns(sorted(set(sources.values())))
     found = {}
-    for name, feature in sources.items():
-        column = views[name].apply(spec.name, columns[feature]) if name in views else columns[feature]
+    for name in sources:
+        column = spec.column(name, columns)
         shares = np.bincount(column.values, minlength=len(column.names)) / len(column.values)
         found[name] = dict(zip(column.names, shares.tolist()))
     return found
-
-
-def _data(
-    name: str,
-    seed: int,
-    stored: Pictures,
-    index: dict[str, np.ndarray],
-    render: Painted | Plain,
-    tasks: dict[str, Task],
-) -> Data:
-    key = jax.random.key(seed)
-
-    def part(split: str) -> Pictures:
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf[index[split]]), stored)
-
-    def once(number: int, split: str) -> Batch:
-        batch = jax.jit(render)(jax.random.fold_in(key, number), part(split))
-        # jit sorts the names.
-        return batch._replace(sensitive={attribute: batch.sensitive[attribute] for attribute in render.sensitive})
-
-    return Data(
-        defend=Source(part("defend"), render),
-        budget=once(0, "budget"),
-        auxiliary=Source(part("auxiliary"), render),
-        validation=once(1, "validation"),
-        test=once(2, "test"),
-        name=name,
-        primary=tasks[render.primary],
-        sensitive=tuple(tasks[attribute] for attribute in render.sensitive),
-    )
 
 
 def _groups(twins: np.ndarray, owner: np.ndarray | None) -> np.ndarray:
@@ -223,16 +225,9 @@ def _frequent(
     if not len(kept):
         raise DataError(f"dataset={spec.name}: no {name} has {spec.least} pictures or more")
     columns = {key: value._replace(values=value.values[kept]) for key, value in columns.items()}
+    # Whoever stays is counted anew: a class without pictures would make chance look lower than it is.
     number = np.cumsum(enough) - 1
     names = tuple(one for one, stays in zip(column.names, enough) if stays)
     columns[name] = Column(number[columns[name].values].astype(np.int32), names)
     twins = np.unique(examples.twins[kept], return_inverse=True)[1]
     return columns, examples._replace(image=examples.image[kept], twins=twins)
-
-
-def _check_varied(name: str, flag: str, column: Column) -> None:
-    found = np.unique(column.values)
-    if len(found) < 2:
-        raise DataError(
-            f"{flag}={name}: constant, all {len(column.values):,} pictures are {column.names[found[0]]!r}; name another"
-        )

@@ -1,5 +1,6 @@
 """Prepared tfds data as arrays in memory: small enough pictures, the asked features, and who is whose exact twin."""
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,7 @@ class Column(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """A prepared data set in memory, all its splits together: ours are dealt anew.
+    """A prepared data set in memory, all its official splits together: ours are dealt anew.
 
     Attributes:
         image: uint8 ``(n, size, size, channels)``, one channel for grey pictures.
@@ -50,8 +51,8 @@ class Examples(NamedTuple):
     skipped: int
 
 
-def find(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
-    """The tfds builder of prepared data, made from its files alone.
+def find(name: str, data_dir: str | os.PathLike[str] | None) -> "Stored":
+    """Prepared data, found by its files alone.
 
     Args:
         name: of the data set, with the config's where there are several ("emnist/balanced").
@@ -78,84 +79,141 @@ def find(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
             f"dataset={name}: prepared as {found} in {builder.data_path}, which needs "
             "TensorFlow to read; prepare it again as array_record in another --data_dir"
         )
-    return builder
+    return Stored(name, builder)
 
 
-def read(
-    name: str,
-    features: Sequence[str],
-    image_size: int,
-    data_dir: str | os.PathLike[str] | None = None,
-    limit: int | None = None,
-) -> Examples:
-    """Reads prepared data: pictures cropped to their central square and scaled, and the named features.
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A prepared data set on disk.
 
-    Args:
-        name: of the data set, as in ``find``.
-        features: which to read; nested ones as "attributes/Smiling", or by their last part where that is unique.
-        image_size: side of the pictures in pixels.
-        data_dir: where prepared data lies; ``None`` is tfds's own default.
-        limit: read at most so many examples, evenly from all splits; tfds shuffles when it prepares, so these are a sample.
-
-    Returns:
-        The examples, split by split in the order in which they are stored.
-
-    Raises:
-        DataError: not prepared, no such feature, a label out of range, or too many pictures that cannot be decoded.
+    Attributes:
+        name: that it was asked for by; errors begin with it.
+        builder: the tfds builder, made from the files alone.
     """
-    import tensorflow_datasets as tfds
 
-    builder = find(name, data_dir)
-    known = dict(_flat(builder.info.features))
-    images = [key for key, feature in known.items() if isinstance(feature, tfds.features.Image)]
-    if not images:
-        raise DataError(f"dataset={name}: has no picture among its features {', '.join(known)}")
-    paths = {feature: _resolve(name, feature, known) for feature in features}
-    total = sum(split.num_examples for split in builder.info.splits.values())
-    share = 1.0 if limit is None else min(1.0, limit / max(total, 1))
-    tally, pixels, digests = Tally(), [], []
-    raw: dict[str, list[Any]] = {feature: [] for feature in features}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for place, rows in _chunks(builder, images[0], share):
-            found = pool.map(_small, [_at(row, images[0]) for row in rows], [image_size] * len(rows))
-            for number, (row, one) in enumerate(zip(rows, found)):
-                if one is None:
-                    tally.skip("undecodable", f"{place} + {number}")
-                    continue
-                pixels.append(one[0])
-                digests.append(one[1])
-                for feature, path in paths.items():
-                    raw[feature].append(_at(row, path))
-    skipped = tally.counts().get("undecodable", 0)
-    tally.check(len(pixels) + skipped, f"dataset={name}")
-    if not pixels:
-        raise DataError(f"dataset={name}: holds no pictures in {builder.data_path}")
-    columns = {feature: _column(name, feature, raw[feature], known[path]) for feature, path in paths.items()}
-    return Examples(_stack(pixels), columns, np.unique(digests, return_inverse=True)[1], skipped)
+    name: str
+    builder: Any
 
+    def read(self, features: Sequence[str], image_size: int, limit: int | None = None) -> Examples:
+        """Reads pictures, cropped to their central square and scaled, and the named features.
 
-def columns(name: str, features: Sequence[str], data_dir: str | os.PathLike[str] | None = None) -> dict[str, Column]:
-    """The named features of every example, without looking at the pictures.
+        Args:
+            features: which to read; nested ones as "attributes/Smiling", or by their last name where that is unique.
+            image_size: side of the pictures in pixels.
+            limit: read at most so many examples, evenly from all official splits; tfds shuffles when it prepares, so these are
+                a sample.
 
-    Args:
-        name: of the data set, as in ``find``.
-        features: as in ``read``.
-        data_dir: where prepared data lies; ``None`` is tfds's own default.
+        Returns:
+            The examples, split by split in the order in which they are stored.
 
-    Raises:
-        DataError: not prepared, no such feature, or a label out of range.
-    """
-    import tensorflow_datasets as tfds
+        Raises:
+            DataError: no such feature, a label out of range, or too many pictures that cannot be decoded.
+        """
+        known, image = self._features()
+        if image is None:
+            raise DataError(f"dataset={self.name}: has no picture among its features {', '.join(known)}")
+        paths = {feature: self._path(feature, known) for feature in features}
+        total = sum(split.num_examples for split in self.builder.info.splits.values())
+        share = 1.0 if limit is None else min(1.0, limit / max(total, 1))
+        tally, pixels, digests = Tally(), [], []
+        raw: dict[str, list[Any]] = {feature: [] for feature in features}
+        # Pillow decodes outside Python's lock, so threads are enough.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for place, rows in self._chunks(image, share):
+                found = pool.map(_small, [_at(row, image) for row in rows], [image_size] * len(rows))
+                for number, (row, one) in enumerate(zip(rows, found)):
+                    if one is None:
+                        tally.skip("undecodable", f"{place} + {number}")
+                        continue
+                    pixels.append(one[0])
+                    digests.append(one[1])
+                    for feature, path in paths.items():
+                        raw[feature].append(_at(row, path))
+        skipped = tally.counts().get("undecodable", 0)
+        tally.check(len(pixels) + skipped, f"dataset={self.name}")
+        if not pixels:
+            raise DataError(f"dataset={self.name}: holds no pictures in {self.builder.data_path}")
+        columns = {feature: self._column(feature, raw[feature], known[path]) for feature, path in paths.items()}
+        # Grey pictures among coloured ones get their channels here; a set that is grey throughout keeps its one.
+        channels = max(image.shape[-1] for image in pixels)
+        images = np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in pixels])
+        return Examples(images, columns, np.unique(digests, return_inverse=True)[1], skipped)
 
-    builder = find(name, data_dir)
-    known = dict(_flat(builder.info.features))
-    paths = {feature: _resolve(name, feature, known) for feature in features}
-    images = [key for key, feature in known.items() if isinstance(feature, tfds.features.Image)]
-    rows = [row for _, chunk in _chunks(builder, images[0], 1.0) for row in chunk] if images else []
-    return {
-        feature: _column(name, feature, [_at(row, path) for row in rows], known[path])
-        for feature, path in paths.items()
-    }
+    def columns(self, features: Sequence[str]) -> dict[str, Column]:
+        """The named features of every example, without looking at the pictures.
+
+        Args:
+            features: as in :meth:`read`.
+
+        Raises:
+            DataError: no such feature, or a label out of range.
+        """
+        known, image = self._features()
+        paths = {feature: self._path(feature, known) for feature in features}
+        rows = [row for _, chunk in self._chunks(image, 1.0) for row in chunk] if image else []
+        return {
+            feature: self._column(feature, [_at(row, path) for row in rows], known[path])
+            for feature, path in paths.items()
+        }
+
+    def _features(self) -> tuple[dict[str, Any], str | None]:
+        """Every feature by its full path, and the path of the first picture among them."""
+        import tensorflow_datasets as tfds
+
+        known = dict(_flat(self.builder.info.features))
+        images = [path for path, feature in known.items() if isinstance(feature, tfds.features.Image)]
+        return known, images[0] if images else None
+
+    def _path(self, feature: str, known: Mapping[str, Any]) -> str:
+        """The full path of a feature that may be given by its last name."""
+        if feature in known:
+            return feature
+        found = [path for path in known if path.rsplit("/", 1)[-1] == feature]
+        if len(found) != 1:
+            raise DataError(f"dataset={self.name}: has no feature {feature!r}; it has {', '.join(known)}")
+        return found[0]
+
+    def _chunks(self, image: str, share: float) -> Iterator[tuple[str, list[Any]]]:
+        """Rows of every official split, a chunk at a time, pictures still encoded."""
+        import tensorflow_datasets as tfds
+
+        # Left encoded, because a damaged picture should cost itself and not the whole chunk.
+        decoders: Any = tfds.decode.SkipDecoding()
+        for name in reversed(image.split("/")):
+            decoders = {name: decoders}
+        for split in self.builder.info.splits:
+            source = self.builder.as_data_source(split=split, decoders=decoders)
+            count = round(share * len(source))
+            for start in range(0, count, CHUNK):
+                yield f"{split} row {start}", source.__getitems__(range(start, min(start + CHUNK, count)))
+
+    def _column(self, feature: str, values: list[Any], kind: Any) -> Column:
+        import tensorflow_datasets as tfds
+
+        array = np.asarray(values)
+        if array.ndim != 1 or array.dtype.kind not in "biuSUO":
+            raise DataError(
+                f"dataset={self.name}: feature {feature!r} is no class (shape {array.shape[1:]}, {array.dtype})"
+            )
+        if isinstance(kind, tfds.features.ClassLabel):
+            classes = len(kind.names)
+            outside = np.flatnonzero((array < 0) | (array >= classes))
+            if len(outside):
+                row = int(outside[0])
+                raise DataError(
+                    f"dataset={self.name}: {feature} {array[row]} in row {row:,} is out of range; allowed: 0 to {classes - 1}"
+                )
+            return Column(array.astype(np.int32), tuple(kind.names), numbered=True)
+        if array.dtype == bool:
+            return Column(array.astype(np.int32), ("no", "yes"))
+        # Texts come back as bytes.
+        found, index = np.unique(array, return_inverse=True)
+        if array.dtype.kind in "iu" and len(found) > MANY:
+            raise DataError(
+                f"dataset={self.name}: feature {feature!r} has {len(found):,} values; a class has at most {MANY:,}"
+            )
+        names = tuple(value.decode() if isinstance(value, bytes) else str(value) for value in found.tolist())
+        return Column(index.astype(np.int32), names)
 
 
 def _flat(features: Any, above: str = "") -> Iterator[tuple[str, Any]]:
@@ -167,35 +225,11 @@ def _flat(features: Any, above: str = "") -> Iterator[tuple[str, Any]]:
             yield above + name, feature
 
 
-def _resolve(name: str, feature: str, known: Mapping[str, Any]) -> str:
-    """The full path of a feature that may be given by its last part."""
-    if feature in known:
-        return feature
-    found = [path for path in known if path.rsplit("/", 1)[-1] == feature]
-    if len(found) != 1:
-        raise DataError(f"dataset={name}: has no feature {feature!r}; it has {', '.join(known)}")
-    return found[0]
-
-
 def _at(row: Mapping[str, Any], path: str) -> Any:
     value: Any = row
-    for part in path.split("/"):
-        value = value[part]
+    for name in path.split("/"):
+        value = value[name]
     return value
-
-
-def _chunks(builder: Any, image: str, share: float) -> Iterator[tuple[str, list[Any]]]:
-    """Rows of every split, a chunk at a time, pictures still encoded."""
-    import tensorflow_datasets as tfds
-
-    decoders: Any = tfds.decode.SkipDecoding()
-    for part in reversed(image.split("/")):
-        decoders = {part: decoders}
-    for split in builder.info.splits:
-        source = builder.as_data_source(split=split, decoders=decoders)
-        count = round(share * len(source))
-        for start in range(0, count, CHUNK):
-            yield f"{split} row {start}", source.__getitems__(range(start, min(start + CHUNK, count)))
 
 
 def _small(content: bytes, size: int) -> tuple[np.ndarray, bytes] | None:
@@ -206,6 +240,7 @@ def _small(content: bytes, size: int) -> tuple[np.ndarray, bytes] | None:
         pixels = decode(content)
     except ValueError:
         return None
+    # Of all pixels: pictures that differ may become equal when they shrink.
     key, (height, width, channels) = digest(pixels), pixels.shape
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -215,32 +250,3 @@ def _small(content: bytes, size: int) -> tuple[np.ndarray, bytes] | None:
     image = Image.fromarray(square[..., 0] if channels == 1 else square)
     # Pillow widens the filter when it shrinks, so nothing aliases.
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, channels), key
-
-
-def _stack(pixels: list[np.ndarray]) -> np.ndarray:
-    channels = max(image.shape[-1] for image in pixels)
-    return np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in pixels])
-
-
-def _column(name: str, feature: str, values: list[Any], kind: Any) -> Column:
-    import tensorflow_datasets as tfds
-
-    array = np.asarray(values)
-    if array.ndim != 1 or array.dtype.kind not in "biuSUO":
-        raise DataError(f"dataset={name}: feature {feature!r} is no class (shape {array.shape[1:]}, {array.dtype})")
-    if isinstance(kind, tfds.features.ClassLabel):
-        classes = len(kind.names)
-        outside = np.flatnonzero((array < 0) | (array >= classes))
-        if len(outside):
-            row = int(outside[0])
-            raise DataError(
-                f"dataset={name}: {feature} {array[row]} in row {row:,} is out of range; allowed: 0 to {classes - 1}"
-            )
-        return Column(array.astype(np.int32), tuple(kind.names), numbered=True)
-    if array.dtype == bool:
-        return Column(array.astype(np.int32), ("no", "yes"))
-    found, index = np.unique(array, return_inverse=True)
-    if array.dtype.kind in "iu" and len(found) > MANY:
-        raise DataError(f"dataset={name}: feature {feature!r} has {len(found):,} values; a class has at most {MANY:,}")
-    names = tuple(value.decode() if isinstance(value, bytes) else str(value) for value in found.tolist())
-    return Column(index.astype(np.int32), names)

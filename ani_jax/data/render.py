@@ -75,8 +75,10 @@ class Painted:
     def __call__(self, key: PRNGKey, rows: Pictures) -> Batch:
         """Draws ink and paper of every row."""
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows.image.shape[0]))
+        # Drawn here and not stored, so that every use of a picture shows it in other colours.
         counts = jnp.array([digits.INK.classes, digits.PAPER.classes])
         ink, paper = jax.vmap(lambda one: jax.random.randint(one, (2,), 0, counts))(keys).T
+        # What is written is bright in these sets, as ink is 1 in a mask.
         stroke = rows.image[..., 0].astype(jnp.float32) / 255
         classes = {**rows.classes, digits.INK.name: ink, digits.PAPER.name: paper}
         return _batch(self, digits.tint(stroke, ink, paper), classes, rows.group)
@@ -151,8 +153,8 @@ def choose(data: Data, primary: str, sensitive: tuple[str, ...]) -> Data:
     if primary == data.primary.name and sensitive == tuple(task.name for task in data.sensitive):
         return data
 
-    def source(part: Source) -> Source:
-        return Source(part.stored, Chosen(part.render, data.primary.name, primary, sensitive))
+    def source(split: Source) -> Source:
+        return Source(split.stored, Chosen(split.render, data.primary.name, primary, sensitive))
 
     rename = Chosen(data.defend.render, data.primary.name, primary, sensitive).rename
     return dataclasses.replace(

@@ -10,7 +10,7 @@ import numpy as np
 
 DEFEND, AUXILIARY, VALIDATION, TEST = 0.40, 0.30, 0.10, 0.20
 HELD_OUT = 0.10
-"""The part of ``defend`` that is kept for the utility budget."""
+"""The share of ``defend`` that is kept for the utility budget."""
 
 FRACTIONS = MappingProxyType(
     {
@@ -51,31 +51,34 @@ def split(seed: int, labels: np.ndarray, groups: np.ndarray | None = None) -> di
         >>> {name: len(index) for name, index in split(0, np.arange(200) % 2).items()}
         {'defend': 72, 'budget': 8, 'auxiliary': 60, 'validation': 20, 'test': 40}
     """
-    labels, groups = _check(seed, labels, groups)
+    labels = np.asarray(labels)
+    if seed < 0:
+        raise ValueError(f"seed: {seed}; allowed: an integer of 0 or more")
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels: shape {labels.shape} of {labels.dtype}; allowed: one dimension of integers")
+    groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
+    if groups.shape != labels.shape:
+        raise ValueError(f"groups: shape {groups.shape}; allowed: that of labels, {labels.shape}")
     rng = np.random.default_rng(seed)
+    # unique sorts: which split a group gets depends on its name, and neither on the order of rows nor on that of groups.
     names, owner, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     strata = _majority_label(labels, owner, len(names))
-    part = np.empty(len(names), dtype=np.int64)
+    number = np.empty(len(names), dtype=np.int64)
     for position, stratum in enumerate(np.unique(strata)):
-        members = rng.permutation(np.flatnonzero(strata == stratum))
-        part[members] = _deal(sizes[members], position)
-    parts = {name: np.flatnonzero(part[owner] == k) for k, name in enumerate(FRACTIONS)}
-    empty = [name for name, index in parts.items() if not len(index)]
+        line = rng.permutation(np.flatnonzero(strata == stratum))
+        # A shift that spreads over [0, 1) from label to label keeps the rounding of many small labels from adding up.
+        shift = (0.5 + position * _GOLDEN) % 1.0
+        ends = sizes[line].sum() * np.cumsum(list(FRACTIONS.values()))[:-1] + shift - 0.5
+        middles = np.cumsum(sizes[line]) - sizes[line] / 2
+        number[line] = np.searchsorted(ends, middles, side="left")
+    dealt = {name: np.flatnonzero(number[owner] == k) for k, name in enumerate(FRACTIONS)}
+    empty = [name for name, index in dealt.items() if not len(index)]
     if empty:
         raise ValueError(
             f"labels: {len(labels)} originals in {len(names)} groups are too few, {empty[0]!r} would be empty; "
             f"every one of the splits {', '.join(FRACTIONS)} needs at least one"
         )
-    return parts
-
-
-def _deal(sizes: np.ndarray, position: int) -> np.ndarray:
-    """Split number of each group of one label, for groups laid end to end in the given order."""
-    # A shift that spreads over [0, 1) from label to label keeps the rounding of many small labels from adding up.
-    shift = (0.5 + position * _GOLDEN) % 1.0
-    ends = sizes.sum() * np.cumsum(list(FRACTIONS.values()))[:-1] + shift - 0.5
-    middles = np.cumsum(sizes) - sizes / 2
-    return np.searchsorted(ends, middles, side="left")
+    return dealt
 
 
 def _majority_label(labels: np.ndarray, owner: np.ndarray, count: int) -> np.ndarray:
@@ -86,17 +89,3 @@ def _majority_label(labels: np.ndarray, owner: np.ndarray, count: int) -> np.nda
     # The last write of a group wins: most votes, then the smallest label.
     majority[pairs[0][order]] = pairs[1][order]
     return majority
-
-
-def _check(seed: int, labels: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    labels = np.asarray(labels)
-    if seed < 0:
-        raise ValueError(f"seed: {seed}; allowed: an integer of 0 or more")
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels: shape {labels.shape} of {labels.dtype}; allowed: one dimension of integers")
-    if groups is None:
-        return labels, np.arange(len(labels))
-    groups = np.asarray(groups)
-    if groups.shape != labels.shape:
-        raise ValueError(f"groups: shape {groups.shape}; allowed: that of labels, {labels.shape}")
-    return labels, groups

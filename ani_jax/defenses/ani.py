@@ -21,8 +21,9 @@ from jaxtyping import Array, Float
 
 from ani_jax.defenses.base import Defense, Forward, Phase, Terms
 from ani_jax.defenses.mixins import Measured
-from ani_jax.defenses.options import require, weight
+from ani_jax.defenses.options import weight
 from ani_jax.defenses.registry import register
+from ani_jax.losses.checks import require
 from ani_jax.losses.noise import mask_log_reward, mean_log_scale
 from ani_jax.losses.task import cross_entropy
 from ani_jax.modules.adversaries import depth_to_space, space_to_depth
@@ -35,8 +36,6 @@ from ani_jax.types import Batch, Features, Images, PRNGKey, Sent
 
 NOISES = ("additive", "masking", "masking_uniform")
 """Kinds of noise: Gaussian added to the image, Gaussian or uniform noise blended over it."""
-NETWORKS = ("unet", "cnn")
-"""Kinds of network."""
 SHIFTS = ("input", "global", "off")
 """What the shift of the mean depends on."""
 SCALES = ("input", "global")
@@ -258,7 +257,7 @@ class NoiseInjector(nn.Module):
         if self.scale == "global":
             maps["rho"] = QUIET + GAIN * self.param("rho", nn.initializers.zeros, x.shape[1:])[None]
         if tailored:
-            features = _NETWORKS[self.network](self.axis_name, name="network")(space_to_depth(x), train=train)
+            features = NETWORKS[self.network](self.axis_name, name="network")(space_to_depth(x), train=train)
             for name in tailored:
                 head = nn.Dense(
                     4 * x.shape[-1],
@@ -318,4 +317,5 @@ class _Unet(nn.Module):
         return x
 
 
-_NETWORKS: dict[str, Any] = {"unet": _Unet, "cnn": _Cnn}
+NETWORKS: dict[str, Any] = {"unet": _Unet, "cnn": _Cnn}
+"""Kinds of network."""

@@ -10,13 +10,14 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from ani_jax.defenses.options import Weights, require
+from ani_jax.defenses.options import Weights
+from ani_jax.losses.checks import require
 from ani_jax.types import Batch, Features, Images, Logits, PRNGKey, Release
 
 Terms = dict[str, Float[Array, ""]]
 """Named scalar losses, not yet weighted."""
 UNKNOWN: Any = None
-"""What follows from the data, before there is any: options can be checked without."""
+"""What follows from the data, as long as there is none."""
 
 
 class Forward(NamedTuple):
@@ -98,10 +99,6 @@ class Optimizer:
         return optax.chain(*decay, scale(b1=self.b1, b2=self.b2), optax.scale_by_learning_rate(rate))
 
 
-Hearing = Callable[[Array, Batch, Mapping[str, Array]], Any]
-"""``(output, batch, extra) -> scalar or terms``: what an adversary's answer on a batch is worth."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Adversary:
     """One co-trained adversary.
@@ -109,16 +106,17 @@ class Adversary:
     Attributes:
         name: unique within its defence; the sorted order of names seeds the adversaries' parameters.
         module: ``(z, *, train) -> output``.
-        loss: what it minimises: always its own plain loss, whatever the defender asks of it.
+        loss: ``(output, batch) -> scalar``, what it minimises: always its own plain loss, whatever the defender asks of it.
         optimizer: its own.
-        health: what tells whether it learns, logged as "adversary/NAME/KEY" beside its loss.
+        health: ``(output, batch, state.extra) -> terms`` that tell whether it learns, logged as "adversary/NAME/KEY" beside
+            its loss.
     """
 
     name: str
     module: nn.Module
-    loss: Hearing
+    loss: Callable[[Array, Batch], Float[Array, ""]]
     optimizer: Optimizer = Optimizer()
-    health: Hearing = lambda output, batch, extra: {}
+    health: Callable[[Array, Batch, Mapping[str, Array]], Terms] = lambda output, batch, extra: {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,12 +124,12 @@ class Defense:
     """A defence: who computes what, and what each party minimises.
 
     Subclasses are frozen dataclasses whose fields are options that a user may set; see ``defenses/none.py`` for the shortest.
-    What some of them need beyond these members is in ``defenses/mixins.py``. Built without the data's properties, a defence has
-    had its options checked as far as that goes; its modules cannot be asked for.
+    What some of them need beyond these members is in ``defenses/mixins.py``. Built without ``classes`` and ``image_shape``, a
+    defence has its options checked as far as they do not depend on data; its modules cannot be asked for.
 
     Attributes:
-        classes: number of classes of the primary task.
-        image_shape: (height, width, channels).
+        classes: number of classes of the primary task; None before there is data.
+        image_shape: (height, width, channels); None before there is data.
         width: channels of the first convolution of the edge.
         steps: optimiser steps of the main phase.
         learning_rate: of the defender.
@@ -145,7 +143,7 @@ class Defense:
     steps: int = 120
     learning_rate: float = 1e-3
     axis_name: str | None = None
-    attributes: tuple[tuple[str, int], ...] = UNKNOWN
+    attributes: tuple[tuple[str, int], ...] = ()
 
     name: ClassVar[str]
     provenance: ClassVar[str]

@@ -8,8 +8,7 @@ abstract: a few layers on the device, an interactive adversarial construction, g
 """
 
 import dataclasses
-import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -20,9 +19,10 @@ from jaxtyping import Array, Float
 from ani_jax.defenses.base import Adversary, Defense, Forward, Optimizer, Phase, Terms
 from ani_jax.defenses.mixins import Prepared, Reversible
 from ani_jax.defenses.none import require_split
-from ani_jax.defenses.options import Convex, require, weight
+from ani_jax.defenses.options import Convex, weight
 from ani_jax.defenses.registry import register
 from ani_jax.losses import adversarial, reconstruction
+from ani_jax.losses.checks import require
 from ani_jax.losses.task import accuracy, cross_entropy
 from ani_jax.modules.adversaries import ConvClassifier, MirrorDecoder, MLPClassifier
 from ani_jax.modules.cloud import SplitCloud
@@ -32,8 +32,14 @@ from ani_jax.types import Batch, Data, Labels, Logits, PRNGKey, Source
 
 ATTRIBUTE_OBJECTIVES = ("max_entropy", "neg_ce", "kl_to_prior")
 RECONSTRUCTION_OBJECTIVES = {"mse": reconstruction.mse, "l1": reconstruction.l1, "ssim": reconstruction.ssim_loss}
-LISTENERS = ("conv", "mlp", "linear", "positions", "channels")
-"""Kinds of attribute adversaries; the last two vote, on decorrelated features."""
+LISTENERS: dict[str, Callable[[int, int], nn.Module]] = {
+    "conv": ConvClassifier,
+    "mlp": lambda classes, width: MLPClassifier(classes, 4 * width),
+    "linear": lambda classes, width: LinearClassifier(classes),
+    "positions": PositionVotes,
+    "channels": lambda classes, width: ChannelVotes(classes),
+}
+"""Kinds of attribute adversaries, by number of classes and width; the last two vote, on decorrelated features."""
 DECODERS = {"local": LocalDecoder, "mirror": MirrorDecoder}
 """Kinds of reconstruction adversaries."""
 DECORRELATED = ("positions", "channels", "local")
@@ -124,7 +130,7 @@ class Partition(Prepared, Reversible, Defense):
             kinds = self._kinds
             good = set(kinds) <= set(LISTENERS) and len(set(kinds)) == len(kinds)
             require(good, "listeners", self.listeners, f"names out of {', '.join(LISTENERS)}, {once}")
-        if self.attribute and self.attributes is not None:
+        if self.attribute and (self.attributes or self.classes is not None):
             known = [name for name, _ in self.attributes]
             require(bool(known), "attribute", self.attribute, "0 where the data has no sensitive attribute")
             hidden = self._names
@@ -171,34 +177,41 @@ class Partition(Prepared, Reversible, Defense):
     @property
     def adversaries(self) -> tuple[Adversary, ...]:
         """ATTRIBUTE-LISTENER for each hidden attribute and each listener, and "image"."""
-        width, optimizer = self.adversary_width, Optimizer(self.adversary_rate)
-        found = []
-        for attribute, classes in self.hidden.items():
-            listeners = {
-                "conv": ConvClassifier(classes, width),
-                "mlp": MLPClassifier(classes, 4 * width),
-                "linear": LinearClassifier(classes),
-                "positions": PositionVotes(classes, width),
-                "channels": ChannelVotes(classes),
-            }
-            for kind in self._kinds:
-                heard = Heard(listeners[kind], kind in DECORRELATED, self.axis_name)
-                loss, health = functools.partial(_read, attribute), functools.partial(_health, attribute)
-                found.append(Adversary(f"{attribute}-{kind}", heard, loss, optimizer, health))
+        found = [self.listener(*hidden, kind) for hidden in self.hidden.items() for kind in self._kinds]
         if self.reconstruction:
-            painter = DECODERS[self.decoder](self.image_shape, width)
-            heard = Heard(painter, self.decoder in DECORRELATED, self.axis_name)
+            painter = DECODERS[self.decoder](self.image_shape, self.adversary_width)
             found.append(
                 Adversary(
                     IMAGE,
-                    heard,
-                    lambda guess, batch, extra: self._error(guess, batch),
-                    optimizer,
-                    # What a blind adversary would score: the loss of the mean image.
+                    Heard(painter, self.decoder in DECORRELATED, self.axis_name),
+                    self._error,
+                    Optimizer(self.adversary_rate),
+                    # Beside it what a blind one would score: the loss of the mean image.
                     lambda guess, batch, extra: {"blind": extra["mean_image"]},
                 )
             )
         return tuple(found)
+
+    def listener(self, attribute: str, classes: int, kind: str) -> Adversary:
+        """One adversary of a hidden attribute: it minimises its cross-entropy.
+
+        Args:
+            attribute: its name.
+            classes: how many the attribute has.
+            kind: a key of ``LISTENERS``.
+        """
+
+        def loss(output: Array, batch: Batch) -> Float[Array, ""]:
+            return cross_entropy(*_opinions(output, batch.sensitive[attribute])).mean()
+
+        def health(output: Array, batch: Batch, extra: Mapping[str, Array]) -> Terms:
+            # Voters are heard together, as an attacker would; beside it what a blind one would score.
+            votes = jax.nn.log_softmax(output).sum(1) if output.ndim == 3 else output
+            right = accuracy(votes, batch.sensitive[attribute]).mean()
+            return {"accuracy": right, "majority": extra[f"prior/{attribute}"].max()}
+
+        heard = Heard(LISTENERS[kind](classes, self.adversary_width), kind in DECORRELATED, self.axis_name)
+        return Adversary(f"{attribute}-{kind}", heard, loss, Optimizer(self.adversary_rate), health)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -238,19 +251,16 @@ class Partition(Prepared, Reversible, Defense):
     def client_loss(self, forward: Forward, batch: Batch) -> Terms:
         """Cross-entropy, L_attr (mean over hidden attributes and their adversaries) and the hinged L_rec."""
         losses, confusion = {"task": cross_entropy(forward.logits, batch.label).mean()}, []
-        for name, output in forward.adversaries.items():
-            if name == IMAGE:
-                continue
-            # Names of attributes may hold a dash, names of listeners do not.
-            attribute = name.rpartition("-")[0]
-            logits, labels = _opinions(output, batch.sensitive[attribute])
-            if self.attribute_objective == "neg_ce":
-                each = adversarial.neg_ce(logits, labels)
-            elif self.attribute_objective == "kl_to_prior":
-                each = adversarial.kl_to_prior(logits, forward.extra[f"prior/{attribute}"])
-            else:
-                each = adversarial.max_entropy(logits)
-            confusion.append(each.mean())
+        for attribute in self.hidden:
+            for kind in self._kinds:
+                logits, labels = _opinions(forward.adversaries[f"{attribute}-{kind}"], batch.sensitive[attribute])
+                if self.attribute_objective == "neg_ce":
+                    each = cross_entropy(logits, labels)
+                elif self.attribute_objective == "kl_to_prior":
+                    each = adversarial.kl_to_prior(logits, forward.extra[f"prior/{attribute}"])
+                else:
+                    each = adversarial.max_entropy(logits)
+                confusion.append(each.mean())
         if confusion:
             losses["attribute"] = jnp.stack(confusion).mean()
         if self.reconstruction:
@@ -270,20 +280,6 @@ class Partition(Prepared, Reversible, Defense):
     def _error(self, guess: Array, batch: Batch) -> Float[Array, ""]:
         """The unhinged reconstruction loss: all of the reconstructor's own, and the defender's L_rec."""
         return RECONSTRUCTION_OBJECTIVES[self.reconstruction_objective](guess, batch.image).mean()
-
-
-def _read(attribute: str, output: Array, batch: Batch, extra: Mapping[str, Array]) -> Float[Array, ""]:
-    """What an adversary of an attribute minimises: its cross-entropy."""
-    del extra
-    return cross_entropy(*_opinions(output, batch.sensitive[attribute])).mean()
-
-
-def _health(attribute: str, output: Array, batch: Batch, extra: Mapping[str, Array]) -> Terms:
-    """Its accuracy, beside what a blind one would score: the majority class's rate."""
-    # Voters are heard together, as an attacker would.
-    votes = jax.nn.log_softmax(output).sum(1) if output.ndim == 3 else output
-    right = accuracy(votes, batch.sensitive[attribute]).mean()
-    return {"accuracy": right, "majority": extra[f"prior/{attribute}"].max()}
 
 
 def _opinions(output: Array, labels: Labels) -> tuple[Logits, Labels]:

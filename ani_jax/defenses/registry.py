@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, TypeVar
 
-from ani_jax.defenses.base import Defense
+from ani_jax.defenses.base import UNKNOWN, Defense
 
 DEFENSES: dict[str, type[Defense]] = {}
 """Every defence by the name that ``--defense`` takes."""
@@ -42,21 +42,22 @@ def options(name: str) -> dict[str, Any]:
 
 def build(
     name: str,
-    classes: int,
-    image_shape: tuple[int, int, int],
+    classes: int = UNKNOWN,
+    image_shape: tuple[int, int, int] = UNKNOWN,
     *,
     axis_name: str | None = None,
     attributes: tuple[tuple[str, int], ...] = (),
     **chosen: Any,
 ) -> Defense:
-    """A defence for one task.
+    """A defence for one task; of an unknown one, the options are checked as far as that goes.
 
     Args:
         name: a key of ``DEFENSES``.
-        classes: of the primary task.
-        image_shape: (height, width, channels).
+        classes: of the primary task, None before there is data.
+        image_shape: (height, width, channels), None before there is data.
         axis_name: device axis of batch statistics.
-        attributes: name and number of classes of each sensitive attribute of the data.
+        attributes: name and number of classes of each sensitive attribute of the data; names alone count where ``classes`` is
+            None.
         **chosen: options of the defence; the others keep their defaults.
 
     Raises:
@@ -65,6 +66,9 @@ def build(
     Example:
         >>> build("funnel", 10, (32, 32, 3), beta=0.4).beta
         0.4
+        >>> build("funnel", beta=-1.0)
+        Traceback (most recent call last):
+        ValueError: beta=-1.0: must be a finite number, 0 or more
     """
     allowed = options(name)
     for option in chosen:

@@ -8,27 +8,23 @@ once, here and nowhere else. ``defend`` and ``budget`` are never looked at.
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import TypeVar
 
 import jax
 import numpy as np
 
-from ani_jax.attacks.base import Attack, OnEvent
+from ani_jax.attacks.base import LEVELS, Family, Level, OnEvent, families, reason
 from ani_jax.attacks.query import as_predictor, as_release
-from ani_jax.evaluation import judge
-from ani_jax.evaluation.budgets import BUDGETS, Budget, default_attacks
+from ani_jax.evaluation import contest
 from ani_jax.evaluation.cost import cost_card
-from ani_jax.evaluation.criterion import criterion
-from ani_jax.evaluation.critics import Critics
-from ani_jax.evaluation.scene import Scene, named, title
-from ani_jax.evaluation.seconds import within
-from ani_jax.evaluation.trials import reason
-from ani_jax.records import AttackResult, CostCard, Criterion, Estimate, Evidence, from_json, to_json
+from ani_jax.evaluation.scene import Scene, named
+from ani_jax.information.criterion import LEVELS as CRITICS
+from ani_jax.information.criterion import criterion
+from ani_jax.records import AttackResult, Criterion, Estimate, Evidence, Picture, from_json, to_json
+from ani_jax.targets import base as targets
 from ani_jax.types import Data, Features, Knowledge, Logits, Release
 
-RESIDUAL_BLOCKS = 8
-"""Depth of the residual decoder that METHODS 5.2 asks for."""
 R = TypeVar("R")
 Store = MutableMapping[str, str]
 """Where finished parts of an audit are kept, name -> JSON: a dict, or a folder that looks like one."""
@@ -38,15 +34,15 @@ def audit(
     release: Callable[..., Features] | Release,
     data: Data,
     predict: Callable[[Features], Logits] | None = None,
-    attacks: Sequence[Attack] | None = None,
-    budget: str | float | Budget = "quick",
+    *,
+    level: str | Level = "quick",
     seed: int = 0,
     reference: Evidence | None = None,
     subject: str = "release",
     on_event: OnEvent | None = None,
-    *,
     random_release: Callable[..., Features] | Release | None = None,
     store: Store | None = None,
+    attacks: Sequence[Family] | None = None,
 ) -> Evidence:
     """Attacks a client and reports what leaks.
 
@@ -56,9 +52,7 @@ def audit(
         data: ``auxiliary`` trains the attackers, ``validation`` chooses among them, ``test`` is reported.
         predict: the provider's network, ``predict(z) -> logits``; without it utility, the label-mediated floor and the
             class-mean floor are left out, with a note.
-        attacks: who attacks; None means :func:`default_attacks` within the budget.
-        budget: a name in ``BUDGETS``, a number of seconds (turned into steps by a fixed table, see
-            :func:`ani_jax.evaluation.seconds.within`), or a table of steps of your own, recorded as "custom".
+        level: how much attackers may compute: a name in ``LEVELS``, or a level of your own.
         seed: everything random follows from it.
         reference: the evidence of the undefended split, which leakage is normalised by.
         subject: name of what is audited.
@@ -67,60 +61,72 @@ def audit(
         random_release: the client's architecture with fresh random weights: what its shape alone lets through is then
             shown beside every attribute score.
         store: keeps every finished attack, so that the same audit, interrupted and started again, goes on behind it and
-            ends with the same evidence; parts of another client, seed or budget are not taken.
+            ends with the same evidence; parts of another client, seed or level are not taken.
+        attacks: who attacks; None is every registered attack on every target of the data, as the level has it.
 
     Returns:
         The evidence; plain data, identical for identical arguments on one kind of machine. An attacker that raises or
         diverges is in it as failed, never as privacy.
 
     Raises:
-        ValueError: an unknown budget, a negative seed, or a release that does not give one floating-point row an image.
+        ValueError: an unknown level, a negative seed, or a release that does not give one floating-point row an image.
     """
-    name, table = _table(budget)
+    if isinstance(level, str):
+        if level not in LEVELS:
+            raise ValueError(f"level={level}: must be one of {', '.join(LEVELS)}")
+        level = LEVELS[level]
     if seed < 0:
         raise ValueError(f"seed={seed}: must be 0 or more")
     release = as_release(release)
     random = None if random_release is None else as_release(random_release)
-    _, *sides = data.test.image.shape
-    shape: tuple[int, int, int] = (sides[0], sides[1], sides[2])
-    if attacks is None:
-        attacks = default_attacks(table, data.sensitive, shape, release, predict=predict is not None)
     knowledge = Knowledge(release, None if predict is None else as_predictor(predict))
-    scene = Scene.of(knowledge, data, table, seed, reference, random, on_event)
-    kept = _Parts(store, "" if store is None else scene.digest())
+    wanted = targets.of(data)
+    chosen = families(wanted, level, knowledge) if attacks is None else tuple(attacks)
+    # The data's own targets in their order, then whatever else a caller asked for.
+    rank = {target: place for place, target in enumerate(wanted)}
+    sought = sorted(dict.fromkeys(family.target for family in chosen), key=lambda target: rank.get(target, len(rank)))
+    scene = Scene.of(knowledge, data, level, seed, reference, random, on_event)
+    kept = _Kept(store, "" if store is None else scene.digest())
     results = tuple(
-        kept.part(title(attack), attack, AttackResult, functools.partial(judge.run, scene, attack))
-        for attack in attacks
+        kept.part(family.title, family, AttackResult, functools.partial(contest.run, scene, family))
+        for family in chosen
     )
-    found, problem = _criterion(scene, kept)
+    measured, problem = _criterion(scene, kept)
+    attackers = [(family, attack) for family in chosen for attack in family.attacks]
+    notes = [attack.caveat for _, attack in attackers if attack.caveat]
+    if predict is None:
+        notes.append("no predictor was given: utility, label-mediated floor and class-mean floor are missing")
+    if random is None:
+        notes.append("no random copy of the client was given: what its architecture alone lets through is not shown")
+    notes += [attacker.note for result in results for attacker in result.attackers if attacker.note]
+    test = scene.data.test
+    gallery, (height, width, channels) = np.asarray(test.image)[scene.shown], test.image.shape[1:]
     return Evidence(
         subject=subject,
         dataset=data.name,
         seed=seed,
-        budget=name,
-        steps={title(attack, member): member.steps for attack in attacks for member in attack.members},
-        sizes=_sizes(scene),
+        level=level.name,
+        steps={f"{family.title}: {attack.name}": attack.steps for family, attack in attackers},
+        sizes={
+            "auxiliary_originals": data.auxiliary.size,
+            "auxiliary_sample": level.sample,
+            "validation": len(scene.data.validation.label),
+            "test": len(test.label),
+            "test_originals": len(test.label) if test.group is None else len(np.unique(np.asarray(test.group))),
+        },
         utility=_utility(scene),
         attacks=results,
-        gallery=judge.picture(np.asarray(scene.data.test.image)[scene.shown]),
-        cost=_cost(release, shape),
-        notes=(*_notes(scene, attacks), *_found(results), *problem),
-        criterion=found,
+        gallery=Picture.of(gallery) if channels in (1, 3) else None,
+        # Weights that are hidden in a closure are no leaves: counting them as none would flatter the client.
+        cost=cost_card(release, (height, width, channels)) if jax.tree.leaves(release.variables) else None,
+        # An attacker's finding about the client is one finding, however many made it.
+        notes=tuple(dict.fromkeys((*notes, *problem))),
+        criterion=measured,
+        targets=tuple(target.words for target in sought),
     )
 
 
-def _table(budget: str | float | Budget) -> tuple[str, Budget]:
-    """Name and steps of a budget."""
-    if isinstance(budget, Budget):
-        return "custom", budget
-    if isinstance(budget, str):
-        if budget not in BUDGETS:
-            raise ValueError(f"budget={budget!r}: must be one of {', '.join(BUDGETS)}, or a number of seconds")
-        return budget, BUDGETS[budget]
-    return f"{budget:g} s", within(budget)
-
-
-class _Parts:
+class _Kept:
     """The finished parts of one audit, by name and by what determines them."""
 
     def __init__(self, store: Store | None, digest: str):
@@ -136,15 +142,14 @@ class _Parts:
         return from_json(kind, self.store[key])
 
 
-def _criterion(scene: Scene, kept: _Parts) -> tuple[Criterion | None, tuple[str, ...]]:
-    """The inversion-difficulty criterion where the budget has steps for it, or a note why it is missing."""
-    steps = scene.budget.critic_steps
-    if not steps:
+def _criterion(scene: Scene, kept: _Kept) -> tuple[Criterion | None, tuple[str, ...]]:
+    """The inversion-difficulty criterion where the level has critics for it, or a note why it is missing."""
+    critics = CRITICS.get(scene.level.name)
+    if critics is None:
         return None, ()
-    critics = Critics(steps=steps)
     scene.emit({"kind": "attack_start", "name": "criterion", "total": 0})
     try:
-        work = functools.partial(criterion, named(scene.key, "criterion"), scene.view, scene.data, critics)
+        work = functools.partial(criterion, named(scene.key, "criterion"), scene.asked, scene.data, critics)
         return kept.part("criterion", critics, Criterion, work), ()
     except Exception as error:
         return None, (f"no inversion-difficulty criterion: {reason(error)}",)
@@ -163,36 +168,3 @@ def _utility(scene: Scene) -> dict[str, Estimate]:
             majority, note="the share of the most frequent class, which an answer without z would reach"
         ),
     }
-
-
-def _sizes(scene: Scene) -> dict[str, int]:
-    group = scene.data.test.group
-    count = len(scene.data.test.label)
-    return {
-        "auxiliary_originals": scene.data.auxiliary.size,
-        "auxiliary_sample": scene.budget.sample,
-        "validation": len(scene.data.validation.label),
-        "test": count,
-        "test_originals": count if group is None else len(np.unique(np.asarray(group))),
-    }
-
-
-def _notes(scene: Scene, attacks: Sequence[Attack]) -> tuple[str, ...]:
-    notes, blocks = [], scene.budget.residual_blocks
-    if blocks != RESIDUAL_BLOCKS and any(m.name == "residual" for attack in attacks for m in attack.members):
-        notes.append(f"the residual decoder has {blocks} blocks within this budget, not {RESIDUAL_BLOCKS}")
-    if scene.predict is None:
-        notes.append("no predictor was given: utility, label-mediated floor and class-mean floor are missing")
-    if scene.random is None:
-        notes.append("no random copy of the client was given: what its architecture alone lets through is not shown")
-    return tuple(notes)
-
-
-def _found(results: Sequence[AttackResult]) -> Iterator[str]:
-    """What attackers found out about the client, each once."""
-    return iter(dict.fromkeys(member.note for result in results for member in result.members if member.note))
-
-
-def _cost(release: Release, shape: tuple[int, int, int]) -> CostCard | None:
-    """None where the weights are hidden in a closure: counting them as none would flatter the client."""
-    return cost_card(release, shape) if jax.tree.leaves(release.variables) else None

@@ -10,13 +10,12 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from ani_jax.attacks import mismatch
-from ani_jax.attacks.base import Attack, Member, OnEvent, View, prepare
+from ani_jax.attacks.base import Asked, Family, Level, OnEvent, prepare
 from ani_jax.attacks.query import Observed, as_release, query
-from ani_jax.evaluation.budgets import Budget
-from ani_jax.evaluation.metrics import Bootstrap
-from ani_jax.evaluation.references import Answers, send_raw
+from ani_jax.evaluation.references import answered, send_raw
 from ani_jax.records import Evidence, to_json
+from ani_jax.targets.base import Answers
+from ani_jax.targets.metrics import Bootstrap
 from ani_jax.types import Batch, Data, Features, Knowledge, Logits, PRNGKey, Release
 
 GALLERY = 8
@@ -28,35 +27,35 @@ class Scene:
     """One client before its attackers.
 
     Attributes:
-        data: the splits, sampled down to what the budget scores; ``test`` never reaches an attacker.
-        budget: what attackers may compute.
+        data: the splits, sampled down to what the level scores; ``test`` never reaches an attacker.
+        level: what attackers may compute.
         seed: of everything random.
         key: made from it.
         reference: the evidence of the undefended split, where there is one.
         random: the client's architecture with fresh random weights, where the caller gave it.
         emit: receives events.
         bootstrap: of the test images.
-        view: what attackers see of the client, asked once an image.
+        asked: what attackers see of the client, asked once an image.
         test_z: one release of each test image.
         answers: the provider's, None without its network.
         shown: indices of the test images in galleries.
-        views: what else was asked for, by name; filled on demand.
+        others: what else was asked for, by name; filled on demand.
         scenes: this one with fewer images, by their number; likewise.
     """
 
     data: Data
-    budget: Budget
+    level: Level
     seed: int
     key: PRNGKey
     reference: Evidence | None
     random: Release | None
     emit: OnEvent
     bootstrap: Bootstrap
-    view: View
+    asked: Asked
     test_z: Observed
     answers: Answers | None
     shown: np.ndarray
-    views: dict[str, tuple[View, Observed]] = dataclasses.field(default_factory=dict)
+    others: dict[str, tuple[Asked, Observed]] = dataclasses.field(default_factory=dict)
     scenes: dict[int, "Scene"] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -64,35 +63,39 @@ class Scene:
         cls,
         knowledge: Knowledge,
         data: Data,
-        budget: Budget,
+        level: Level,
         seed: int,
         reference: Evidence | None = None,
         random: Release | None = None,
         on_event: OnEvent | None = None,
     ) -> "Scene":
-        """Samples the splits that are larger than the budget scores and asks the client about them."""
-        sampled = {name: _sample(getattr(data, name), getattr(budget, name), seed) for name in ("test", "validation")}
+        """Samples the splits that are larger than the level scores and asks the client about them."""
+        sampled = {name: _sample(getattr(data, name), getattr(level, name), seed) for name in ("test", "validation")}
         data, key = dataclasses.replace(data, **sampled), jax.random.key(seed)
-        view, test_z = _look(key, "view 1", knowledge, data, budget, 1)
+        asked, test_z = _look(key, "view 1", knowledge, data, level, 1)
+        # One image of each class, not all of them from the start of the split.
+        labels = np.asarray(data.test.label)
+        found = [np.flatnonzero(labels == label) for label in np.unique(labels)[:GALLERY]]
+        shown = np.array([rows[(7 * place) % len(rows)] for place, rows in enumerate(found)])
         return cls(
             data=data,
-            budget=budget,
+            level=level,
             seed=seed,
             key=key,
             reference=reference,
             random=random,
             emit=on_event or (lambda event: None),
             bootstrap=Bootstrap.of(data.test.group, len(data.test.label), seed),
-            view=view,
+            asked=asked,
             test_z=test_z,
-            answers=None if knowledge.predict is None else Answers.of(knowledge.predict, view, test_z),
-            shown=_distinct(np.asarray(data.test.label)),
+            answers=None if knowledge.predict is None else answered(knowledge.predict, asked, test_z),
+            shown=shown,
         )
 
     @property
     def predict(self) -> Callable[[Features], Logits] | None:
         """The provider's network, where it was given."""
-        return self.view.knowledge.predict
+        return self.asked.knowledge.predict
 
     def fewer(self, images: int) -> "Scene":
         """This scene with at most so many images to choose and to score on, those of the galleries first; 0 is all."""
@@ -107,37 +110,33 @@ class Scene:
             data = dataclasses.replace(
                 self.data, test=test, validation=_sample(self.data.validation, images, self.seed)
             )
-            scene = Scene.of(self.view.knowledge, data, self.budget, self.seed, self.reference, self.random, self.emit)
+            scene = Scene.of(self.asked.knowledge, data, self.level, self.seed, self.reference, self.random, self.emit)
             self.scenes[images] = dataclasses.replace(scene, shown=np.arange(len(self.shown)))
         return self.scenes[images]
 
-    def look(self, queries: int, mismatched: bool = False) -> tuple[View, Observed]:
-        """The view with k releases an image, and k releases of the test images.
+    def look(self, family: Family) -> tuple[Asked, Observed]:
+        """What the client answered to a family: k releases of the attackers' images, and of the test images."""
+        # Title and key of what every family shares are older than the word "asked".
+        name, knowledge, owns = f"view {family.queries}", self.asked.knowledge, family.owns
+        if owns is not None:
+            own = dataclasses.replace(self.data, auxiliary=owns(self.data.auxiliary))
+            return self._ask(f"{family.name} {family.queries}", knowledge, family.queries, own)
+        return (self.asked, self.test_z) if family.queries == 1 else self._ask(name, knowledge, family.queries)
 
-        Args:
-            queries: k.
-            mismatched: whether the attacker's own images are of another distribution.
-        """
-        knowledge = self.view.knowledge
-        if mismatched:
-            shifted = dataclasses.replace(self.data, auxiliary=mismatch.mismatched(self.data.auxiliary))
-            return self._asked(f"mismatched {queries}", knowledge, queries, shifted)
-        return (self.view, self.test_z) if queries == 1 else self._asked(f"view {queries}", knowledge, queries)
-
-    def raw(self) -> tuple[View, Observed]:
+    def raw(self) -> tuple[Asked, Observed]:
         """The same where the client sends the image itself."""
-        return self._asked("raw", Knowledge(as_release(send_raw)))
+        return self._ask("raw", Knowledge(as_release(send_raw)))
 
-    def untrained(self) -> tuple[View, Observed] | None:
+    def untrained(self) -> tuple[Asked, Observed] | None:
         """The same where the client has fresh random weights; None where the caller gave no such client."""
-        return None if self.random is None else self._asked("random", Knowledge(self.random))
+        return None if self.random is None else self._ask("random", Knowledge(self.random))
 
-    def _asked(
+    def _ask(
         self, name: str, knowledge: Knowledge, queries: int = 1, data: Data | None = None
-    ) -> tuple[View, Observed]:
-        if name not in self.views:
-            self.views[name] = _look(self.key, name, knowledge, data or self.data, self.budget, queries)
-        return self.views[name]
+    ) -> tuple[Asked, Observed]:
+        if name not in self.others:
+            self.others[name] = _look(self.key, name, knowledge, data or self.data, self.level, queries)
+        return self.others[name]
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits of all that determines a result beside the attack.
@@ -145,18 +144,12 @@ class Scene:
         A client is what it answers, so weights hidden in a closure count too.
         """
         said = None if self.answers is None else (self.answers.sample, self.answers.test)
-        arrays = (self.view.sample, self.view.validation, self.data.test, self.view.held, self.test_z, said)
-        found = hashlib.sha256(f"{self.seed} {self.budget} {self.data.name} {self.data.sensitive}".encode())
+        arrays = (self.asked.sample, self.asked.validation, self.data.test, self.asked.held, self.test_z, said)
+        found = hashlib.sha256(f"{self.seed} {self.level} {self.data.name} {self.data.sensitive}".encode())
         for leaf in jax.tree.leaves((arrays, self.random)):
             found.update(np.asarray(leaf).tobytes())
         found.update(b"" if self.reference is None else to_json(self.reference).encode())
         return found.hexdigest()[:16]
-
-
-def title(attack: Attack, member: Member | None = None) -> str:
-    """Name of an attack, or of one of its members: "attribute ink", "decoder image k=4: ridge"."""
-    often = "" if attack.queries == 1 else f" k={attack.queries}"
-    return f"{attack.name} {attack.target}{often}{'' if member is None else f': {member.name}'}"
 
 
 def named(key: PRNGKey, name: str) -> Array:
@@ -165,11 +158,11 @@ def named(key: PRNGKey, name: str) -> Array:
 
 
 def _look(
-    key: PRNGKey, name: str, knowledge: Knowledge, data: Data, budget: Budget, queries: int
-) -> tuple[View, Observed]:
+    key: PRNGKey, name: str, knowledge: Knowledge, data: Data, level: Level, queries: int
+) -> tuple[Asked, Observed]:
     keys = jax.random.split(named(key, name))
-    view = prepare(keys[0], knowledge, data.auxiliary, data.validation, count=budget.sample, queries=queries)
-    return view, query(view.release, data.test.image, keys[1], queries)
+    asked = prepare(keys[0], knowledge, data.auxiliary, data.validation, count=level.sample, queries=queries)
+    return asked, query(asked.release, data.test.image, keys[1], queries)
 
 
 def _sample(batch: Batch, most: int, seed: int) -> Any:
@@ -179,10 +172,3 @@ def _sample(batch: Batch, most: int, seed: int) -> Any:
         return batch
     chosen = np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
     return jax.tree.map(lambda values: values[chosen], batch)
-
-
-def _distinct(labels: np.ndarray) -> np.ndarray:
-    """Indices of up to ``GALLERY`` test images of distinct classes, not all from the start of the split."""
-    classes = np.unique(labels)[:GALLERY]
-    found = [np.flatnonzero(labels == k) for k in classes]
-    return np.array([rows[(7 * place) % len(rows)] for place, rows in enumerate(found)])

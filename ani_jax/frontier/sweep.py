@@ -133,7 +133,7 @@ def train_together(
                 on_event(first + place, event)
 
         try:
-            trained = _train_group(chosen, data, config, numbered)
+            trained = train_group(chosen, data, config, numbered)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or size == 1:
                 raise
@@ -143,10 +143,10 @@ def train_together(
     return finished
 
 
-def _train_group(
+def train_group(
     members: Sequence[Defense], data: Data, config: TrainConfig, on_event: OnMemberEvent
 ) -> list[State | None]:
-    """One program for all members from the first step to the last."""
+    """One program for all members from the first step to the last; see :func:`train_together`."""
     defense, phases = members[0], schedule(members[0])
     total = phases[-1][1]
     init_key, data_key = jax.random.split(jax.random.key(config.seed))
@@ -165,7 +165,7 @@ def _train_group(
         work = Work(defense, phase, config.batch_size, clip=config.clip, skip_nonfinite=config.skip_nonfinite)
         while step < end:
             states, outcomes = dispatch(states, data.defend, data_key, work)
-            health = _watched(health, outcomes.good, PATIENCE if config.skip_nonfinite else 0)
+            health = watched(health, outcomes.good, PATIENCE if config.skip_nonfinite else 0)
             step += 1
             if step % config.log_every and step != total:
                 continue
@@ -186,14 +186,28 @@ class Health(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="patience")
-def _watched(health: Health, good: Bool[Array, " members"], patience: int) -> Health:
+def watched(health: Health, good: Bool[Array, " members"], patience: int) -> Health:
+    """How the members fare after one more step.
+
+    Args:
+        health: before it.
+        good: whose metrics were finite.
+        patience: how many steps in a row may not be.
+    """
     streak = jnp.where(good, 0, health.streak + 1)
     return Health(streak, health.sound & (streak <= patience))
 
 
 @functools.partial(jax.jit, static_argnames="work", donate_argnames="states")
 def dispatch(states: State, source: Source, data_key: PRNGKey, work: Work) -> tuple[State, Outcome]:
-    """One step of every member on the batch that their common seed gives: it is drawn once."""
+    """One step of every member, as one program, on the batch that their common seed gives: it is drawn once.
+
+    Args:
+        states: of the members, stacked; donated.
+        source: the originals.
+        data_key: key of the batches.
+        work: one step.
+    """
     batch = draw_batch(source, data_key, states.step[0], work.batch_size)
     return jax.vmap(lambda state: advance(work, state, lambda step: batch))(states)
 

@@ -5,7 +5,7 @@ in float32 or better, has finite gradients at its degenerate points, and checks 
 Loads jax, jaxtyping and numpy, nothing heavier.
 """
 
-from ani_jax.losses.adversarial import hinged, kl_to_prior, max_entropy, neg_ce, reverse_gradient
+from ani_jax.losses.adversarial import hinged, kl_to_prior, max_entropy, reverse_gradient
 from ani_jax.losses.dependence import (
     RELEASE_EPSILON,
     channel_pearson,
@@ -83,7 +83,6 @@ __all__ = [
     "mse",
     "mse_bound_from_entropy",
     "mse_estimate_from_entropy",
-    "neg_ce",
     "nwj",
     "psnr",
     "reverse_gradient",

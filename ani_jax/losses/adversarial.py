@@ -1,45 +1,24 @@
 """What a defender plays against its co-trained adversaries (METHODS 2.2).
 
-Sign convention: these are the L_attr and L_rec that the defender MAXIMISES,
+Sign convention: :func:`max_entropy` and :func:`kl_to_prior` are the L_attr, and :func:`hinged` makes the L_rec, that the
+defender MAXIMISES,
 
     L_defender = (1 - a_r - a_s) * CE(task) - a_r * min(L_rec, tau) - a_s * L_attr
 
 while the adversaries always minimise their own plain losses: cross-entropy, and the unhinged reconstruction loss. An
 adversary that was trained on an entropy objective would never see the attribute.
-"""
 
-from typing import Any
+The objective that METHODS calls ``neg_ce`` has no function here, for it is no new one: L_attr is the adversary's own
+:func:`ani_jax.losses.task.cross_entropy`, and the minus is the defender's. Its optimum can be an adversary that is
+confidently *wrong*, which gives the attribute away: prefer :func:`max_entropy`.
+"""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ani_jax.losses.checks import floating, require, require_rank
-from ani_jax.losses.task import cross_entropy
-from ani_jax.types import Features, Labels, Logits
-
-
-def neg_ce(logits: Logits, labels: Labels) -> Float[Array, " b"]:
-    """L_attr = CE(A(z), s), for the defender to maximise; the objective carries the minus sign.
-
-    Its optimum can be an adversary that is confidently *wrong*, which gives the attribute away: prefer
-    :func:`max_entropy`.
-
-    Args:
-        logits: (b, k), the adversary's.
-        labels: (b,), the sensitive attribute.
-
-    Returns:
-        (b,), nats, 0 or more, without upper limit.
-
-    Raises:
-        ValueError: the shapes are not (b, k) and (b,).
-
-    Example:
-        >>> round(neg_ce(jnp.zeros((1, 2)), jnp.array([1])).item(), 4)
-        0.6931
-    """
-    return cross_entropy(logits, labels)
+from ani_jax.types import Features, Logits
 
 
 def max_entropy(logits: Logits) -> Float[Array, " b"]:
@@ -82,7 +61,7 @@ def kl_to_prior(logits: Logits, prior: Float[Array, " k"]) -> Float[Array, " b"]
         0.0
     """
     log_p, prior = _log_softmax(logits), floating(prior)
-    require(prior.shape == log_p.shape[1:], "prior's shape", prior.shape, f"({log_p.shape[1]},)")
+    require(prior.shape == log_p.shape[1:], "prior.shape", prior.shape, f"({log_p.shape[1]},)")
     return -_expectation(log_p, log_p - jnp.log(prior)[None])
 
 
@@ -105,7 +84,8 @@ def hinged(loss: Float[Array, "..."], ceiling: float | Float[Array, ""]) -> Floa
     """
     loss = floating(loss)
     ceiling = jnp.asarray(ceiling, loss.dtype)
-    require(ceiling.ndim == 0, "ceiling's shape", ceiling.shape, "a scalar's, ()")
+    require(ceiling.ndim == 0, "ceiling.shape", ceiling.shape, "a scalar's, ()")
+    # Not minimum, which would pass half a gradient on where the two are equal.
     return jnp.where(loss < ceiling, loss, ceiling)
 
 
@@ -113,8 +93,8 @@ def reverse_gradient(x: Features, scale: float | Float[Array, ""] = 1.0) -> Feat
     """Identity forward, gradient times -scale backward (Ganin & Lempitsky 2015).
 
     One backward pass then trains adversary and encoder at once. At the same adversary parameters the encoder gets the
-    alternating gradient for :func:`neg_ce` and an unhinged reconstruction loss; for the entropy objectives and the
-    hinge it does not.
+    alternating gradient for an adversary's own loss, its cross-entropy or an unhinged reconstruction loss; for the entropy
+    objectives and the hinge it does not.
 
     Args:
         x: any shape.
@@ -136,15 +116,11 @@ def _reverse(x: Array, scale: Array) -> Array:
     return x
 
 
-def _reverse_forward(x: Array, scale: Array) -> tuple[Array, Array]:
-    return x, scale
-
-
-def _reverse_backward(scale: Array, cotangent: Array) -> tuple[Any, Any]:
-    return (-scale * cotangent).astype(cotangent.dtype), jnp.zeros_like(scale)
-
-
-_reverse.defvjp(_reverse_forward, _reverse_backward)
+# A float32 scale must not widen a bfloat16 cotangent: a custom gradient has the type of its primal.
+_reverse.defvjp(
+    lambda x, scale: (x, scale),
+    lambda scale, cotangent: ((-scale * cotangent).astype(cotangent.dtype), jnp.zeros_like(scale)),
+)
 
 
 def _log_softmax(logits: Logits) -> Logits:

@@ -7,12 +7,12 @@ from jaxtyping import Array, Float
 
 
 def require(ok: bool, name: str, value: Any, allowed: str) -> None:
-    """Refuses an argument at trace time.
+    """Refuses an argument at trace time, in the words of every option that is refused.
 
     Args:
         ok: whether the argument is allowed.
-        name: the argument's name.
-        value: what was passed, or its shape.
+        name: the argument, or the expression of it that is wrong: "clip", "x.shape", "len(x)".
+        value: its value.
         allowed: what would have been accepted.
 
     Raises:
@@ -21,10 +21,10 @@ def require(ok: bool, name: str, value: Any, allowed: str) -> None:
     Example:
         >>> require(False, "clip", -1, "above 0")
         Traceback (most recent call last):
-        ValueError: clip is -1, it must be above 0
+        ValueError: clip=-1: must be above 0
     """
     if not ok:
-        raise ValueError(f"{name} is {value}, it must be {allowed}")
+        raise ValueError(f"{name}={value}: must be {allowed}")
 
 
 def floating(x: Any) -> Float[Array, "..."]:
@@ -44,7 +44,7 @@ def require_rank(x: Array, name: str, *ranks: int) -> None:
     Raises:
         ValueError: the rank is another one.
     """
-    require(x.ndim in ranks, f"{name}'s shape", x.shape, f"of rank {' or '.join(map(str, ranks))}")
+    require(x.ndim in ranks, f"{name}.shape", x.shape, f"of rank {' or '.join(map(str, ranks))}")
 
 
 def require_same_shape(x: Array, name: str, other: Array, other_name: str) -> None:
@@ -53,7 +53,7 @@ def require_same_shape(x: Array, name: str, other: Array, other_name: str) -> No
     Raises:
         ValueError: the shapes differ.
     """
-    require(x.shape == other.shape, f"{name}'s shape", x.shape, f"{other_name}'s, {other.shape}")
+    require(x.shape == other.shape, f"{name}.shape", x.shape, f"{other_name}'s, {other.shape}")
 
 
 def require_batch(x: Array, name: str, other: Array, other_name: str) -> None:
@@ -62,6 +62,6 @@ def require_batch(x: Array, name: str, other: Array, other_name: str) -> None:
     Raises:
         ValueError: the batches differ or an array is a scalar.
     """
-    require(x.ndim > 0, f"{name}'s shape", x.shape, "of rank 1 or more")
-    require(other.ndim > 0, f"{other_name}'s shape", other.shape, "of rank 1 or more")
-    require(x.shape[0] == other.shape[0], f"{name}'s batch", x.shape[0], f"{other_name}'s, {other.shape[0]}")
+    require(x.ndim > 0, f"{name}.shape", x.shape, "of rank 1 or more")
+    require(other.ndim > 0, f"{other_name}.shape", other.shape, "of rank 1 or more")
+    require(x.shape[0] == other.shape[0], f"len({name})", x.shape[0], f"{other_name}'s, {other.shape[0]}")

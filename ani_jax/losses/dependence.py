@@ -56,6 +56,7 @@ def distance_covariance(
         0.812
     """
     _check_distance(exponent, epsilon)
+    # Not rescaled: a covariance has the units of its inputs.
     x, z, mask = pairwise.prepare(x, z, mask, axis_name, rescale=False)
     a, b = (pairwise.centred(pairwise.distances(value, exponent, epsilon), mask) for value in (x, z))
     product = jnp.maximum(pairwise.mean_product(a, b, mask, unbiased=False), 0)
@@ -103,6 +104,7 @@ def distance_correlation(
         1.0
     """
     _check_distance(exponent, epsilon)
+    # An epsilon has the features' units: rescaling them would change what it is added to.
     x, z, mask = pairwise.prepare(x, z, mask, axis_name, rescale=epsilon == 0)
     a, b = (pairwise.distances(value, exponent, epsilon) for value in (x, z))
     ratio = jnp.clip(_normalised_product(a, b, mask, unbiased=False), 0, 1)
@@ -144,7 +146,7 @@ def corrected_distance_correlation(
     """
     _check_distance(exponent, 0.0)
     x, z, mask = pairwise.prepare(x, z, mask, axis_name, rescale=True)
-    require(x.shape[0] >= 4, "x's batch", x.shape[0], "4 or more")
+    require(x.shape[0] >= 4, "len(x)", x.shape[0], "4 or more")
     a, b = (pairwise.distances(value, exponent) for value in (x, z))
     return jnp.clip(_normalised_product(a, b, mask, unbiased=True), -1, 1)
 
@@ -225,11 +227,17 @@ def hsic(
         (True, 0.0)
     """
     x, z, mask = pairwise.prepare(x, z, mask, axis_name, rescale=bandwidth is None)
-    require(not unbiased or x.shape[0] >= 4, "x's batch", x.shape[0], "4 or more")
+    # Gathered first: four examples over all devices are enough.
+    require(not unbiased or x.shape[0] >= 4, "len(x)", x.shape[0], "4 or more")
     widths = bandwidth if isinstance(bandwidth, tuple) else (bandwidth, bandwidth)
     centre = pairwise.u_centred if unbiased else pairwise.centred
-    k, m = (centre(_gaussian_kernel(value, width, mask), mask) for value, width in zip((x, z), widths))
-    return pairwise.mean_product(k, m, mask, unbiased=unbiased)
+    centred = []
+    for value, width in zip((x, z), widths):
+        require(width is None or width > 0, "bandwidth", width, "above 0")
+        squared = pairwise.squared_distances(value)
+        variance = jnp.square(pairwise.median_distance(squared, mask)) if width is None else width**2
+        centred.append(centre(jnp.exp(-squared / (2 * variance)), mask))
+    return pairwise.mean_product(centred[0], centred[1], mask, unbiased=unbiased)
 
 
 def linear_cka(x: Features, z: Features, *, mask: Labels | None = None, axis_name: str | None = None) -> Statistic:
@@ -290,7 +298,7 @@ def channel_pearson(z: Features, *, faithful: bool = False) -> Float[Array, " b"
     z = floating(z)
     require_rank(z, "z", 3, 4)
     positions, channels = z.size // (z.shape[0] * z.shape[-1]), z.shape[-1]
-    require(positions > 1, "z's shape", z.shape, "of two positions or more")
+    require(positions > 1, "z.shape", z.shape, "of two positions or more")
     z = z.reshape(z.shape[0], positions, channels)
     scale = jnp.abs(z).max(1)
     # Subtracting one position first makes a constant channel exactly 0, which subtracting its rounded mean does not.
@@ -298,6 +306,7 @@ def channel_pearson(z: Features, *, faithful: bool = False) -> Float[Array, " b"
     z = z - z.mean(1, keepdims=True)
     divisor = positions - 1 if faithful else positions
     variance = jnp.square(z).sum(1) / divisor
+    # A few roundings of the channel's largest value: varying less than that is not varying.
     live = variance > jnp.square(4 * jnp.finfo(z.dtype).eps * scale)
     stddev = pairwise.safe_power(jnp.where(live, variance, 0), 0.5)
     if faithful:
@@ -329,9 +338,10 @@ def live_channels(z: Features, threshold: float = 1e-6) -> Statistic:
         1.0
     """
     z = floating(z)
-    require(z.ndim >= 2, "z's shape", z.shape, "of rank 2 or more")
+    require(z.ndim >= 2, "z.shape", z.shape, "of rank 2 or more")
     require(threshold >= 0, "threshold", threshold, "0 or more")
     flat = z.reshape(-1, z.shape[-1])
+    # Less one of its own values a constant channel is exactly 0; its rounded mean could leave more than the threshold.
     return ((flat - flat[:1]).std(0) > threshold).sum().astype(z.dtype)
 
 
@@ -342,24 +352,15 @@ def _check_distance(exponent: float, epsilon: float) -> None:
 
 def _normalised_product(a: Array, b: Array, mask: Array, *, unbiased: bool) -> Statistic:
     centre = pairwise.u_centred if unbiased else pairwise.centred
-    floors = [_rounding(value, mask) for value in (a, b)]
+    floors = []
+    for distances in (a, b):
+        # A constant input leaves a variance that is rounding only, whose ratio would be anything.
+        largest = lax.stop_gradient((distances * mask[:, None] * mask[None, :]).max(initial=0))
+        floors.append(jnp.square(4 * jnp.finfo(distances.dtype).eps * largest))
     a, b = centre(a, mask), centre(b, mask)
     product = pairwise.mean_product(a, b, mask, unbiased=unbiased)
     variances = [pairwise.mean_product(value, value, mask, unbiased=unbiased) for value in (a, b)]
-    # A constant input leaves a variance that is rounding only, whose ratio would be anything.
     live = (variances[0] > floors[0]) & (variances[1] > floors[1])
     scale = [jnp.sqrt(jnp.where(live, variance, 1)) for variance in variances]
+    # One division after the other: the product of two tiny scales would underflow.
     return jnp.where(live, product / scale[0] / scale[1], 0)
-
-
-def _rounding(distances: Array, mask: Array) -> Statistic:
-    largest = lax.stop_gradient((distances * mask[:, None] * mask[None, :]).max(initial=0))
-    return jnp.square(4 * jnp.finfo(distances.dtype).eps * largest)
-
-
-def _gaussian_kernel(x: Float[Array, "b d"], bandwidth: float | None, mask: Array) -> Array:
-    squared = pairwise.squared_distances(x)
-    if bandwidth is None:
-        return jnp.exp(-squared / (2 * jnp.square(pairwise.median_distance(squared, mask))))
-    require(bandwidth > 0, "bandwidth", bandwidth, "above 0")
-    return jnp.exp(-squared / (2 * bandwidth**2))

@@ -57,7 +57,8 @@ def gaussian_entropy(x: Samples) -> Nats:
     """
     x = _flat(x)
     size, dimension = x.shape
-    require(size > dimension, "x's batch", size, f"above its dimension, {dimension}")
+    require(size > dimension, "len(x)", size, f"above its dimension, {dimension}")
+    # Full precision: shortened products can make a covariance singular or worse.
     x = x - x.mean(0)[None]
     covariance = jnp.matmul(x.T, x, precision=jax.lax.Precision.HIGHEST) / (size - 1)
     return (jnp.linalg.slogdet(covariance)[1] + dimension * math.log(2 * math.pi * math.e)) / 2
@@ -111,6 +112,7 @@ def kozachenko_leonenko_entropy(x: Samples, k: int = 3) -> Nats:
     x = _flat(x)
     size, dimension = x.shape
     radius = _kth_neighbour(pairwise.squared_distances(x), k)
+    # Radii are squared, so half of their logarithm counts.
     log_ball = dimension / 2 * math.log(math.pi) - math.lgamma(dimension / 2 + 1)
     return digamma(floating(size)) - digamma(floating(k)) + log_ball + dimension / 2 * jnp.log(radius).mean()
 
@@ -293,29 +295,31 @@ def gaussian_fisher_information(
     """
     mean_jacobian, stddev = floating(mean_jacobian), floating(stddev)
     require_rank(mean_jacobian, "mean_jacobian", 2)
-    require(stddev.shape == mean_jacobian.shape[:1], "stddev's shape", stddev.shape, f"({mean_jacobian.shape[0]},)")
+    require(stddev.shape == mean_jacobian.shape[:1], "stddev.shape", stddev.shape, f"({mean_jacobian.shape[0]},)")
     scaled = mean_jacobian / stddev[:, None]
     if stddev_jacobian is not None:
         spread = floating(stddev_jacobian)
-        require(spread.shape == scaled.shape, "stddev_jacobian's shape", spread.shape, f"{scaled.shape}")
+        require(spread.shape == scaled.shape, "stddev_jacobian.shape", spread.shape, f"{scaled.shape}")
+        # J is a product of one tall matrix with itself, so symmetric and without negative eigenvalues but for rounding.
         scaled = jnp.concatenate([scaled, math.sqrt(2) * spread / stddev[:, None]])
     return jnp.matmul(scaled.T, scaled, precision=jax.lax.Precision.HIGHEST)
 
 
 def _flat(x: Samples) -> Float[Array, "b d"]:
     x = floating(x)
-    require(x.ndim >= 1, "x's shape", x.shape, "of rank 1 or more")
+    require(x.ndim >= 1, "x.shape", x.shape, "of rank 1 or more")
     return x.reshape(x.shape[0], -1)
 
 
 def _flat_pair(x: Samples, z: Samples) -> tuple[Float[Array, "b d"], Float[Array, "b e"]]:
     x, z = _flat(x), _flat(z)
-    require(x.shape[0] == z.shape[0], "x's batch", x.shape[0], f"z's, {z.shape[0]}")
+    require(x.shape[0] == z.shape[0], "len(x)", x.shape[0], f"z's, {z.shape[0]}")
     return x, z
 
 
 def _kth_neighbour(squared: Float[Array, "b b"], k: int) -> Float[Array, " b"]:
     size = squared.shape[0]
     require(1 <= k < size, "k", k, f"from 1 to {size - 1}")
+    # Nobody is his own neighbour, however many twins he has.
     others = jnp.where(jnp.eye(size, dtype=bool), jnp.inf, squared)
     return -jax.lax.top_k(-others, k)[0][:, -1]

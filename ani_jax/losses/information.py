@@ -42,7 +42,7 @@ def split_scores(scores: ScoreMatrix) -> tuple[Float[Array, " b"], Float[Array, 
     """
     scores = _square(scores)
     size = scores.shape[0]
-    require(size > 1, "scores' shape", scores.shape, "(b, b) with b of 2 or more")
+    require(size > 1, "scores.shape", scores.shape, "(b, b) with b of 2 or more")
     # All but the first entry, in rows of b + 1, ends each row with a diagonal entry.
     return jnp.diagonal(scores), scores.ravel()[1:].reshape(size - 1, size + 1)[:, :-1].ravel()
 
@@ -98,6 +98,7 @@ def mine(
     require(0 <= decay < 1, "decay", decay, "in [0, 1)")
     joint, marginal = floating(joint), floating(marginal)
     log_mean = _log_mean_exp(marginal)
+    # A constant to the gradient: the denominator is the average over batches, not this batch's, and that is the correction.
     current = jax.lax.stop_gradient(log_mean)
     previous = jax.lax.stop_gradient(jnp.asarray(log_ema, current.dtype))
     mixed = jnp.logaddexp(previous + math.log(decay), current + math.log1p(-decay)) if decay else current
@@ -125,6 +126,7 @@ def nwj(joint: Scores, marginal: Scores) -> Nats:
         0.0
     """
     joint, marginal = floating(joint), floating(marginal)
+    # The mean in logarithms: the sum of what exp makes of a few large scores would overflow before it is divided.
     return joint.mean() - jnp.exp(_log_mean_exp(marginal) - 1)
 
 
@@ -246,5 +248,5 @@ def _log_mean_exp(scores: Scores) -> Nats:
 
 def _square(scores: ScoreMatrix) -> ScoreMatrix:
     scores = floating(scores)
-    require(scores.ndim == 2 and scores.shape[0] == scores.shape[1], "scores' shape", scores.shape, "(b, b)")
+    require(scores.ndim == 2 and scores.shape[0] == scores.shape[1], "scores.shape", scores.shape, "(b, b)")
     return scores

@@ -102,6 +102,7 @@ def mask_log_reward(mask: Float[Array, "b ..."]) -> Float[Array, " b"]:
         -0.6931
     """
     mask = floating(mask)
+    # log 0 would be minus infinity, and its gradient NaN, for a sigmoid that has underflowed.
     return _mean(jnp.log(jnp.maximum(mask, jnp.finfo(mask.dtype).tiny)), "mask")
 
 
@@ -125,5 +126,5 @@ def mask_mean_reward(mask: Float[Array, "b ..."]) -> Float[Array, " b"]:
 
 
 def _mean(values: Float[Array, "b ..."], name: str) -> Float[Array, " b"]:
-    require(values.ndim >= 1, f"{name}'s shape", values.shape, "of rank 1 or more")
+    require(values.ndim >= 1, f"{name}.shape", values.shape, "of rank 1 or more")
     return values.reshape(values.shape[0], -1).mean(1)

@@ -50,7 +50,7 @@ def prepare(
     require_batch(x, "x", z, "z")
     batch = x.shape[0]
     counts = jnp.ones(batch) if mask is None else jnp.asarray(mask)
-    require(counts.shape == (batch,), "mask's shape", counts.shape, f"({batch},)")
+    require(counts.shape == (batch,), "mask.shape", counts.shape, f"({batch},)")
     x, z = (floating(value).reshape(batch, -1) for value in (x, z))
     counts = (counts != 0).astype(jnp.promote_types(x.dtype, z.dtype))
     if axis_name is not None:
@@ -60,6 +60,7 @@ def prepare(
 
 def _shifted(x: Float[Array, "b d"], mask: Vector, rescale: bool) -> Float[Array, "b d"]:
     first = jax.lax.stop_gradient(x[jnp.argmax(mask)])[None]
+    # Padding becomes 0 before anything else sees it: a NaN in it would pass every later multiplication by 0.
     x = jnp.where(mask[:, None] > 0, x - first, 0)
     if not rescale:
         return x
@@ -98,7 +99,9 @@ def _forward(x: Float[Array, "b d"]) -> tuple[Matrix, tuple[Array, Array]]:
     sums = norms[:, None] + norms[None, :]
     gram = sums - 2 * _matmul(centred, centred.T)
     other = ~jnp.eye(x.shape[0], dtype=bool)
+    # A distance of fewer than 1e4 roundings of the terms that it is the difference of has lost its digits.
     cancelled = (other & (gram < 1e4 * jnp.finfo(x.dtype).eps * sums)).any()
+    # cond and not where, which would compute the differences for every batch; map, which holds one row's at a time.
     distances = jax.lax.cond(
         cancelled,
         lambda: jax.lax.map(lambda row: jnp.square(row[None] - x).sum(1), x),
@@ -121,6 +124,7 @@ def _backward(residuals: tuple[Array, Array], cotangent: Matrix) -> tuple[Float[
 
 
 _squared_distances.defvjp(_forward, _backward)
+# Distances and centred matrices are differences of larger numbers, which an accelerator's shortened products would drown.
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -149,6 +153,7 @@ def safe_power(x: Array, exponent: float) -> Array:
         >>> jax.grad(safe_power)(0.0, 0.5).item()
         0.0
     """
+    # Two wheres: without the inner one the infinite slope at 0 would meet the outer one's zero in the chain rule.
     positive = x > 0
     base = jnp.where(positive, x, 1)
     return jnp.where(positive, jnp.sqrt(base) if exponent == 0.5 else base**exponent, 0)
@@ -234,6 +239,7 @@ def median_distance(squared: Matrix, mask: Vector) -> Float[Array, ""]:
         2.0
     """
     counts = (mask[:, None] * mask[None, :] > 0) & ~jnp.eye(mask.size, dtype=bool)
+    # What does not count sorts behind everything that does.
     values = jnp.sort(jnp.where(counts, jax.lax.stop_gradient(squared), jnp.inf).ravel())
     pairs = counts.sum()
     middle = jnp.sqrt(values[jnp.maximum((pairs - 1) // 2, 0)]), jnp.sqrt(values[pairs // 2])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ani_jax.losses.checks import floating, require, require_rank, require_same_shape
+from ani_jax.losses.pairwise import safe_power
 from ani_jax.types import Features, Images
 
 WINDOW = 11
@@ -83,6 +84,7 @@ def total_variation(images: Images, *, isotropic: bool = False) -> Float[Array, 
     """
     images = floating(images)
     require_rank(images, "images", 4)
+    # The last row and column are repeated, so that both differences of a pixel have its place and can be added there.
     vertical = jnp.diff(images, axis=1, append=images[:, -1:])
     horizontal = jnp.diff(images, axis=2, append=images[:, :, -1:])
     if not isotropic:
@@ -207,6 +209,7 @@ def ms_ssim(prediction: Images, target: Images) -> Float[Array, " b"]:
     prediction, target = _windowed(prediction, target)
     batch, height, width, channels = prediction.shape
     scales = ms_ssim_scales(height, width)
+    # dm-pix averages over channels before a power could be taken, so every channel is an image of its own.
     weights = [weight / sum(MS_SSIM_WEIGHTS[:scales]) for weight in MS_SSIM_WEIGHTS[:scales]]
     pair = [jnp.moveaxis(image, 3, 1).reshape(-1, height, width, 1) for image in (prediction, target)]
     product = jnp.ones((), prediction.dtype)
@@ -214,25 +217,17 @@ def ms_ssim(prediction: Images, target: Images) -> Float[Array, " b"]:
         last = scale == scales - 1
         # A huge K1 makes the luminance factor exactly 1, which leaves cs.
         similarity = jnp.asarray(dm_pix.ssim(*pair) if last else dm_pix.ssim(*pair, k1=1e6))
-        product = product * _positive_power(similarity, weight)
-        pair = pair if last else [_halve(image) for image in pair]
+        product = product * safe_power(similarity, weight)
+        if not last:
+            # Sums of windows, because linen's average pooling would load flax; an odd last row or column is dropped.
+            pair = [jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4 for x in pair]
     return product.reshape(batch, channels).mean(1)
-
-
-def _positive_power(base: Array, exponent: float) -> Array:
-    positive = base > 0
-    return jnp.where(positive, jnp.where(positive, base, 1.0) ** exponent, 0.0)
-
-
-def _halve(images: Images) -> Images:
-    summed = jax.lax.reduce_window(images, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-    return summed / 4
 
 
 def _pair(prediction: Features, target: Features) -> tuple[Array, Array]:
     prediction, target = floating(prediction), floating(target)
     require_same_shape(prediction, "prediction", target, "target")
-    require(target.ndim >= 2, "target's shape", target.shape, "of rank 2 or more")
+    require(target.ndim >= 2, "target.shape", target.shape, "of rank 2 or more")
     return prediction, target
 
 
@@ -244,5 +239,5 @@ def _images(prediction: Images, target: Images) -> tuple[Array, Array]:
 
 def _windowed(prediction: Images, target: Images) -> tuple[Array, Array]:
     prediction, target = _images(prediction, target)
-    require(min(target.shape[1:3]) >= WINDOW, "target's shape", target.shape, f"at least {WINDOW} pixels a side")
+    require(min(target.shape[1:3]) >= WINDOW, "target.shape", target.shape, f"at least {WINDOW} pixels a side")
     return prediction, target

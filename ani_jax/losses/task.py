@@ -58,9 +58,10 @@ def smoothed_kl(logits: Logits, labels: Labels, smoothing: float) -> Float[Array
     logits = _checked(logits, labels)
     classes = logits.shape[1]
     require(0 <= smoothing < 1, "smoothing", smoothing, "in [0, 1)")
-    require(classes > 1, "logits' shape", logits.shape, "(b, k) with k of 2 or more")
+    require(classes > 1, "logits.shape", logits.shape, "(b, k) with k of 2 or more")
     log_p = jax.nn.log_softmax(logits)
     true = _true_class(log_p, labels)
+    # The entropy below would be 0 * log 0.
     if smoothing == 0:
         return -true
     other = smoothing / (classes - 1)
@@ -137,21 +138,22 @@ def balanced_accuracy(predictions: Labels, labels: Labels, classes: int) -> Floa
     """
     predictions, labels = jnp.asarray(predictions), jnp.asarray(labels)
     require_rank(labels, "labels", 1)
-    require(predictions.shape == labels.shape, "predictions' shape", predictions.shape, f"labels', {labels.shape}")
+    require(predictions.shape == labels.shape, "predictions.shape", predictions.shape, f"labels', {labels.shape}")
     require(classes >= 1, "classes", classes, "1 or more")
-    member = jax.nn.one_hot(labels, classes)
-    size = member.sum(0)
-    correct = (member * (predictions == labels)[:, None]).sum(0)
+    own = jax.nn.one_hot(labels, classes)
+    size = own.sum(0)
+    correct = (own * (predictions == labels)[:, None]).sum(0)
     return (correct / jnp.maximum(size, 1)).sum() / jnp.maximum((size > 0).sum(), 1)
 
 
 def _checked(logits: Logits, labels: Labels) -> Logits:
     logits, labels = floating(logits), jnp.asarray(labels)
     require_rank(logits, "logits", 2)
-    require(labels.shape == logits.shape[:1], "labels' shape", labels.shape, f"({logits.shape[0]},)")
-    require(jnp.issubdtype(labels.dtype, jnp.integer), "labels' dtype", labels.dtype, "an integer type")
+    require(labels.shape == logits.shape[:1], "labels.shape", labels.shape, f"({logits.shape[0]},)")
+    require(jnp.issubdtype(labels.dtype, jnp.integer), "labels.dtype", labels.dtype, "an integer type")
     return logits
 
 
 def _true_class(values: Float[Array, "b k"], labels: Int[Array, " b"]) -> Float[Array, " b"]:
+    # Not a product with one_hot: of a class that does not exist that would be a silent 0, and this is NaN.
     return jnp.take_along_axis(values, jnp.asarray(labels)[:, None], axis=1)[:, 0]

@@ -21,10 +21,6 @@ def _check(x: Array, reduction: int = 1, kernel_size: int = 1) -> None:
         raise ValueError(f"kernel_size: {kernel_size} is not a positive odd integer")
 
 
-def _z_pool(x: Float[Array, "b h w c"], axis: int) -> Float[Array, "b p q 2"]:
-    return jnp.stack([x.max(axis), x.mean(axis)], axis=-1)
-
-
 class SqueezeExcite(nn.Module):
     """Squeeze-and-excitation (Hu, Shen & Sun 2018): ``x * sigmoid(W2 relu(W1 mean_hw(x)))``, one gate a channel.
 
@@ -137,7 +133,9 @@ class TripletAttention(nn.Module):
         side = self.kernel_size
         gates = []
         for axis, name in ((1, "height"), (2, "width"), (3, "channels")):
-            y = Conv(1, (side, side), use_bias=False, name=f"{name}_conv")(_z_pool(x, axis))
+            # The maximum comes first, where CBAM has the mean first: a trained kernel depends on it.
+            pooled = jnp.stack([x.max(axis), x.mean(axis)], axis=-1)
+            y = Conv(1, (side, side), use_bias=False, name=f"{name}_conv")(pooled)
             y = batch_norm(train, self.axis_name, name=f"{name}_norm")(y)
             gates.append(jnp.expand_dims(jax.nn.sigmoid(y[..., 0]), axis))
         height, width, channels = gates

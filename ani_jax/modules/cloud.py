@@ -53,6 +53,7 @@ class SplitCloud(nn.Module):
         check_depth(self.backbone, self.depth, least=0)
         if self.expansion is not None:
             z = Expansion(self.expansion, self.axis_name, name="expansion")(z, train=train)
+        # Sides are asked here and not of a table: another client may send features of any resolution.
         for index in range(self.depth, BACKBONES[self.backbone]):
             pool = z.shape[1] % 2 == 0 and z.shape[2] % 2 == 0
             z = block(self.backbone, index, self.width, self.axis_name, pool)(z, train=train)  # type: ignore[operator]

@@ -58,6 +58,27 @@ class _Spec(NamedTuple):
     image: tuple[int, int]
     kernel: tuple[int, int]
 
+    @classmethod
+    def of(cls, x: Array, kernel: Array, strides: Sequence[int], padding: str | Pads) -> "_Spec":
+        """Checks the arguments of `conv2d` and writes its padding out."""
+        if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f"x: {x.dtype}{list(x.shape)} is not floating point (batch, height, width, channels)")
+        if kernel.ndim != 4 or kernel.shape[2] != x.shape[3] or kernel.dtype != x.dtype:
+            raise ValueError(f"kernel: {kernel.dtype}{list(kernel.shape)} does not fit x: {x.dtype}{list(x.shape)}")
+        if len(strides) != 2 or min(strides) < 1:
+            raise ValueError(f"strides: {tuple(strides)} are not two positive integers")
+        image, sides, steps = (x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1]), (strides[0], strides[1])
+        if isinstance(padding, str):
+            if padding not in ("SAME", "VALID"):
+                raise ValueError(f"padding: {padding!r}; allowed: 'SAME', 'VALID' or ((top, bottom), (left, right))")
+            rows, columns = lax.padtype_to_pads(image, sides, steps, padding)
+        else:
+            rows, columns = padding
+        if min(*rows, *columns) < 0:
+            raise ValueError(f"padding: {padding!r}; must not be negative")
+        # Plain integers: a spec is a static argument, so it must hash and compare.
+        return cls(steps, ((int(rows[0]), int(rows[1])), (int(columns[0]), int(columns[1]))), image, sides)
+
 
 def plain(
     x: Float[Array, "b h w c"],
@@ -112,29 +133,11 @@ def conv2d(
         >>> conv2d(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
         [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
     """
-    spec = _spec(x, kernel, strides, padding)
+    spec = _Spec.of(x, kernel, strides, padding)
+    # jax.export's symbolic batch cannot be cut into chunks.
     if not isinstance(x.shape[0], int):
         return plain(x, kernel, spec.strides, spec.pads)
     return _output(spec, x, kernel)
-
-
-def _spec(x: Array, kernel: Array, strides: Sequence[int], padding: str | Pads) -> _Spec:
-    if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x: {x.dtype}{list(x.shape)} is not floating point (batch, height, width, channels)")
-    if kernel.ndim != 4 or kernel.shape[2] != x.shape[3] or kernel.dtype != x.dtype:
-        raise ValueError(f"kernel: {kernel.dtype}{list(kernel.shape)} does not fit x: {x.dtype}{list(x.shape)}")
-    if len(strides) != 2 or min(strides) < 1:
-        raise ValueError(f"strides: {tuple(strides)} are not two positive integers")
-    image, sides, steps = (x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1]), (strides[0], strides[1])
-    if isinstance(padding, str):
-        if padding not in ("SAME", "VALID"):
-            raise ValueError(f"padding: {padding!r}; allowed: 'SAME', 'VALID' or ((top, bottom), (left, right))")
-        rows, columns = lax.padtype_to_pads(image, sides, steps, padding)
-    else:
-        rows, columns = padding
-    if min(*rows, *columns) < 0:
-        raise ValueError(f"padding: {padding!r}; must not be negative")
-    return _Spec(steps, ((int(rows[0]), int(rows[1])), (int(columns[0]), int(columns[1]))), image, sides)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -174,6 +177,7 @@ def _xla_output(spec: _Spec, x: Array, kernel: Array) -> Array:
     return plain(x, kernel, spec.strides, spec.pads)
 
 
+# The gradients are transposes of XLA's own convolution, so that no formula of ours stands behind the reference.
 def _xla_input_gradient(spec: _Spec, g: Array, kernel: Array) -> Array:
     x = jax.ShapeDtypeStruct((g.shape[0], *spec.image, kernel.shape[2]), g.dtype)
     return jax.linear_transpose(lambda x: _xla_output(spec, x, kernel), x)(g)[0]
@@ -199,6 +203,7 @@ def _cpu_output(spec: _Spec, x: Array, kernel: Array, many: bool = False) -> Arr
 def _cpu_input_gradient(spec: _Spec, g: Array, kernel: Array, many: bool = False) -> Array:
     if _pointwise(spec):
         return _product(g, kernel[0, 0].T)
+    # The gradient by the input is a convolution of g, so g's channels and positions decide how.
     few, minimal = _few_channels(spec, *kernel.shape[2:]), _minimal(spec, g, kernel.shape[2])
     if not (few or minimal or many):
         return _xla_input_gradient(spec, g, kernel)
@@ -278,6 +283,7 @@ def _share(images: int, elements: int, dtype: jnp.dtype) -> int:
     most = max(1, PATCH_BYTES // (elements * jnp.dtype(dtype).itemsize))
     if images <= most:
         return images
+    # `_accumulated` takes two chunks at a time: an even number of full ones needs no filling up with zeros.
     return next((size for size in range(most, most // 2, -1) if images % (2 * size) == 0), most)
 
 
@@ -350,6 +356,7 @@ def _banded(x: Array, kernel: Array, pads: Pads) -> Array:
     return (rows.reshape(b * p, -1) @ matrix).reshape(b, p, q, f)
 
 
+# Cached, because jit knows a custom_vmap by its identity: a new one each time would be traced and compiled anew.
 @functools.lru_cache(maxsize=512)
 def _batched(partial: Callable[..., Array], spec: _Spec) -> Callable[[Array, Array], Array]:
     """One partial with its own ``vmap``: more images join the images, more kernels go through patches."""

@@ -29,6 +29,7 @@ def divisor(backbone: str, depth: int) -> int:
         >>> [divisor(name, 3) for name in BACKBONES]
         [8, 2, 8]
     """
+    # Neither resnet's stem nor its first stage halves.
     return 2 ** (max(0, depth - 2) if backbone == "resnet" else depth)
 
 
@@ -46,6 +47,7 @@ def block(backbone: str, index: int, width: int, axis_name: str | None, pool: bo
         >>> block("resnet", 2, 16, None).features
         32
     """
+    # Counted from the image on either side of the cut, so that moving it renames no parameter.
     name = f"block_{index}"
     if backbone == "cnn":
         return CnnBlock(CNN_BLOCKS[index] * width, axis_name, pool, name=name)
@@ -158,6 +160,7 @@ class ResnetStage(nn.Module):
             return batch_norm(train, self.axis_name, name=name)
 
         for index, stride in enumerate((self.stride, 1)):
+            # No convolution here has a bias: the normalisation behind it would take it away again.
             short, strides, name = x, (stride, stride), f"block_{index}"
             if stride > 1 or x.shape[-1] != self.features:
                 short = Conv(self.features, (1, 1), strides, use_bias=False, name=f"{name}_short")(x)

@@ -3,8 +3,8 @@
 import math
 
 import flax.linen as nn
-from jaxtyping import Array
 
+from ani_jax.modules.adversaries import doublings
 from ani_jax.modules.conv import Conv
 from ani_jax.modules.pool import max_pool
 from ani_jax.types import Features, Images
@@ -39,21 +39,15 @@ class Imitation(nn.Module):
     def __call__(self, x: Images, *, train: bool) -> Features:
         """Imitates a client; ``train`` changes nothing."""
         del train
-        grid = self.shape[:2] if _halved(x, self.shape) else (7, 7)
+        # Pooling must end on the features' own grid; where they have none, on one small enough for a dense layer.
+        grid = self.shape[:2] if doublings(self.shape, x.shape[1:]) is not None else (7, 7)
         features = self.width
         while x.shape[1] > grid[0] and x.shape[2] > grid[1] and x.shape[1] % 2 == x.shape[2] % 2 == 0:
             x = max_pool(nn.relu(Conv(features)(x)))
             features = min(2 * features, 4 * self.width)
         x = nn.relu(Conv(features)(x))
-        if _halved(x, self.shape):
+        # Asked again of what pooling has left: an odd side stops it early.
+        if doublings(self.shape, x.shape[1:]) is not None:
             return Conv(self.shape[-1], (1, 1), name="features")(x)
         x = nn.Dense(math.prod(self.shape), name="features")(x.reshape(x.shape[0], -1))
         return x.reshape(-1, *self.shape)
-
-
-def _halved(x: Array, shape: tuple[int, ...]) -> bool:
-    """Whether features of that shape lie on the image's grid, halved some times."""
-    if len(shape) != 3 or x.shape[1] % shape[0] or x.shape[2] % shape[1]:
-        return False
-    ratio = x.shape[1] // shape[0]
-    return ratio == x.shape[2] // shape[1] and ratio & (ratio - 1) == 0

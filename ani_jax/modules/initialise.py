@@ -30,6 +30,7 @@ def initialise(module: nn.Module, *inputs: Any) -> Any:
     return _program(module, jax.default_backend())(*inputs)
 
 
+# The backend is an argument so that the cache does not hand one backend's program to another.
 @functools.lru_cache(maxsize=64)
 def _program(module: nn.Module, backend: str) -> Any:
     options = {"xla_backend_optimization_level": 1} if backend == "cpu" else None

@@ -35,6 +35,7 @@ def standardise(z: Features, axis_name: str | None = None) -> Features:
     mean = jnp.mean if axis_name is None else lambda x, axis: jax.lax.pmean(x.mean(axis), axis_name)
     centred = z - mean(z, 0)[None]
     variance = mean(centred**2, 0)
+    # Measured against the mean variance: a client may send at any scale, and rounding must not be blown up to a feature.
     return centred * jax.lax.rsqrt(variance + 1e-5 * variance.mean() + 1e-12)[None]
 
 
@@ -59,6 +60,7 @@ def decorrelate(z: Features, axis_name: str | None = None, ridge: float = 1e-4) 
         [True, True]
     """
     u = standardise(z, axis_name)
+    # A constant: the gradient of eigh divides by differences of eigenvalues, which meet in whitened features.
     flat = jax.lax.stop_gradient(u.reshape(-1, u.shape[-1]))
     covariance = flat.T @ flat / len(flat)
     if axis_name is not None:
@@ -215,6 +217,7 @@ class LocalDecoder(nn.Module):
         if z.ndim != 4 or height % z.shape[1] or width % z.shape[2]:
             raise ValueError(f"z: shape {z.shape}; must be (b, p, q, c), p a divisor of {height} and q of {width}")
         rows, columns = height // z.shape[1], width // z.shape[2]
+        # Both maps start at 0: the first guess is middle grey, and what random maps would paint need not be unlearnt.
         zeros, painted = nn.initializers.zeros_init(), rows * columns * channels
         x = nn.relu(Conv(self.width, name="first")(z))
         x = nn.relu(nn.LayerNorm(name="norm")(Conv(self.width, (1, 1), name="second")(x)))

@@ -50,7 +50,10 @@ def kernel_gradient(x: Float[Array, "b h w c"], g: Float[Array, "b p q f"], pads
     """
     p, q = _sides(x, pads)
     g = jnp.pad(g, ((0, 0), (0, p % 2), (0, q % 2), (0, 0)))
-    seen, dealt = _seen(x, pads), _dealt(g)
+    seen = _seen(x, pads)
+    # A dy A^T of every tile of g, behind a barrier as the tiles of x are.
+    rows = lax.optimization_barrier(tuple(_spread(g[:, ::2], g[:, 1::2])))
+    dealt = [[_flat(z) for z in _spread(y[:, :, ::2], y[:, :, 1::2])] for y in rows]
     u = jnp.stack([jnp.stack([seen[a][b].T @ dealt[a][b] for b in range(4)]) for a in range(4)])
     return jnp.einsum("ai,bj,abcf->ijcf", *(jnp.asarray(G, x.dtype),) * 2, u)
 
@@ -67,13 +70,6 @@ def _seen(x: Array, pads: Pads) -> Tiles:
     # Without the barrier every place of a tile would add its rows up anew.
     rows = lax.optimization_barrier(tuple(rows))
     return [[_flat(z) for z in _inputs([y[:, :, j : j + q + q % 2 - 1 : 2] for j in range(4)])] for y in rows]
-
-
-def _dealt(g: Array) -> Tiles:
-    """``A dy A^T`` of every tile."""
-    rows = _spread(g[:, ::2], g[:, 1::2])
-    rows = lax.optimization_barrier(tuple(rows))
-    return [[_flat(z) for z in _spread(y[:, :, ::2], y[:, :, 1::2])] for y in rows]
 
 
 def _inputs(d: list[Array]) -> list[Array]:

@@ -8,7 +8,7 @@ dispatched without waiting; the host looks at the losses once in ``every`` steps
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,6 @@ from jaxtyping import Array, Bool, Float
 
 from ani_jax.types import PRNGKey
 
-P = TypeVar("P")
 Loss = Callable[[Any, Any, PRNGKey], Float[Array, ""]]
 """``(params, data, key) -> scalar``; static, so hashable and equal for equal architectures."""
 
@@ -85,7 +84,12 @@ def fit(
         >>> found.params.round(2).tolist(), found.steps, found.failed
         ([1.0, 1.0], 200, None)
     """
-    _check(steps, every, patience, evaluate)
+    if steps < 0:
+        raise ValueError(f"steps={steps}: must be 0 or more")
+    if every < 1:
+        raise ValueError(f"every={every}: must be at least 1")
+    if patience is not None and (evaluate is None or patience < 1):
+        raise ValueError(f"patience={patience}: must be at least 1, and needs evaluate")
     best = None if evaluate is None else float(_evaluate(evaluate, params, data))
     # Where even the start is not finite, any finite value beats it.
     best_params, best, waited = params, (best if best is None or math.isfinite(best) else math.inf), 0
@@ -94,9 +98,10 @@ def fit(
         count = min(every, steps - done)
         losses = []
         for index in range(done, done + count):
-            params, state, good, value = _step(loss, optimizer.update, params, state, good, data, key, index)
+            params, state, good, value = step(loss, optimizer.update, params, state, good, data, key, index)
             losses.append(value)
         done += count
+        # The host waits here, and only here: until it asks for a number the device has steps to go on with.
         entry = {"step": done, "loss": sum(float(value) for value in losses) / count}
         if not bool(good):
             return _failed(history, params, best_params, best, losses, done - count)
@@ -125,6 +130,7 @@ class _Adam(NamedTuple):
     steps: Array
 
 
+# Cached, because ``update`` is a static argument of the step: an equal one that is another object would compile anew.
 @functools.lru_cache(maxsize=64)
 def adam(learning_rate: float, steps: int | None = None, clip: float | None = None) -> optax.GradientTransformation:
     """Adam, always the same object for the same arguments, and the same ``update`` for every rate and number of steps.
@@ -138,6 +144,7 @@ def adam(learning_rate: float, steps: int | None = None, clip: float | None = No
         >>> adam(1e-3, 100) is adam(1e-3, 100), adam(1e-3, 100).update is adam(3e-3, 50).update
         (True, True)
     """
+    # The rate travels in the state, so that the trials of a tuning, which differ in nothing else, share their compiled steps.
     inner, update = _adam(clip, steps is not None)
 
     def init(params: Any) -> _Adam:
@@ -151,25 +158,25 @@ def _adam(clip: float | None, scheduled: bool) -> tuple[optax.GradientTransforma
     """Adam's directions, and the update that scales them by the rate of the step."""
     inner = optax.chain(*([] if clip is None else [optax.clip_by_global_norm(clip)]), optax.scale_by_adam())
 
+    def share(count: Array, steps: Array) -> Array:
+        # optax.warmup_cosine_decay_schedule from a tenth of the peak rate; optax's wants a number of steps that is not traced.
+        warmup = jnp.maximum(1, steps // 10)
+        after = (count - warmup) / (jnp.maximum(steps, warmup + 1) - warmup)
+        cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(after, 0, 1)))
+        return jnp.where(count < warmup, 0.1 + 0.9 * count / warmup, cosine)
+
     def update(gradients: Any, state: _Adam, params: Any = None) -> tuple[Any, _Adam]:
         directions, after = inner.update(gradients, state.inner, params)
-        rate = state.rate * (_schedule(state.count, state.steps) if scheduled else 1)
+        rate = state.rate * (share(state.count, state.steps) if scheduled else 1)
         return jax.tree.map(lambda leaf: -rate * leaf, directions), state._replace(inner=after, count=state.count + 1)
 
     return inner, update
 
 
-def _schedule(count: Array, steps: Array) -> Array:
-    """``optax.warmup_cosine_decay_schedule`` from a tenth of the peak rate, with a traced number of steps."""
-    warmup = jnp.maximum(1, steps // 10)
-    after = (count - warmup) / (jnp.maximum(steps, warmup + 1) - warmup)
-    cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(after, 0, 1)))
-    return jnp.where(count < warmup, 0.1 + 0.9 * count / warmup, cosine)
-
-
+@functools.partial(jax.jit, static_argnames="objective")
 def lbfgs(
-    params: P, objective: Callable[[Any, Any], Float[Array, ""]], data: Any, *, steps: int, tolerance: float = 1e-4
-) -> P:
+    params: Any, objective: Callable[[Any, Any], Float[Array, ""]], data: Any, *, steps: int, tolerance: float = 1e-4
+) -> Any:
     """Minimises a smooth deterministic objective over the whole of ``data`` (L-BFGS, zoom line search).
 
     Args:
@@ -187,42 +194,6 @@ def lbfgs(
         >>> lbfgs(jnp.ones(1), objective, jnp.zeros(1), steps=20).round(2).tolist()
         [0.0]
     """
-    return _lbfgs(objective, params, data, steps, tolerance)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _step(
-    loss: Loss,
-    update: Callable[..., Any],
-    params: Any,
-    state: Any,
-    good: Bool[Array, ""],
-    data: Any,
-    key: PRNGKey,
-    index: int,
-) -> tuple[Any, Any, Bool[Array, ""], Float[Array, ""]]:
-    """One update; once something is not finite, this and every later step changes nothing."""
-    value, gradients = jax.value_and_grad(loss)(params, data, jax.random.fold_in(key, index))
-    updates, new_state = update(gradients, state, params)
-    good = good & jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(updates))
-    keep = functools.partial(jnp.where, good)
-    return (
-        jax.tree.map(keep, optax.apply_updates(params, updates), params),
-        jax.tree.map(keep, new_state, state),
-        good,
-        value,
-    )
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _evaluate(evaluate: Callable[[Any, Any], Float[Array, ""]], params: Any, data: Any) -> Float[Array, ""]:
-    return evaluate(params, data)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _lbfgs(
-    objective: Callable[[Any, Any], Float[Array, ""]], params: Any, data: Any, steps: int, tolerance: float
-) -> Any:
     solver = optax.lbfgs(memory_size=10, linesearch=optax.scale_by_zoom_linesearch(max_linesearch_steps=15))
 
     def function(params: Any) -> Float[Array, ""]:
@@ -240,11 +211,65 @@ def _lbfgs(
         updates, state = solver.update(gradient, state, params, value=value, grad=gradient, value_fn=function)
         moved = optax.apply_updates(params, updates)
         good = jnp.isfinite(optax.tree.norm(moved))
+        # A norm of 0 ends the loop.
         norm = jnp.where(good, optax.tree.norm(gradient), 0)
         return jax.tree.map(functools.partial(jnp.where, good), moved, params), state, index + 1, norm
 
+    # Infinity in the parameters' own type: the loop's carry may not change its type.
     start = (params, solver.init(params), 0, optax.tree.norm(params) + jnp.inf)
     return jax.lax.while_loop(going, body, start)[0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def step(
+    loss: Loss,
+    update: Callable[..., Any],
+    params: Any,
+    state: Any,
+    good: Bool[Array, ""],
+    data: Any,
+    key: PRNGKey,
+    index: int,
+) -> tuple[Any, Any, Bool[Array, ""], Float[Array, ""]]:
+    """One update of :func:`fit`; once something is not finite, this and every later step changes nothing.
+
+    Args:
+        loss: as for :func:`fit`.
+        update: the optimiser's.
+        params: before the step.
+        state: of the optimiser.
+        good: whether everything so far was finite.
+        data: as for :func:`fit`.
+        key: of the fit; the step's own is folded in from ``index``.
+        index: number of the step, from 0.
+
+    Returns:
+        Parameters, state and ``good`` after it, and the loss before it.
+
+    Example:
+        >>> def loss(params, data, key): return jnp.sum((params - data) ** 2)
+        >>> rule, start = adam(0.5), jnp.zeros(1)
+        >>> moved = step(loss, rule.update, start, rule.init(start), jnp.asarray(True), jnp.ones(1), jax.random.key(0), 0)
+        >>> moved[0].round(2).tolist(), bool(moved[2]), moved[3].item()
+        ([0.5], True, 1.0)
+    """
+    value, gradients = jax.value_and_grad(loss)(params, data, jax.random.fold_in(key, index))
+    updates, new_state = update(gradients, state, params)
+    # The norm is one number for all leaves: anything that is not finite makes it so.
+    good = good & jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(updates))
+    # Chosen on the device: asking the host whether a loss is finite would make it wait at every step.
+    keep = functools.partial(jnp.where, good)
+    return (
+        jax.tree.map(keep, optax.apply_updates(params, updates), params),
+        jax.tree.map(keep, new_state, state),
+        good,
+        value,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _evaluate(evaluate: Callable[[Any, Any], Float[Array, ""]], params: Any, data: Any) -> Float[Array, ""]:
+    return evaluate(params, data)
 
 
 def _failed(history: list, params: Any, best_params: Any, best: float | None, losses: list, start: int) -> Fit:
@@ -264,12 +289,3 @@ def _failed(history: list, params: Any, best_params: Any, best: float | None, lo
 
 def _finite(value: float | None) -> float | None:
     return value if value is None or math.isfinite(value) else None
-
-
-def _check(steps: int, every: int, patience: int | None, evaluate: object) -> None:
-    if steps < 0:
-        raise ValueError(f"steps={steps}: must be 0 or more")
-    if every < 1:
-        raise ValueError(f"every={every}: must be at least 1")
-    if patience is not None and (evaluate is None or patience < 1):
-        raise ValueError(f"patience={patience}: must be at least 1, and needs evaluate")

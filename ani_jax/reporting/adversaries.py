@@ -70,7 +70,8 @@ def gaps(log: Log, evidence: Evidence) -> tuple[str, ...]:
             trained[attribute] = max(trained.get(attribute, 0.0), fmean(accuracies[-WINDOW:]))
     found = []
     for attribute, own in trained.items():
-        fresh = score(strongest(evidence, attribute), "balanced_accuracy")
+        best = strongest(evidence, attribute)
+        fresh = best and score(best, evidence.words(attribute).strength)
         if fresh is not None:
             found.append(
                 f"{attribute}: the co-trained adversaries ended at {percent(own)}, retrained attackers reach {percent(fresh)}, "

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from scipy.stats import rankdata
 
-from ani_jax.records import Criterion, Evidence
-from ani_jax.reporting.findings import score, small, strongest
+from ani_jax.records import Criterion, Evidence, TargetWords
+from ani_jax.reporting.findings import form, score, small, strongest, targets
 from ani_jax.reporting.text import aligned
 
 FEWEST = 3
@@ -39,29 +39,35 @@ def lines(evidences: Sequence[Evidence]) -> tuple[str, ...]:
     out, and nothing is said about fewer than ``FEWEST``.
     """
     found = []
-    for name, read in PARTS.items():
-        both = [(evidence.criterion and read(evidence.criterion), _error(evidence)) for evidence in evidences]
-        pairs = [(value, error) for value, error in both if value is not None and error is not None]
-        value = rank_correlation([pair[0] for pair in pairs], [pair[1] for pair in pairs])
-        if value is not None:
-            found.append(
-                f"{name} against the strongest reconstruction's MSE: Spearman {value:+.2f} over {len(pairs)} clients"
-            )
+    for words in _inputs(evidences):
+        errors = [score(strongest(evidence, words.name), words.strength) for evidence in evidences]
+        label = words.metric(words.strength).label
+        for name, read in PARTS.items():
+            parts = [evidence.criterion and read(evidence.criterion) for evidence in evidences]
+            pairs = [(p, e) for p, e in zip(parts, errors, strict=True) if p is not None and e is not None]
+            value = rank_correlation([part for part, _ in pairs], [error for _, error in pairs])
+            if value is not None:
+                found.append(
+                    f"{name} against the strongest reconstruction's {label}: "
+                    f"Spearman {value:+.2f} over {len(pairs)} clients"
+                )
     return tuple(found)
 
 
 def table(clients: Mapping[str, Evidence]) -> str:
-    """Aligned text, a line a client: every part of its criterion, then the strongest reconstruction's MSE.
+    """Aligned text, a line a client: every part of its criterion, then the strongest reconstruction's error.
 
     Example:
         >>> print(table({"funnel": Evidence("funnel", "digits", 0, "quick", {}, {}, {}, ())}))
-        client  I(x; z + noise)  effective volume  mean |z|  Gaussian entropy  neighbours' entropy  MSE
-        funnel  –                –                 –         –                 –                    –
+        client  I(x; z + noise)  effective volume  mean |z|  Gaussian entropy  neighbours' entropy
+        funnel  –                –                 –         –                 –
     """
-    rows: list[Sequence[str]] = [("client", *PARTS, "MSE")]
+    inputs = _inputs(tuple(clients.values()))
+    rows: list[Sequence[str]] = [("client", *PARTS, *(words.metric(words.strength).label for words in inputs))]
     for name, evidence in clients.items():
-        parts = [evidence.criterion and read(evidence.criterion) for read in PARTS.values()]
-        rows.append((name, *("–" if value is None else small(value) for value in (*parts, _error(evidence)))))
+        cells = [(small, evidence.criterion and read(evidence.criterion)) for read in PARTS.values()]
+        cells += [(form(w, w.strength), score(strongest(evidence, w.name), w.strength)) for w in inputs]
+        rows.append((name, *("–" if value is None else write(value) for write, value in cells)))
     return aligned(rows)
 
 
@@ -83,5 +89,6 @@ def caveats(clients: Mapping[str, Evidence]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _error(evidence: Evidence) -> float | None:
-    return score(strongest(evidence, "image"), "mse")
+def _inputs(evidences: Sequence[Evidence]) -> list[TargetWords]:
+    """What the criterion is about."""
+    return [words for words in targets(evidences) if words.is_input]

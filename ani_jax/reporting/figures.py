@@ -16,8 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
-from ani_jax.records import Evidence, Picture
-from ani_jax.reporting.findings import score, strongest, targets
+from ani_jax.records import Evidence, Picture, TargetWords
+from ani_jax.reporting.findings import read, strongest, targets
 
 INK, MUTED, PAPER = "#1f2933", "#68727d", "#ffffff"
 DARK = {INK: "#e4e7eb", MUTED: "#9aa5b1", PAPER: "#16191d"}
@@ -46,6 +46,8 @@ STYLE = {
 }
 PANEL = (3.1, 2.3)
 POINTS = 600
+Bars = tuple[float, list[list[float]] | None]
+"""A value and matplotlib's asymmetric error bars for it."""
 
 
 def scalars(metrics: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -87,7 +89,8 @@ def curves(metrics: Sequence[Mapping[str, Any]], names: Sequence[str] | None = N
     names = tuple(found) if names is None else tuple(names)
     if not names or any(name not in found for name in names):
         raise ValueError(f"names is {names}: expected some of the logged scalars {tuple(found)}")
-    ends = _phase_ends(metrics)
+    phases = [(event["phase"], _step(event, position)) for position, event in enumerate(metrics) if "phase" in event]
+    ends = [step for (old, _), (new, step) in itertools.pairwise(phases) if old != new]
     with styled():
         figure, axes = grid(len(names), columns)
         for axis, name, number in zip(axes, names, range(len(names)), strict=True):
@@ -105,8 +108,8 @@ def curves(metrics: Sequence[Mapping[str, Any]], names: Sequence[str] | None = N
 def scatter(evidences: Sequence[Evidence], measures: Sequence[str] | None = None, columns: int = 3) -> bytes:
     """Utility against leakage: one panel for every target, one point for every subject, bars are 95% intervals.
 
-    Leakage is the strongest attack's: balanced accuracy for an attribute, R² over class mean for images. A dashed line
-    marks chance, or 0 for R²; lower and further right is better. A subject without both values is left out.
+    Leakage is the strongest attack's, by the metric that the target names. A dashed line marks its floor; lower and further
+    right is better. A subject without both values is left out.
 
     Args:
         evidences: audits to compare.
@@ -123,12 +126,27 @@ def scatter(evidences: Sequence[Evidence], measures: Sequence[str] | None = None
     measures = available if measures is None else tuple(measures)
     if not measures or any(measure not in available for measure in measures):
         raise ValueError(f"measures is {tuple(measures)}: expected some of the measured targets {available}")
+    words = {found.name: found for found in targets(evidences)}
     with styled():
         figure, axes = grid(len(measures), columns)
         for axis, target in zip(axes, measures, strict=True):
-            _scatter_panel(axis, evidences, target)
-        handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8.5)
+            for number, evidence in enumerate(evidences):
+                if (point := _point(evidence, words[target])) is None:
+                    continue
+                (x, x_bars), (y, y_bars) = point
+                axis.errorbar(
+                    x,
+                    y,
+                    xerr=x_bars,
+                    yerr=y_bars,
+                    fmt=MARKERS[number % len(MARKERS)],
+                    color=COLOURS[number % len(COLOURS)],
+                    elinewidth=1.2,
+                    markersize=7,
+                    label=drawable(evidence.subject),
+                )
+            _frame(axis, words[target], evidences, "accuracy on the task, %")
+        legend(figure, axes)
         return svg(figure)
 
 
@@ -146,18 +164,17 @@ def variants(pairs: Mapping[str, Sequence[tuple[Evidence, Evidence]]], columns: 
         ValueError: nothing to draw.
     """
     everything = [run for runs in pairs.values() for _, run in runs]
-    available = measured(everything) if everything else ()
+    available = measured(everything)
     if not available:
         raise ValueError("pairs: no run has both an accuracy and an attack; nothing to draw")
     with styled():
         figure, axes = grid(len(available), columns)
-        for axis, target in zip(axes, available, strict=True):
+        for axis, words in zip(axes, (w for w in targets(everything) if w.name in available), strict=True):
             for number, (name, runs) in enumerate(pairs.items()):
-                points = [(before, _point(run, target)) for before, run in runs]
                 drawn = [
                     (100 * (before.utility["accuracy"].value or 0) - point[0][0], point[1][0])
-                    for before, point in points
-                    if point is not None
+                    for before, run in runs
+                    if (point := _point(run, words)) is not None
                 ]
                 if not drawn:
                     continue
@@ -165,21 +182,14 @@ def variants(pairs: Mapping[str, Sequence[tuple[Evidence, Evidence]]], columns: 
                 style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
                 axis.plot(x, y, linestyle="", markersize=4, alpha=0.5, **style)
                 axis.plot(np.mean(x), np.mean(y), linestyle="", markersize=9, label=drawable(name), **style)
-            chances = [point[2] for runs in pairs.values() for _, run in runs if (point := _point(run, target))]
-            if (floor := 0.0 if target == "image" else next(iter(chances), None)) is not None:
-                axis.axhline(floor, color=MUTED, linewidth=0.9, linestyle="--")
-            axis.margins(0.2)
-            unit = "R² over class mean" if target == "image" else f"{target}: balanced accuracy, %"
-            axis.set_title(drawable(unit))
-            axis.set_xlabel("points of accuracy lost")
-        handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=8.5)
+            _frame(axis, words, everything, "points of accuracy lost")
+        legend(figure, axes, 2)
         return svg(figure)
 
 
 def measured(evidences: Sequence[Evidence]) -> tuple[str, ...]:
     """The targets for which at least one subject has both accuracy and leakage."""
-    return tuple(target for target in targets(evidences) if any(_point(evidence, target) for evidence in evidences))
+    return tuple(words.name for words in targets(evidences) if any(_point(e, words) is not None for e in evidences))
 
 
 def gallery(originals: Picture, rows: Mapping[str, Picture], width: int = 900) -> bytes:
@@ -206,7 +216,12 @@ def gallery(originals: Picture, rows: Mapping[str, Picture], width: int = 900) -
     count, _, w, _ = originals.shape
     gap, line = 6, 34
     scale = max(1, (width - gap * (count + 1)) // (count * w))
-    strips = [_strip(picture, scale, gap) for picture in (originals, *rows.values())]
+    strips = []
+    for picture in (originals, *rows.values()):
+        pixels = picture.array().repeat(scale, axis=1).repeat(scale, axis=2)
+        pixels = np.broadcast_to(pixels, (*pixels.shape[:3], 3))
+        padded = np.pad(pixels, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
+        strips.append(np.concatenate(list(padded), axis=1))
     pitch = strips[0].shape[0] + line
     size = (max(strips[0].shape[1] + gap, 320), pitch * len(strips) + gap)
     with styled():
@@ -221,58 +236,34 @@ def gallery(originals: Picture, rows: Mapping[str, Picture], width: int = 900) -
     return out.getvalue()
 
 
-def _scatter_panel(axis: Any, evidences: Sequence[Evidence], target: str) -> None:
-    floor = 0.0 if target == "image" else None
-    for number, evidence in enumerate(evidences):
-        point = _point(evidence, target)
-        if point is None:
-            continue
-        (x, x_bars), (y, y_bars), chance = point
-        axis.errorbar(
-            x,
-            y,
-            xerr=x_bars,
-            yerr=y_bars,
-            fmt=MARKERS[number % len(MARKERS)],
-            color=COLOURS[number % len(COLOURS)],
-            elinewidth=1.2,
-            markersize=7,
-            label=drawable(evidence.subject),
-        )
-        floor = chance if floor is None else floor
-    if floor is not None:
-        axis.axhline(floor, color=MUTED, linewidth=0.9, linestyle="--")
+def _point(evidence: Evidence, words: TargetWords) -> tuple[Bars, Bars] | None:
+    """Accuracy in percent and what leaks by the strongest attack, in the axis' unit; None where either is missing."""
+    found: list[Bars] = []
+    leaked = read(strongest(evidence, words.name), words.plotted)
+    for value, factor in ((evidence.utility.get("accuracy"), 100.0), (leaked, _factor(words))):
+        if value is None or value.value is None:
+            return None
+        ends = None
+        if value.low is not None and value.high is not None:
+            ends = [[factor * max(0.0, value.value - value.low)], [factor * max(0.0, value.high - value.value)]]
+        found.append((factor * value.value, ends))
+    return found[0], found[1]
+
+
+def _factor(words: TargetWords) -> float:
+    return 100.0 if words.metric(words.plotted).unit == "percent" else 1.0
+
+
+def _frame(axis: Any, words: TargetWords, evidences: Sequence[Evidence], utility: str) -> None:
+    """The line at which nothing leaks, and what the axes show."""
+    attacks = (strongest(evidence, words.name) for evidence in evidences)
+    floors = (found.references.get(words.floor) if words.floor else 0.0 for found in attacks if found)
+    if (floor := next((floor for floor in floors if floor is not None), None)) is not None:
+        axis.axhline(_factor(words) * floor, color=MUTED, linewidth=0.9, linestyle="--")
     axis.margins(0.2)
-    unit = "R² over class mean" if target == "image" else "balanced accuracy, %"
-    axis.set_title(drawable(f"{'image' if target == 'image' else target}: {unit}"))
-    axis.set_xlabel("accuracy on the task, %")
-
-
-def _point(evidence: Evidence, target: str) -> Any:
-    """((accuracy, bars), (leakage, bars), chance), percentages but for R²; None where either is missing."""
-    metric = "r2_class_mean" if target == "image" else "balanced_accuracy"
-    result, accuracy = strongest(evidence, target), evidence.utility.get("accuracy")
-    if result is None or accuracy is None or accuracy.value is None or score(result, metric) is None:
-        return None
-    factor = 1.0 if target == "image" else 100.0
-    chance = result.references.get("chance")
-    return _bars(accuracy, 100.0), _bars(result.scores[metric], factor), None if chance is None else factor * chance
-
-
-def _bars(value: Any, factor: float) -> tuple[float, list[list[float]] | None]:
-    """A value and matplotlib's asymmetric error bars for it."""
-    if value.low is None or value.high is None:
-        return factor * value.value, None
-    below, above = max(0.0, value.value - value.low), max(0.0, value.high - value.value)
-    return factor * value.value, [[factor * below], [factor * above]]
-
-
-def _strip(picture: Picture, scale: int, gap: int) -> np.ndarray:
-    """One row of enlarged images as an RGB array, separated by white gaps."""
-    pixels = picture.array().repeat(scale, axis=1).repeat(scale, axis=2)
-    pixels = np.broadcast_to(pixels, (*pixels.shape[:3], 3))
-    padded = np.pad(pixels, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
-    return np.concatenate(list(padded), axis=1)
+    metric = words.metric(words.plotted)
+    axis.set_title(drawable(f"{words.name}: {metric.label}{', %' if metric.unit == 'percent' else ''}"))
+    axis.set_xlabel(utility)
 
 
 def _flat(event: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -287,12 +278,6 @@ def _step(event: Mapping[str, Any], position: int) -> float:
     return float(event.get("step", position))
 
 
-def _phase_ends(metrics: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Steps at which the logged phase changes."""
-    phases = [(event["phase"], _step(event, position)) for position, event in enumerate(metrics) if "phase" in event]
-    return [step for (old, _), (new, step) in itertools.pairwise(phases) if old != new]
-
-
 def grid(panels: int, columns: int) -> tuple[Figure, list[Any]]:
     """A figure with as many panels, ``columns`` in a row."""
     columns = max(1, min(columns, panels))
@@ -300,6 +285,12 @@ def grid(panels: int, columns: int) -> tuple[Figure, list[Any]]:
     figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, [figure.add_subplot(rows, columns, number + 1) for number in range(panels)]
+
+
+def legend(figure: Figure, axes: Sequence[Any], columns: int = 3) -> None:
+    """Names everything that is drawn once, below all panels."""
+    handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=8.5)
 
 
 def svg(figure: Figure) -> bytes:

@@ -3,9 +3,11 @@
 The *reference* that changes are measured against is the evidence whose subject is "none", else the first one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-from ani_jax.records import AttackResult, Estimate, Evidence
+from ani_jax.records import AttackResult, Estimate, Evidence, TargetWords
+
+Formatter = Callable[[float], str]
 
 
 def percent(value: float) -> str:
@@ -33,6 +35,27 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+UNITS: dict[str, Formatter] = {"percent": percent, "ratio": ratio, "decibel": decibel, "small": small}
+"""How values are written, by ``Metric.unit``."""
+REFERENCES = {
+    "label_mediated": "label-mediated",
+    "majority": "majority class",
+    "mse_class_mean": "MSE of the class mean",
+    "mse_mean_image": "MSE of the mean image",
+}
+"""What scores are read against, as a reader calls it where the name itself does not say it."""
+
+
+def label(name: str) -> str:
+    """What a reader calls a reference, or anything else whose name is plain words.
+
+    Example:
+        >>> label("majority"), label("raw_input")
+        ('majority class', 'raw input')
+    """
+    return REFERENCES.get(name, name.replace("_", " "))
+
+
 def reference(evidences: Sequence[Evidence]) -> int:
     """Index of the evidence that changes are measured against: "none" if there is one, else the first.
 
@@ -44,28 +67,51 @@ def reference(evidences: Sequence[Evidence]) -> int:
     return next((i for i, evidence in enumerate(evidences) if evidence.subject == "none"), 0)
 
 
+def targets(evidences: Sequence[Evidence]) -> tuple[TargetWords, ...]:
+    """The words of all that was attacked, in the order of the evidences.
+
+    Raises:
+        KeyError: an evidence has no words for the target of one of its attacks.
+    """
+    attacked = {evidence.words(result.target).name for evidence in evidences for result in evidence.attacks}
+    words = {words.name: words for evidence in evidences for words in evidence.targets}
+    return tuple(found for name, found in words.items() if name in attacked)
+
+
 def strongest(evidence: Evidence, target: str, queries: int = 1) -> AttackResult | None:
-    """The successful attack on ``target`` that found most: least MSE on images, else most balanced accuracy.
+    """The successful attack on ``target`` that found most, by the target's own measure of strength.
 
     The choice is made on test scores over the attacks that saw ``queries`` releases an image, so it is an upper envelope.
     """
-    metric, sign = ("mse", -1.0) if target == "image" else ("balanced_accuracy", 1.0)
     family = [r for r in evidence.attacks if r.target == target and r.queries == queries]
-    scored = [(value, r) for r in family if (value := score(r, metric)) is not None]
-    return max(scored, key=lambda pair: sign * pair[0])[1] if scored else None
+    if not family:
+        return None
+    words = evidence.words(target)
+    scored = [(value, r) for r in family if (value := score(r, words.strength)) is not None]
+    return max(scored, key=lambda pair: pair[0] if words.higher else -pair[0])[1] if scored else None
+
+
+def read(result: AttackResult | None, metric: str) -> Estimate | None:
+    """What an attack scored, its normalised leakage for "leakage"; None where it is absent, failed or did not measure it."""
+    if result is None or result.status != "ok":
+        return None
+    return result.leakage if metric == "leakage" else result.scores.get(metric)
 
 
 def score(result: AttackResult | None, metric: str) -> float | None:
-    """Value of a metric, None where the attack is absent, failed or did not measure it."""
-    if result is None or result.status != "ok" or metric not in result.scores:
-        return None
-    return result.scores[metric].value
+    """The value of :func:`read`."""
+    found = read(result, metric)
+    return None if found is None else found.value
 
 
-def targets(evidences: Sequence[Evidence]) -> tuple[str, ...]:
-    """What was attacked: attributes in order of appearance, then "image" if any attack aimed at it."""
-    names = list(dict.fromkeys(result.target for evidence in evidences for result in evidence.attacks))
-    return tuple(sorted(names, key=lambda name: name == "image"))
+def accuracy(evidence: Evidence) -> float | None:
+    """The provider's accuracy on ``test``, None where it was not measured."""
+    return evidence.utility["accuracy"].value if "accuracy" in evidence.utility else None
+
+
+def form(words: TargetWords, metric: str) -> Formatter:
+    """How a target's metric is written."""
+    return UNITS[words.metric(metric).unit]
 
 
 def headline(evidences: Sequence[Evidence]) -> tuple[str, ...]:
@@ -73,11 +119,21 @@ def headline(evidences: Sequence[Evidence]) -> tuple[str, ...]:
 
     Raises:
         ValueError: no evidence.
+        KeyError: see :func:`targets`.
     """
     base = reference(evidences)
-    if len(evidences) == 1:
-        return (_alone(evidences[0]),)
-    return tuple(_against(evidences[base], e) for i, e in enumerate(evidences) if i != base)
+    if len(evidences) > 1:
+        return tuple(_against(evidences[base], e) for i, e in enumerate(evidences) if i != base)
+    alone = evidences[base]
+    right = accuracy(alone)
+    clauses = [] if right is None else [f"accuracy {percent(right)}"]
+    for words in targets(evidences):
+        found = score(strongest(alone, words.name), words.strength)
+        if found is None:
+            clauses.append(f"no attack on the {words.name} succeeded in running")
+        else:
+            clauses.append(words.alone.replace("{}", form(words, words.strength)(found)))
+    return (f"{alone.subject}: {'; '.join(clauses) or 'nothing was measured'}.",)
 
 
 def caveats(evidences: Sequence[Evidence]) -> tuple[str, ...]:
@@ -92,7 +148,7 @@ def caveats(evidences: Sequence[Evidence]) -> tuple[str, ...]:
         ]
         found += [
             f"{evidence.subject} and {base.subject} differ in {field}: compare them with care"
-            for field in ("dataset", "seed", "budget", "steps", "sizes")
+            for field in ("dataset", "seed", "level", "steps", "sizes")
             if getattr(evidence, field) != getattr(base, field)
         ]
         found += [f"{evidence.subject}: {note}" for note in evidence.notes]
@@ -101,68 +157,39 @@ def caveats(evidences: Sequence[Evidence]) -> tuple[str, ...]:
 
 def _against(base: Evidence, other: Evidence) -> str:
     """The sentence that compares one subject with the reference."""
-    clauses = []
-    old, new = base.utility.get("accuracy"), other.utility.get("accuracy")
-    if old and new and old.value is not None and new.value is not None:
-        moved = round(100 * (new.value - old.value), 1)
+    said = []
+    start, end = accuracy(base), accuracy(other)
+    if start is not None and end is not None:
+        moved = round(100 * (end - start), 1)
+        overlap = _overlap(base.utility["accuracy"], other.utility["accuracy"])
         verb = "gains" if moved > 0 else "loses"
-        spread = f"{percent(old.value)} → {percent(new.value)}{_overlap(old, new)}"
-        clauses.append(f"{verb} {abs(moved):.1f} points of accuracy ({spread})")
-    for target in sorted(targets((base, other)), key=lambda name: name != "image"):
-        clauses += _found(base, other, target)
-    body = "; ".join(clauses) if clauses else "nothing that both measured can be compared"
-    return f"Against {base.subject}, {other.subject} {body}." if clauses else f"{other.subject}: {body}."
-
-
-def _found(base: Evidence, other: Evidence, target: str) -> Iterator[str]:
-    """What the strongest attacks on one target found, before and after."""
-    before, after = strongest(base, target), strongest(other, target)
-    if before is None or after is None:
-        yield f"no successful attack on the {target} can be compared"
-    elif target != "image":
-        old, new = before.scores["balanced_accuracy"], after.scores["balanced_accuracy"]
-        chance = after.references.get("chance")
-        aside = "".join(filter(None, ("" if chance is None else f", chance {percent(chance)}", _overlap(old, new))))
-        change = f"{percent(old.value or 0)} → {percent(new.value or 0)}"
-        repeated = _repeated(other, target, "balanced_accuracy", percent)
-        yield f"balanced accuracy in inferring {target} {change}{f' ({aside[2:]})' if aside else ''}{repeated}"
-    else:
-        for metric, noun in (
-            ("mse", "the strongest reconstruction's error"),
-            ("r2_class_mean", "R² over class mean"),
-        ):
-            old, new = score(before, metric), score(after, metric)
-            if old is None or new is None:
+        said.append(f"{verb} {abs(moved):.1f} points of accuracy ({percent(start)} → {percent(end)}{overlap})")
+    for words in targets((base, other)):
+        before, after = strongest(base, words.name), strongest(other, words.name)
+        if before is None or after is None:
+            said.append(f"no successful attack on the {words.name} can be compared")
+            continue
+        most = max(r.queries for r in other.attacks if r.target == words.name and r.status == "ok")
+        for clause in words.clauses:
+            old, new = read(before, clause.metric), read(after, clause.metric)
+            if old is None or new is None or old.value is None or new.value is None:
                 continue
-            form = small if metric == "mse" else ratio
-            verb = "rises" if new > old else "falls"
-            size = f" {abs(100 * (new / old - 1)):,.0f}%" if old > 0 else ""
-            overlap = _overlap(before.scores[metric], after.scores[metric])
-            repeated = _repeated(other, target, metric, form)
-            yield f"{noun} {verb}{size} ({form(old)} → {form(new)}{overlap}){repeated}"
-
-
-def _repeated(evidence: Evidence, target: str, metric: str, form: Callable[[float], str]) -> str:
-    """What asking the client most often gave, where anybody asked more than once."""
-    most = max((r.queries for r in evidence.attacks if r.target == target and r.status == "ok"), default=1)
-    value = score(strongest(evidence, target, most), metric) if most > 1 else None
-    return "" if value is None else f", {form(value)} when asked {most} times"
-
-
-def _alone(evidence: Evidence) -> str:
-    accuracy = evidence.utility.get("accuracy")
-    clauses = [f"accuracy {percent(accuracy.value)}"] if accuracy and accuracy.value is not None else []
-    for target in targets((evidence,)):
-        result = strongest(evidence, target)
-        if result is None:
-            clauses.append(f"no attack on the {target} succeeded in running")
-        elif target != "image":
-            clauses.append(
-                f"{target} inferred with {percent(score(result, 'balanced_accuracy') or 0)} balanced accuracy"
-            )
-        else:
-            clauses.append(f"the strongest reconstruction's MSE is {small(score(result, 'mse') or 0)}")
-    return f"{evidence.subject}: {'; '.join(clauses) or 'nothing was measured'}."
+            write, overlap = form(words, clause.metric), _overlap(old, new)
+            change = f"{write(old.value)} → {write(new.value)}"
+            if clause.relative:
+                size = f" {abs(100 * (new.value / old.value - 1)):,.0f}%" if old.value > 0 else ""
+                change = f"{'rises' if new.value > old.value else 'falls'}{size} ({change}{overlap})"
+            else:
+                # The floor is one of the metric that is plotted: of another it would say nothing.
+                floor = after.references.get(words.floor) if clause.metric == words.plotted else None
+                known = "" if floor is None else f", {label(words.floor)} {write(floor)}"
+                change += f" ({(known + overlap)[2:]})" if known or overlap else ""
+            often = score(strongest(other, words.name, most), clause.metric) if most > 1 else None
+            repeated = "" if often is None else f", {write(often)} when asked {most} times"
+            said.append(f"{clause.phrase} {change}{repeated}")
+    if not said:
+        return f"{other.subject}: nothing that both measured can be compared."
+    return f"Against {base.subject}, {other.subject} {'; '.join(said)}."
 
 
 def _overlap(old: Estimate, new: Estimate) -> str:

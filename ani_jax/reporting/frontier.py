@@ -1,15 +1,16 @@
 """A frontier in numbers: means over seeds with their bands, who is not dominated, table and spreadsheet."""
 
+import collections
 import csv
 import dataclasses
 import io
 from collections.abc import Sequence
 
-from ani_jax.evaluation.frontier import WORST, Frontier, Point, front, hypervolume, measures
+from ani_jax.frontier.points import WORST, Frontier, Point, front, hypervolume, measures
 from ani_jax.records import Estimate
-from ani_jax.reporting.findings import percent, ratio
+from ani_jax.reporting.findings import Formatter, percent, ratio
 from ani_jax.reporting.seeds import mean
-from ani_jax.reporting.table import Formatter, estimate
+from ani_jax.reporting.table import estimate
 from ani_jax.reporting.text import aligned
 
 
@@ -60,20 +61,28 @@ def panels(frontier: Frontier) -> tuple[Panel, ...]:
     Args:
         frontier: all points.
     """
-    found = (_panel(frontier.points, measure) for measure in measures(frontier.points))
-    return tuple(panel for panel in found if panel.means)
-
-
-def _panel(points: Sequence[Point], measure: str) -> Panel:
-    means = [found for members in cells(points).values() if (found := _mean(members, measure)) is not None]
-    on = front([m.utility.value or 0.0 for m in means], [m.leakage.value or 0.0 for m in means])
-    means = [dataclasses.replace(m, front=best) for m, best in zip(means, on, strict=True)]
-    volumes = {
-        name: found
-        for name in dict.fromkeys(point.defense for point in points)
-        if (found := _volume([point for point in points if point.defense == name], measure)) is not None
-    }
-    return Panel(measure, tuple(means), volumes)
+    found = []
+    for measure in measures(frontier.points):
+        means = []
+        for members in cells(frontier.points).values():
+            pairs = [(point.accuracy, point.leakage(measure)) for point in members]
+            known = [(right, leaked) for right, leaked in pairs if right is not None and leaked is not None]
+            if len(known) == len(pairs):
+                utility, leakage = (mean(values) for values in zip(*known, strict=True))
+                first = members[0]
+                means.append(Mean(first.title, first.defense, first.multiplier, utility, leakage, tuple(known)))
+        if not means:
+            continue
+        on = front([m.utility.value or 0.0 for m in means], [m.leakage.value or 0.0 for m in means])
+        means = [dataclasses.replace(m, front=best) for m, best in zip(means, on, strict=True)]
+        names = dict.fromkeys(point.defense for point in frontier.points)
+        volumes = {
+            name: volume
+            for name in names
+            if (volume := _volume([p for p in frontier.points if p.defense == name], measure)) is not None
+        }
+        found.append(Panel(measure, tuple(means), volumes))
+    return tuple(found)
 
 
 def cells(points: Sequence[Point]) -> dict[tuple[str, float], list[Point]]:
@@ -82,16 +91,6 @@ def cells(points: Sequence[Point]) -> dict[tuple[str, float], list[Point]]:
     for point in points:
         found.setdefault((point.defense, point.multiplier), []).append(point)
     return found
-
-
-def _mean(members: Sequence[Point], measure: str) -> Mean | None:
-    pairs = [(point.accuracy, point.leakage(measure)) for point in members]
-    known = [(right, leaked) for right, leaked in pairs if right is not None and leaked is not None]
-    if len(known) < len(pairs):
-        return None
-    utility, leakage = (mean(values) for values in zip(*known, strict=True))
-    first = members[0]
-    return Mean(first.title, first.defense, first.multiplier, utility, leakage, tuple(known))
 
 
 def _volume(points: Sequence[Point], measure: str) -> Estimate | None:
@@ -134,12 +133,12 @@ def caveats(frontier: Frontier) -> tuple[str, ...]:
             for leak in point.leaks
             if leak.status != "ok"
         ]
-    undefined: dict[tuple[str, int], int] = {}
-    for point in frontier.points:
-        for leak in point.leaks:
-            if leak.status == "ok" and leak.leakage is None:
-                place = (leak.measure, point.seed)
-                undefined[place] = undefined.get(place, 0) + 1
+    undefined = collections.Counter(
+        (leak.measure, point.seed)
+        for point in frontier.points
+        for leak in point.leaks
+        if leak.status == "ok" and leak.leakage is None
+    )
     found += [
         f"{measure}, seed {seed}: its leakage is not defined at {count} points, for which neither it nor its mean over seeds is "
         "shown, and which the worst attack does not count"

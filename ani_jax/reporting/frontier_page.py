@@ -1,15 +1,15 @@
 """A frontier as a picture and as a self-contained page: no script, no external address."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ani_jax.evaluation.frontier import REFERENCE, Frontier, front
+from ani_jax.frontier.points import REFERENCE, Frontier, front
 from ani_jax.reporting import figures
 from ani_jax.reporting.findings import percent, ratio
 from ani_jax.reporting.frontier import Mean, Panel, caveats, cells, findings, panels
-from ani_jax.reporting.page import data_uri, document
+from ani_jax.reporting.page import Image, data_uri, document
 from ani_jax.reporting.seeds import mean
-from ani_jax.reporting.table import Cell, estimate
+from ani_jax.reporting.table import estimate
 
 
 def figure(found: Sequence[Panel], columns: int = 3, names: Sequence[str] = ()) -> bytes:
@@ -47,8 +47,7 @@ def figure(found: Sequence[Panel], columns: int = 3, names: Sequence[str] = ()) 
             axis.set_title(figures.drawable(panel.measure))
             axis.set_xlabel("accuracy on the task, %")
             axis.set_ylabel("leakage")
-        handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-        drawn.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8.5)
+        figures.legend(drawn, axes)
         return figures.svg(drawn)
 
 
@@ -94,6 +93,24 @@ def render(frontier: Frontier, *, command: str) -> str:
     found = panels(frontier)
     names = _names(found)
     compared = [point.defense for point in frontier.points if point.defense.split()[0] != REFERENCE]
+    images = []
+    for panel in found:
+        best = ", ".join(m.title for m in panel.means if m.front)
+        alt = f"Accuracy against leakage by {panel.measure}; not dominated: {best}. The table has the numbers."
+        images.append(Image(data_uri("svg+xml", figure((panel,), 1, names)), alt))
+    rows = []
+    for (name, multiplier), members in cells(frontier.points).items():
+        rights = [point.accuracy for point in members if point.accuracy is not None]
+        of = [next((m for m in p.means if (m.defense, m.multiplier) == (name, multiplier)), None) for p in found]
+        rows.append(
+            {
+                "name": members[0].title,
+                "weights": ", ".join(f"{weight} {value:g}" for weight, value in members[0].weights.items()),
+                "accuracy": estimate(mean(rights) if len(rights) == len(members) else None, percent),
+                "cells": [(estimate(m and m.leakage, ratio), bool(m and m.front)) for m in of],
+            }
+        )
+    defenses = dict.fromkeys(point.defense for point in frontier.points)
     return document(
         "frontier.html",
         frontier=frontier,
@@ -101,33 +118,9 @@ def render(frontier: Frontier, *, command: str) -> str:
         seeds=len({point.seed for point in frontier.points}),
         headlines=findings(frontier),
         caveats=caveats(frontier),
-        images=[(data_uri("svg+xml", figure((panel,), 1, names)), _words(panel)) for panel in found],
+        images=images,
         measures=[panel.measure for panel in found],
-        rows=list(_rows(frontier, found)),
-        volumes=list(_volumes(frontier, found)),
+        rows=rows,
+        volumes=[(name, [estimate(panel.volumes.get(name), ratio) for panel in found]) for name in defenses],
         command=command,
     )
-
-
-def _rows(frontier: Frontier, found: Sequence[Panel]) -> Iterator[dict[str, Any]]:
-    """A row for every defence and multiplier: accuracy, and the leakage by every measure with whether it is undominated."""
-    for (name, multiplier), members in cells(frontier.points).items():
-        rights = [point.accuracy for point in members if point.accuracy is not None]
-        of = [next((m for m in p.means if (m.defense, m.multiplier) == (name, multiplier)), None) for p in found]
-        yield {
-            "name": members[0].title,
-            "weights": ", ".join(f"{weight} {value:g}" for weight, value in members[0].weights.items()),
-            "accuracy": estimate(mean(rights) if len(rights) == len(members) else None, percent),
-            "cells": [(estimate(m and m.leakage, ratio), bool(m and m.front)) for m in of],
-        }
-
-
-def _volumes(frontier: Frontier, found: Sequence[Panel]) -> Iterator[tuple[str, list[Cell]]]:
-    for name in dict.fromkeys(point.defense for point in frontier.points):
-        yield name, [estimate(panel.volumes.get(name), ratio) for panel in found]
-
-
-def _words(panel: Panel) -> str:
-    """What the picture shows, for those who cannot see it."""
-    best = ", ".join(f"{m.title}" for m in panel.means if m.front)
-    return f"Accuracy against leakage by {panel.measure}; not dominated: {best}. The table has the numbers."

@@ -8,12 +8,12 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from scipy.stats import t as student
 
-from ani_jax.records import AttackResult, Estimate, Evidence
-from ani_jax.reporting.findings import score, strongest, targets
+from ani_jax.records import Estimate, Evidence
+from ani_jax.reporting.findings import accuracy, score, strongest, targets
 from ani_jax.reporting.text import aligned
 
 Pair = tuple[Evidence, Evidence]
@@ -53,50 +53,32 @@ def lines(variants: Mapping[str, Sequence[Pair]]) -> tuple[Line, ...]:
         >>> line.quantity, round(line.value.value, 3), round(line.change.value, 3)
         ('accuracy', 0.98, -0.005)
     """
-    return tuple(line for variant, pairs in variants.items() for line in _of(variant, pairs))
+    found = []
+    for variant, pairs in variants.items():
+        runs = [run for _, run in pairs]
+        quantities = {"accuracy": ("", "accuracy", 1)}
+        for words in targets(runs):
+            for queries in sorted({r.queries for run in runs for r in run.attacks if r.target == words.name}):
+                suffix = "" if queries == 1 else f", {queries} releases"
+                for metric in words.summary:
+                    quantities[f"{words.name}: {metric.replace('_', ' ')}{suffix}"] = (words.name, metric, queries)
+        for quantity, what in quantities.items():
+            values = [value for run in runs if (value := _read(run, *what)) is not None]
+            before = [value for reference, _ in pairs if (value := _read(reference, *what)) is not None]
+            if len(values) < len(pairs):
+                continue
+            paired = len(before) == len(pairs)
+            change = mean([new - old for new, old in zip(values, before, strict=True)]) if paired else None
+            found.append(Line(variant, quantity, mean(values), change, tuple(values)))
+    return tuple(found)
 
 
-def _of(variant: str, pairs: Sequence[Pair]) -> Iterator[Line]:
-    for quantity, read in _quantities([run for _, run in pairs]).items():
-        values = [read(run) for _, run in pairs]
-        before = [read(reference) for reference, _ in pairs]
-        if any(value is None for value in values):
-            continue
-        known = [value for value in values if value is not None]
-        changes = [value - old for value, old in zip(known, before, strict=True) if old is not None]
-        change = mean(changes) if len(changes) == len(known) else None
-        yield Line(variant, quantity, mean(known), change, tuple(known))
-
-
-def _quantities(runs: Sequence[Evidence]) -> dict[str, Callable[[Evidence], float | None]]:
-    found: dict[str, Callable[[Evidence], float | None]] = {"accuracy": _accuracy}
-    for target in targets(runs):
-        metrics = ("mse", "r2_class_mean") if target == "image" else ("balanced_accuracy", "leakage")
-        often = sorted({r.queries for run in runs for r in run.attacks if r.target == target})
-        for queries in often:
-            suffix = "" if queries == 1 else f", {queries} releases"
-            for metric in metrics:
-                found[f"{target}: {metric.replace('_', ' ')}{suffix}"] = _Reader(target, metric, queries)
-    return found
-
-
-def _accuracy(run: Evidence) -> float | None:
-    return run.utility["accuracy"].value if "accuracy" in run.utility else None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Reader:
-    """One metric of the strongest attack on one target; a deterministic client was asked once and always says the same."""
-
-    target: str
-    metric: str
-    queries: int
-
-    def __call__(self, run: Evidence) -> float | None:
-        result: AttackResult | None = strongest(run, self.target, self.queries) or strongest(run, self.target)
-        if self.metric == "leakage":
-            return None if result is None else result.leakage.value
-        return score(result, self.metric)
+def _read(run: Evidence, target: str, metric: str, queries: int) -> float | None:
+    """One metric of the strongest attack on a target, the accuracy where there is none."""
+    if not target:
+        return accuracy(run)
+    # A deterministic client was asked once and always says the same.
+    return score(strongest(run, target, queries) or strongest(run, target), metric)
 
 
 def mean(values: Sequence[float]) -> Estimate:

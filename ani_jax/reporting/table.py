@@ -2,10 +2,23 @@
 
 import dataclasses
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from ani_jax.records import AttackResult, Criterion, Estimate, Evidence, SelfTest
-from ani_jax.reporting.findings import caveats, count, decibel, percent, ratio, reference, score, small
+from ani_jax.records import AttackResult, Estimate, Evidence, TargetWords
+from ani_jax.reporting.findings import (
+    UNITS,
+    Formatter,
+    accuracy,
+    caveats,
+    count,
+    label,
+    percent,
+    ratio,
+    read,
+    reference,
+    score,
+    targets,
+)
 
 WIDTH = 110
 """Columns that the terminal table fits in."""
@@ -37,29 +50,6 @@ class Section:
     rows: tuple[Row, ...]
 
 
-Formatter = Callable[[float], str]
-ATTRIBUTE: dict[str, tuple[str, Formatter]] = {
-    "balanced_accuracy": ("balanced accuracy", percent),
-    "auc": ("AUC", ratio),
-}
-IMAGE: dict[str, tuple[str, Formatter]] = {
-    "mse": ("MSE", small),
-    "mse_worst": ("MSE, most leaked 5%", small),
-    "psnr": ("PSNR", decibel),
-    "ssim": ("SSIM", ratio),
-    "r2_mean": ("R² over mean", ratio),
-    "r2_class_mean": ("R² over class mean", ratio),
-    "retrieval": ("retrieval, top-1", percent),
-}
-REFERENCES = {
-    "chance": "chance",
-    "majority": "majority class",
-    "label_mediated": "label-mediated",
-    "raw_input": "raw input",
-    "random_encoder": "random encoder",
-    "mse_mean_image": "MSE of the mean image",
-    "mse_class_mean": "MSE of the class mean",
-}
 CRITERION = {
     "volume_ratio": "effective volume / inputs",
     "mean_abs": "mean |z|",
@@ -80,11 +70,26 @@ def sections(evidences: Sequence[Evidence]) -> tuple[Section, ...]:
 
     Raises:
         ValueError: no evidence.
+        KeyError: no words for the target of an attack.
     """
     base = reference(evidences)
-    keys = dict.fromkeys((r.attack, r.target, r.queries) for evidence in evidences for r in evidence.attacks)
-    attacks = [_attack(evidences, base, *key) for key in keys]
-    found = [_utility(evidences, base), *attacks, _criterion(evidences), _cost(evidences)]
+    rows = []
+    for metric in dict.fromkeys(name for evidence in evidences for name in evidence.utility):
+        rows.append(Row(label(metric), tuple(estimate(e.utility.get(metric), percent) for e in evidences)))
+        if metric == "accuracy":
+            rows += _change("points", [accuracy(e) for e in evidences], base)
+    found = [Section("Utility on test", tuple(rows))]
+    for words in targets(evidences):
+        asked = dict.fromkeys((r.attack, r.queries) for e in evidences for r in e.attacks if r.target == words.name)
+        found += [_attack(evidences, base, words, *one) for one in asked]
+    found.append(_criterion(evidences))
+    if any(evidence.cost for evidence in evidences):
+        opaque = Cell("–", note="the release is opaque: its cost is not known")
+        rows = [
+            Row(title, tuple(Cell(count(getattr(e.cost, field))) if e.cost else opaque for e in evidences))
+            for field, title in COSTS.items()
+        ]
+        found.append(Section("Cost on the device", tuple(rows)))
     return tuple(section for section in found if section.rows)
 
 
@@ -105,7 +110,7 @@ def summary(evidences: Sequence[Evidence]) -> str:
     Example:
         >>> utility = {"accuracy": Estimate(0.976, 0.96, 0.99)}
         >>> print(summary([Evidence("none", "digits", 0, "quick", {}, {}, utility, ())]))
-        digits, seed 0, budget quick
+        digits, seed 0, level quick
         <BLANKLINE>
                      none
         Utility on test
@@ -116,14 +121,28 @@ def summary(evidences: Sequence[Evidence]) -> str:
     marks = footnotes(found)
     labels = [section.title for section in found] + ["  " + row.label for section in found for row in section.rows]
     edge = min(max(map(len, labels), default=0) + 2, 44)
-    columns = [_column(e.subject, i, found, marks) for i, e in enumerate(evidences)]
-    lines = textwrap.wrap(f"{base.dataset}, seed {base.seed}, budget {base.budget}{_sizes(base.sizes)}", WIDTH)
-    for block in _blocks(columns, WIDTH - edge):
-        lines += ["", *_lines(found, edge, block)]
+    blocks: list[list[list[str]]] = [[]]
+    for number, evidence in enumerate(evidences):
+        column = _column(evidence.subject, number, found, marks)
+        if blocks[-1] and sum(len(c[0]) for c in blocks[-1]) + len(column[0]) > WIDTH - edge:
+            blocks.append([])
+        blocks[-1].append(column)
+    sizes = "".join(
+        f", {count(base.sizes[name])} {name}" for name in ("auxiliary", "validation", "test") if name in base.sizes
+    )
+    lines = textwrap.wrap(f"{base.dataset}, seed {base.seed}, level {base.level}{sizes}", WIDTH)
+    for block in blocks:
+        cells = ("".join(parts) for parts in zip(*block, strict=True))
+        lines += ["", " " * edge + next(cells)]
+        for section in found:
+            lines.append(section.title[:WIDTH])
+            for row in section.rows:
+                text = ("    " if row.kind == "reference" else "  ") + row.label
+                lines.append(f"{text[: edge - 1]:<{edge}}{next(cells)}")
     tail = [f"({number}) {note}" for note, number in marks.items()] + [f"! {c}" for c in caveats(evidences)]
     if tail:
         lines += ["", *(part for line in tail for part in textwrap.wrap(line, WIDTH, subsequent_indent="    "))]
-    return "\n".join(_printable(line).rstrip() for line in lines) + "\n"
+    return "".join("".join(c if c.isprintable() else "?" for c in line).rstrip() + "\n" for line in lines)
 
 
 def footnotes(found: Sequence[Section]) -> dict[str, int]:
@@ -142,37 +161,28 @@ def estimate(value: Estimate | None, form: Formatter, missing: str = "not measur
     return Cell(form(value.value), f"[{ends}]", value.note)
 
 
-def _utility(evidences: Sequence[Evidence], base: int) -> Section:
+def _attack(evidences: Sequence[Evidence], base: int, words: TargetWords, attack: str, queries: int) -> Section:
+    """Every metric with its change and what it is read against, then the normalised leakage."""
+    key = (attack, words.name, queries)
+    results = [next((r for r in e.attacks if (r.attack, r.target, r.queries) == key), None) for e in evidences]
+    ran = [r for r in results if r is not None]
     rows = []
-    for metric in dict.fromkeys(name for evidence in evidences for name in evidence.utility):
-        values = [evidence.utility.get(metric) for evidence in evidences]
-        rows.append(Row(_words(metric), tuple(estimate(v, percent) for v in values)))
-        if metric == "accuracy":
-            rows += _change("change in points", [v and v.value for v in values], base, _points)
-    return Section("Utility on test", tuple(rows))
-
-
-def _attack(evidences: Sequence[Evidence], base: int, attack: str, target: str, queries: int) -> Section:
-    results = [_find(evidence, attack, target, queries) for evidence in evidences]
-    forms = IMAGE if target == "image" else ATTRIBUTE
-    rows = []
-    for metric, (label, form) in forms.items():
-        if not any(metric in r.scores for r in results if r):
+    for metric in words.metrics:
+        if not any(metric.name in r.scores for r in ran):
             continue
-        rows.append(Row(label, tuple(_scored(r, metric, form) for r in results)))
-        values = [score(r, metric) for r in results]
-        if metric in ("mse", "r2_class_mean"):
-            rows += _change("change", values, base, _relative)
-        if metric == "balanced_accuracy":
-            rows += _change("change in points", values, base, _points)
-        if metric in ("mse", "balanced_accuracy"):
-            rows += _references(results, small if metric == "mse" else percent)
-    if any(r and (r.leakage.value is not None or target != "image") for r in results):
-        rows.append(Row("normalised leakage", tuple(_leakage(r) for r in results)))
+        form = UNITS[metric.unit]
+        rows.append(Row(metric.label, tuple(_scored(r, metric.name, form) for r in results)))
+        rows += _change(metric.change, [score(r, metric.name) for r in results], base)
+        for name in dict.fromkeys(name for r in ran for name in r.references if metric.references):
+            values = [Estimate(r.references.get(name)) if r else None for r in results]
+            cells = (estimate(value, form, "reference not available") for value in values)
+            rows.append(Row(label(name), tuple(cells), "reference"))
+    if not words.leakage or any(r.leakage.value is not None for r in ran):
+        rows.append(Row("normalised leakage", tuple(_scored(r, "leakage", ratio) for r in results)))
     if not rows:
-        rows.append(Row("score", tuple(_scored(r, "", ratio) for r in results)))
+        rows.append(Row("score", tuple(_scored(r, words.strength, ratio) for r in results)))
     asked = "" if queries == 1 else f", {queries} releases"
-    return Section(f"{_title(target)}: {attack} attack{asked}", tuple(rows))
+    return Section(f"{words.title}: {attack} attack{asked}", tuple(rows))
 
 
 def _criterion(evidences: Sequence[Evidence]) -> Section:
@@ -180,67 +190,49 @@ def _criterion(evidences: Sequence[Evidence]) -> Section:
     title, found = "Inversion difficulty, nats", [evidence.criterion for evidence in evidences]
     if all(criterion is None for criterion in found):
         return Section(title, ())
-    rows = [Row("I(x; z + noise)", tuple(_information(criterion) for criterion in found))]
+    cells = []
+    for criterion in found:
+        if criterion is None:
+            cells.append(Cell("–", note="the criterion was not asked for"))
+            continue
+        told = criterion.information
+        spread = "" if told.stddev is None else f"± {told.stddev:.2f}"
+        note = "; ".join(filter(None, (told.reason, *told.caveats, *criterion.caveats)))
+        cells.append(Cell("–" if told.value is None else ratio(told.value), spread, note))
+    rows = [Row("I(x; z + noise)", tuple(cells))]
     for truth in dict.fromkeys(test.truth for c in found if c for test in c.information.self_tests):
-        tests = [next((t for t in c.information.self_tests if t.truth == truth), None) if c else None for c in found]
-        rows.append(Row(f"its self-test, {truth:g} known", tuple(_self_test(test) for test in tests), "reference"))
-    for field, label in CRITERION.items():
+        cells = []
+        for criterion in found:
+            tests = criterion.information.self_tests if criterion else ()
+            test = next((test for test in tests if test.truth == truth), None)
+            if test is None or test.value is None:
+                cells.append(Cell("–", note=(test.note if test else "") or "not tested"))
+            else:
+                cells.append(Cell(ratio(test.value), note="" if test.passed else f"the self-test failed: {test.note}"))
+        rows.append(Row(f"its self-test, {truth:g} known", tuple(cells), "reference"))
+    for field, name in CRITERION.items():
         values = [Estimate(getattr(c, field)) if c else None for c in found]
-        rows.append(Row(label, tuple(estimate(v, ratio, "undefined, or not asked for") for v in values)))
+        rows.append(Row(name, tuple(estimate(v, ratio, "undefined, or not asked for") for v in values)))
     return Section(title, tuple(rows))
 
 
-def _information(criterion: Criterion | None) -> Cell:
-    if criterion is None:
-        return Cell("–", note="the criterion was not asked for")
-    told = criterion.information
-    spread = "" if told.stddev is None else f"± {told.stddev:.2f}"
-    note = "; ".join(filter(None, (told.reason, *told.caveats, *criterion.caveats)))
-    return Cell("–" if told.value is None else ratio(told.value), spread, note)
-
-
-def _self_test(test: SelfTest | None) -> Cell:
-    if test is None or test.value is None:
-        return Cell("–", note=(test.note if test else "") or "not tested")
-    return Cell(ratio(test.value), note="" if test.passed else f"the self-test failed: {test.note}")
-
-
-def _cost(evidences: Sequence[Evidence]) -> Section:
-    if all(evidence.cost is None for evidence in evidences):
-        return Section("Cost on the device", ())
-    opaque = Cell("–", note="the release is opaque: its cost is not known")
-    rows = [
-        Row(label, tuple(Cell(count(getattr(e.cost, field))) if e.cost else opaque for e in evidences))
-        for field, label in COSTS.items()
-    ]
-    return Section("Cost on the device", tuple(rows))
-
-
-def _references(results: Sequence[AttackResult | None], form: Formatter) -> Iterator[Row]:
-    for name in dict.fromkeys(name for r in results if r for name in r.references):
-        values = [Estimate(r.references.get(name)) if r else None for r in results]
-        label = REFERENCES.get(name, _words(name))
-        yield Row(label, tuple(estimate(v, form, "reference not available") for v in values), "reference")
-
-
-def _change(label: str, values: Sequence[float | None], base: int, form: Callable[[float, float], Cell]) -> list[Row]:
-    """The row of changes against ``values[base]``; no row where there is nothing to compare."""
+def _change(kind: str, values: Sequence[float | None], base: int) -> list[Row]:
+    """The row of changes against ``values[base]``, see ``Metric.change``; no row where there is nothing to compare."""
     start = values[base]
-    if start is None or len(values) == 1 or all(v is None for i, v in enumerate(values) if i != base):
+    if not kind or start is None or len(values) == 1 or all(v is None for i, v in enumerate(values) if i != base):
         return []
-    cells = [Cell("–", note="not measured") if v is None else form(start, v) for v in values]
+    cells = []
+    for value in values:
+        if value is None:
+            cells.append(Cell("–", note="not measured"))
+        elif kind == "points":
+            cells.append(Cell(f"{100 * (value - start) + 0.0:+.1f} pt".replace("-0.0", "+0.0")))
+        elif start <= 0:
+            cells.append(Cell("–", note="no relative change: the reference is 0 or less"))
+        else:
+            cells.append(Cell(f"{100 * (value / start - 1):+,.0f}%".replace("-0%", "+0%")))
     cells[base] = Cell("ref.")
-    return [Row(label, tuple(cells), "change")]
-
-
-def _points(start: float, end: float) -> Cell:
-    return Cell(f"{100 * (end - start) + 0.0:+.1f} pt".replace("-0.0", "+0.0"))
-
-
-def _relative(start: float, end: float) -> Cell:
-    if start <= 0:
-        return Cell("–", note="no relative change: the reference is 0 or less")
-    return Cell(f"{100 * (end / start - 1):+,.0f}%".replace("-0%", "+0%"))
+    return [Row("change in points" if kind == "points" else "change", tuple(cells), "change")]
 
 
 def _scored(result: AttackResult | None, metric: str, form: Formatter) -> Cell:
@@ -248,20 +240,7 @@ def _scored(result: AttackResult | None, metric: str, form: Formatter) -> Cell:
         return Cell("–", note="this attack was not run")
     if result.status != "ok":
         return Cell("failed", note=result.status)
-    return estimate(result.scores.get(metric), form)
-
-
-def _leakage(result: AttackResult | None) -> Cell:
-    if result is None or result.status != "ok":
-        return _scored(result, "", ratio)
-    return estimate(result.leakage, ratio)
-
-
-def _find(evidence: Evidence, attack: str, target: str, queries: int) -> AttackResult | None:
-    try:
-        return evidence.attack(attack, target, queries)
-    except KeyError:
-        return None
+    return estimate(read(result, metric), form)
 
 
 def _column(subject: str, index: int, found: Sequence[Section], marks: Mapping[str, int]) -> list[str]:
@@ -273,41 +252,3 @@ def _column(subject: str, index: int, found: Sequence[Section], marks: Mapping[s
     texts = [head, *(f"{cell.text:>{left}} {tail}".rstrip() for cell, tail in zip(cells, tails, strict=True))]
     width = max(map(len, texts)) + 2
     return [text.ljust(width) for text in texts]
-
-
-def _blocks(columns: Sequence[list[str]], room: int) -> list[list[list[str]]]:
-    """Packs columns greedily into blocks whose widths fit ``room``; a block holds at least one column."""
-    blocks: list[list[list[str]]] = [[]]
-    for column in columns:
-        if blocks[-1] and sum(len(c[0]) for c in blocks[-1]) + len(column[0]) > room:
-            blocks.append([])
-        blocks[-1].append(column)
-    return blocks
-
-
-def _lines(found: Sequence[Section], edge: int, block: Sequence[list[str]]) -> Iterator[str]:
-    cells = (list(parts) for parts in zip(*block, strict=True))
-    yield " " * edge + "".join(next(cells))
-    for section in found:
-        yield section.title[:WIDTH]
-        for row in section.rows:
-            label = ("    " if row.kind == "reference" else "  ") + row.label
-            yield f"{label[: edge - 1]:<{edge}}" + "".join(next(cells))
-
-
-def _sizes(sizes: Mapping[str, int]) -> str:
-    return "".join(
-        f", {count(sizes[name])} {_words(name)}" for name in ("auxiliary", "validation", "test") if name in sizes
-    )
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _title(target: str) -> str:
-    return "Image" if target == "image" else f"Attribute {target}"
-
-
-def _printable(line: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in line)

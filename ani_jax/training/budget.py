@@ -26,7 +26,7 @@ from ani_jax.defenses.base import Defense, Forward, Phase
 from ani_jax.losses.task import accuracy, cross_entropy
 from ani_jax.training.callbacks import Callback, Run
 from ani_jax.training.checkpoint import Checkpoints
-from ani_jax.training.phases import parts, schedule
+from ani_jax.training.phases import schedule
 from ani_jax.training.state import State
 from ani_jax.types import Batch
 
@@ -79,7 +79,7 @@ class UtilityBudget:
         cross-entropy on accuracy lost, over the part of its training that was within 10 points of its end, times ``lost``.
 
         Args:
-            ceiling: log entries of a watched run (see :func:`look`), oldest first; the last names "validation/accuracy".
+            ceiling: log entries of a run with :class:`Watch`, oldest first; the last names "validation/accuracy".
             lost: accuracy that may be lost.
 
         Raises:
@@ -116,10 +116,10 @@ class Appraisal(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("defense", "terms"))
-def look(
+def appraise(
     state: State, batch: Batch, weights: Mapping[str, Array], defense: Defense, terms: tuple[str, ...] = ()
 ) -> Appraisal:
-    """Appraises a state.
+    """What a state is worth.
 
     Args:
         state: whose parameters, and whose key and step seed the noise.
@@ -226,10 +226,10 @@ class Watch(Callback):
         if not run.part.due(EVERY):
             return {}
         state, weights = run.state, run.defense.weights.arrays()
-        found = look(state, run.data.budget, weights, run.defense)
+        found = appraise(state, run.data.budget, weights, run.defense)
         seen = {"heldout/loss": found.loss, "heldout/accuracy": found.accuracy}
         if run.part.end == run.part.total:
-            seen["validation/accuracy"] = look(state, run.data.validation, weights, run.defense).accuracy
+            seen["validation/accuracy"] = appraise(state, run.data.validation, weights, run.defense).accuracy
         return seen
 
 
@@ -259,44 +259,31 @@ class Spend(Callback):
         Raises:
             ValueError: the defence has nothing that could be scaled.
         """
-        phases = schedule(run.defense)
-        if not any(spends(run.defense, phase) for phase, _ in phases):
+        if not any(spends(run.defense, phase) for phase, _ in schedule(run.defense)):
             raise ValueError(f"utility: {run.defense.name} has no privacy weight above 0 that it could scale")
         if self.saved is not None and (found := self.saved.restore(run.state)) is not None:
             self.kept, self.seen = found[1], self._appraise(run, found[1])
-        # A state is saved before it is considered; what a stop saved in between is never considered.
-        if run.saved in {part.end for part in parts(phases, 0, run.config) if part.due(CHOICE)}:
-            self._consider(run)
 
     def look(self, run: Run) -> Mapping[str, Array]:
-        """Moves the weights every ``EVERY`` steps, in phases that have any."""
-        if not (spends(run.defense, run.part.phase) and run.part.due(EVERY)):
-            return {}
-        state, weights = run.state, run.defense.weights.arrays()
-        found = look(state, run.data.budget, weights, run.defense)
-        moved = ascend(state, found.loss, weights, self.utility, run.defense)
-        run.change(weights=moved.weights, budget=moved.budget)
-        # The next step donates the state; what is logged must outlive it.
-        budget = {f"budget/{name}": value + 0.0 for name, value in moved.budget.items()}
-        return {"heldout/loss": found.loss, "heldout/accuracy": found.accuracy} | budget
-
-    def step(self, run: Run) -> None:
-        """Considers the state every ``CHOICE`` steps."""
+        """Moves the weights every ``EVERY`` steps of a phase that has any; considers the state every ``CHOICE`` steps."""
+        logged = {}
+        if run.part.due(EVERY) and spends(run.defense, run.part.phase):
+            state, weights = run.state, run.defense.weights.arrays()
+            found = appraise(state, run.data.budget, weights, run.defense)
+            moved = ascend(state, found.loss, weights, self.utility, run.defense)
+            run.change(weights=moved.weights, budget=moved.budget)
+            logged = {"heldout/loss": found.loss, "heldout/accuracy": found.accuracy}
+            # The next step donates the state; what is logged must outlive it.
+            logged |= {f"budget/{name}": value + 0.0 for name, value in moved.budget.items()}
         if run.part.due(CHOICE):
-            self._consider(run)
+            self.consider(run)
+        return logged
 
-    def end(self, run: Run) -> None:
-        """The preferred state is the result."""
-        if self.kept is not None:
-            run.state = self.kept
+    def consider(self, run: Run) -> None:
+        """Keeps the state if it is preferred, and moves the target by what was seen; asked again, it decides the same.
 
-    def close(self) -> None:
-        """Returns once the kept state is on disk."""
-        if self.saved is not None:
-            self.saved.wait()
-
-    def _consider(self, run: Run) -> None:
-        """Keeps the state if it is preferred, and moves the target by what was seen; asked again, it decides the same."""
+        What is kept is on disk on return: a run that is killed later must not go on without it.
+        """
         state = run.state
         if not any(spends(run.defense, phase) for phase, _ in schedule(run.defense)[: int(state.phase) + 1]):
             return
@@ -306,11 +293,16 @@ class Spend(Callback):
             # The training loop donates its state, so what is kept must be a copy.
             self.kept, self.seen = jax.tree.map(jnp.copy, state), seen
             if self.saved is not None:
-                self.saved.save(int(state.step), state, wait=False)
+                self.saved.save(int(state.step), state)
         values = {"accuracy": float(seen.accuracy), "leakage": float(seen.leakage)}
         run.tell({"kind": "selection", "step": int(state.step), "kept": better, **values})
         run.change(budget=tighten(state, seen, self.utility).budget)
 
+    def end(self, run: Run) -> None:
+        """The preferred state is the result."""
+        if self.kept is not None:
+            run.state = self.kept
+
     def _appraise(self, run: Run, state: State) -> Appraisal:
         weights = run.defense.weights
-        return look(state, run.data.validation, weights.arrays(), run.defense, weights.active)
+        return appraise(state, run.data.validation, weights.arrays(), run.defense, weights.active)

@@ -5,14 +5,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 from jaxtyping import Array
 
 from ani_jax.defenses.base import Defense
 from ani_jax.training import processes
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.config import TrainConfig
-from ani_jax.training.devices import Devices
+from ani_jax.training.devices import Devices, read
 from ani_jax.training.phases import Part
 from ani_jax.training.state import State
 from ani_jax.training.step import Outcome
@@ -109,19 +108,20 @@ class Run:
 class Callback:
     """What may happen around the steps; every method does nothing until it is overridden.
 
-    Callbacks act in the order in which they are given, each time: first what resumes and saves (:class:`Save`), then the others.
+    The loop calls ``start`` of all; after each dispatch ``look`` of all and then ``step`` of all; at last ``end`` of all and
+    ``close`` of all, whatever the others raise. So it does not matter in which order callbacks are given.
     """
 
     def start(self, run: Run) -> None:
         """Before the first step; may put another state in the place of the fresh one."""
 
     def look(self, run: Run) -> Mapping[str, Array]:
-        """After every dispatch; may change the state. Returns scalars to be logged beside the step's."""
+        """After every dispatch; may change the state or stop the run. Returns scalars to be logged beside the step's."""
         del run
         return {}
 
     def step(self, run: Run) -> None:
-        """After every dispatch, once all have looked and its numbers wait to be read."""
+        """After every dispatch, once all have looked: the state and the log are what they will be; for saving them."""
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Something is told: "start", "metrics" (every ``log_every`` steps), "skipped", "end", or what a callback tells."""
@@ -194,12 +194,6 @@ class Stop(Callback):
         """Asks."""
         run.stopping = self.told() or run.stopping
         return {}
-
-
-def read(tree: Any) -> Any:
-    """Scalars on the host, as Python numbers; of arrays that are spread over devices, the first one's."""
-    shards = jax.device_get(jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree))
-    return jax.tree.map(lambda leaf: leaf.reshape(-1)[0].item(), shards)
 
 
 def complaint(values: Mapping[str, float], step: int, saved: int | None) -> TrainingError:

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -89,7 +89,7 @@ class Devices:
         """One device's arrays, the same in every process, as the steps take them: whole on every device."""
         if self.mode == "jit":
             return tree
-        return _on_every_device(tree, _local_replicas if self.mode == "pmap" else _global_replicas)
+        return _on_every_device(tree, rows=self.mode == "pmap")
 
     def gather(self, tree: Any) -> Any:
         """What the first local device holds, as one device's arrays; for reading only, the next step consumes it."""
@@ -116,7 +116,7 @@ class Devices:
             room = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
             placement = "host" if sum(leaf.nbytes for leaf in jax.tree.leaves(source)) > room / 2 else "device"
         if placement == "device":
-            return itertools.repeat(source if self.mode == "jit" else _on_every_device(source, _global_replicas))
+            return itertools.repeat(source if self.mode == "jit" else _on_every_device(source, rows=False))
         part = batch_size // processes.count()
         share = slice(part * jax.process_index(), part * (jax.process_index() + 1))
         feeds = read_ahead(source, data_key, batch_size, plan, share)
@@ -142,12 +142,20 @@ class Devices:
             return jitted(work, state, feed, data_key, self.mode == "sharding")
         batches = drawn(work.batch_size, work.count, feed, data_key, jnp.int32(first))
 
-        def own(leaf: Array) -> Array:
-            # This process's rows of an array with a row for every device of all processes.
-            rows = [shard.data for shard in leaf.addressable_shards]
-            return jax.make_array_from_single_device_arrays((len(rows), *leaf.shape[1:]), _local(), rows)
+        # Of the rows for the devices of all processes, those of this one.
+        own = jax.tree.map(lambda leaf: _assembled([shard.data for shard in leaf.addressable_shards]), batches)
+        return pmapped(work, state, own)
 
-        return pmapped(work, state, jax.tree.map(own, batches))
+
+def read(tree: Any) -> Any:
+    """Scalars on the host, as Python numbers; of arrays that are spread over devices, the first one's.
+
+    Example:
+        >>> read({"loss": jnp.float32(0.5)})
+        {'loss': 0.5}
+    """
+    shards = jax.device_get(jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1)[0].item(), shards)
 
 
 @functools.cache
@@ -164,24 +172,21 @@ def _cut() -> NamedSharding:
     return NamedSharding(_mesh(), PartitionSpec(AXIS))
 
 
-def _local() -> NamedSharding:
-    """One row a device of this process: what a pmapped function takes and returns."""
-    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
-
-
-def _on_every_device(tree: Any, assemble: Callable[[tuple[Array, ...]], Array]) -> Any:
+def _on_every_device(tree: Any, rows: bool) -> Any:
+    """Copies on the devices of this process: the rows of one array, as pmap takes them, or one array that is whole on each."""
     leaves, structure = jax.tree.flatten(tree)
     copies = [jax.device_put(leaves, device) for device in jax.local_devices()]
-    return jax.tree.unflatten(structure, [assemble(parts) for parts in zip(*copies)])
+    if not rows:
+        assemble = jax.make_array_from_single_device_arrays
+        return jax.tree.unflatten(structure, [assemble(own[0].shape, _replicated(), list(own)) for own in zip(*copies)])
+    stacked = [[part[None] for part in own] for own in zip(*copies)]
+    return jax.tree.unflatten(structure, [_assembled(own) for own in stacked])
 
 
-def _local_replicas(parts: tuple[Array, ...]) -> Array:
-    rows = [part[None] for part in parts]
-    return jax.make_array_from_single_device_arrays((len(rows), *parts[0].shape), _local(), rows)
-
-
-def _global_replicas(parts: tuple[Array, ...]) -> Array:
-    return jax.make_array_from_single_device_arrays(parts[0].shape, _replicated(), list(parts))
+def _assembled(rows: list[Array]) -> Array:
+    """This process's rows, one a device, as an array that a pmapped function takes."""
+    sharding = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
+    return jax.make_array_from_single_device_arrays((len(rows), *rows[0].shape[1:]), sharding, rows)
 
 
 @jax.jit

@@ -1,5 +1,6 @@
 """The training loop: draws batches and runs the step; callbacks do the rest."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +34,8 @@ def train(
         defense: what to train.
         data: ``defend`` trains; callbacks may look at the rest.
         config: how.
-        callbacks: what resumes and saves first, then whoever logs, spends a utility budget, watches or stops.
+        callbacks: who resumes and saves, listens, spends a utility budget, watches or stops, in any order; see
+            :class:`ani_jax.training.callbacks.Callback`.
         devices: how the work is spread; in every process of a run the same, like all other arguments.
 
     Returns:
@@ -51,7 +53,9 @@ def train(
     run = Run(defense, data, config, devices, callbacks, devices.scatter(init(defense, init_key)))
     phases, spread_defense = schedule(defense), dataclasses.replace(defense, axis_name=devices.axis_name)
     total = phases[-1][1]
-    try:
+    with contextlib.ExitStack() as closing:
+        for callback in callbacks:
+            closing.callback(callback.close)
         for callback in callbacks:
             callback.start(run)
         first, entered = int(run.state.step), -1
@@ -65,10 +69,8 @@ def train(
             run.spread, outcome = devices.run(work, run.spread, feed, data_key, part.first)
             # The numbers of the dispatch before are read while this one is computed.
             run.flush()
-            run.part, seen = part, {}
-            for callback in callbacks:
-                seen |= callback.look(run)
-            run.leave(outcome, seen)
+            run.part = part
+            run.leave(outcome, {name: value for callback in callbacks for name, value in callback.look(run).items()})
             for callback in callbacks:
                 callback.step(run)
             if run.stopping:
@@ -77,9 +79,6 @@ def train(
         run.flush()
         for callback in callbacks:
             callback.end(run)
-    finally:
-        for callback in callbacks:
-            callback.close()
     run.tell({"kind": "end", "step": total, "total": total})
     return run.state
 

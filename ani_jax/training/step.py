@@ -61,7 +61,7 @@ def make_step(
             for _ in range(phase.adversary_updates):
                 state, watched = adversary_update(rules, state, jax.lax.stop_gradient(sent.z), batch)
             state, metrics, server_statistics = defender_update(rules, state, sent, pull, batch)
-            metrics = watched | metrics
+            metrics |= watched
         statistics = rules.average({"client": client_statistics, "server": server_statistics})
         state = dataclasses.replace(state, statistics=statistics, step=state.step + 1)
         metrics = rules.average(metrics)

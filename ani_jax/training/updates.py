@@ -83,7 +83,7 @@ def own_losses(
     for adversary in defense.adversaries:
         name = adversary.name
         answers[name] = adversary.module.apply({"params": params[name]}, heard[name], train=True)
-        loss = metrics[f"adversary/{name}"] = adversary.loss(answers[name], batch, extra)
+        loss = metrics[f"adversary/{name}"] = adversary.loss(answers[name], batch)
         for key, value in adversary.health(answers[name], batch, extra).items():
             metrics[f"adversary/{name}/{key}"] = value
         total += loss

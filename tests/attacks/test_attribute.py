@@ -6,6 +6,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ani_jax.attacks import attribute, base, query
 from ani_jax.optimize import fit as fit_module
+from ani_jax.targets.attribute import Attribute
 from ani_jax.types import Batch, Knowledge, Source, fixed
 
 
@@ -63,32 +64,45 @@ def batch(key, count):
     return Batch(image, jnp.zeros(count, jnp.int32), {"hidden": hidden, "open": (signs[:, 0] > 0).astype(jnp.int32)})
 
 
+HIDDEN, OPEN = Attribute("hidden", 2), Attribute("open", 2)
+
+
+def network(target):
+    return attribute.AttributeNetwork(target, steps=150, width=8, learning_rate=1e-2)
+
+
 @pytest.fixture(scope="module")
-def view():
+def asked():
     source = Source(batch(jax.random.key(1), 300), fixed)
     return base.prepare(
         jax.random.key(0), Knowledge(query.as_release(parity)), source, batch(jax.random.key(2), 100), count=300
     )
 
 
-def accuracy(fitted, view, target):
-    return float((fitted.attacker(jax.random.key(0), view.held).argmax(1) == view.validation.sensitive[target]).mean())
+def accuracy(fitted, asked, target):
+    guess = fitted.attacker(jax.random.key(0), asked.held)
+    return float((guess.argmax(1) == asked.validation.sensitive[target.name]).mean())
 
 
-def test_networks_see_what_the_probe_cannot(key, view):
-    probe = attribute.Probe("hidden", 2).fit(key, view)
-    network = attribute.Net("hidden", 2, steps=150, width=8, learning_rate=1e-2).fit(key, view)
-    assert accuracy(probe, view, "hidden") < 0.7
-    assert accuracy(network, view, "hidden") > 0.95
-    assert accuracy(attribute.Probe("open", 2).fit(key, view), view, "open") == 1.0
+def test_networks_see_what_the_probe_cannot(key, asked, fit):
+    assert accuracy(fit(attribute.Probe(HIDDEN), key, asked), asked, HIDDEN) < 0.7
+    assert accuracy(fit(network(HIDDEN), key, asked), asked, HIDDEN) > 0.95
+    assert accuracy(fit(attribute.Probe(OPEN), key, asked), asked, OPEN) == 1.0
 
 
-def test_attributes_share_a_network_s_compiled_code(key, view):
-    networks = [attribute.Net(target, 2, steps=150, width=8, learning_rate=1e-2) for target in ("hidden", "open")]
-    networks[0].fit(key, view)
-    before = fit_module._step._cache_size()
-    assert accuracy(networks[1].fit(key, view), view, "open") > 0.95
-    assert fit_module._step._cache_size() == before
+def test_attributes_share_a_network_s_compiled_code(key, asked, fit):
+    fit(network(HIDDEN), key, asked)
+    before = fit_module.step._cache_size()
+    assert accuracy(fit(network(OPEN), key, asked), asked, OPEN) > 0.95
+    assert fit_module.step._cache_size() == before
+
+
+def test_seeds_are_attackers_that_differ_in_nothing_else(key, asked, fit):
+    first, second = (attribute.AttributeNetwork(HIDDEN, steps=3, width=8, seed=seed) for seed in (0, 1))
+    assert [one.name for one in (first, second)] == ["network-0", "network-1"]
+    guesses = [fit(one, key, asked).attacker(key, asked.held) for one in (first, second, first)]
+    np.testing.assert_array_equal(guesses[0], guesses[2])
+    assert not np.array_equal(guesses[0], guesses[1])
 
 
 def test_architecture_follows_the_features():

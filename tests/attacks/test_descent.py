@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ani_jax.attacks.descent import PEAK, Pixels, Setting, Target, descend, feature_rates
+from ani_jax.attacks.descent import PEAK, Goal, Pixels, Setting, descend, feature_rates
 from ani_jax.attacks.query import as_release
 from ani_jax.types import Release
 
@@ -23,11 +23,11 @@ def pictures(key, count=5):
 
 def test_descends_to_the_ridge_solution_of_every_image(key):
     matrix = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
-    target = Target(as_release(lambda x: x.reshape(len(x), -1) @ matrix), jnp.ones(6))
-    z = np.asarray(target.release(pictures(key), key))
+    goal = Goal(as_release(lambda x: x.reshape(len(x), -1) @ matrix), jnp.ones(6))
+    z = np.asarray(goal.release(pictures(key), key))
     start, energy = 0.4, np.array([0.0, 0.01, 0.1, 1.0, 10.0], np.float32)
     starts = jnp.full((1, 5, 2, 2, 1), start)
-    found = descend(target, Pixels(False), None, starts, z[None], Setting(0.05, 0.0, energy), 600, key)
+    found = descend(goal, Pixels(False), None, starts, z[None], Setting(0.05, 0.0, energy), 600, key)
     for row, weight in enumerate(energy):
         curvature = matrix @ matrix.T / 6 + weight * np.eye(4) / 4
         exact = np.linalg.solve(curvature, matrix @ z[row] / 6 + weight * start / 4)
@@ -40,16 +40,16 @@ def test_misfit_of_a_declared_density_is_its_mean_negative_logarithm(key, querie
     def log_prob(variables, z, x):
         return jax.scipy.stats.norm.logpdf(z, x, STDDEV).reshape(len(z), -1).sum(1)
 
-    target = Target(Release((), noisy, True, log_prob=log_prob), jnp.ones((2, 2, 1)), likelihood=True)
+    goal = Goal(Release((), noisy, True, log_prob=log_prob), jnp.ones((2, 2, 1)), likelihood=True)
     images, z = pictures(key), jax.random.normal(key, (queries, 5, 2, 2, 1))
     exact = -scipy.stats.norm.logpdf(np.asarray(z), np.asarray(images), STDDEV).mean((0, 2, 3, 4))
-    np.testing.assert_allclose(target.misfit(images, z, key), exact, rtol=1e-5)
+    np.testing.assert_allclose(goal.misfit(images, z, key), exact, rtol=1e-5)
 
 
 def test_misfit_of_undeclared_noise_does_not_count_its_variance(key):
-    target = Target(Release((), noisy, True), jnp.ones((2, 2, 1)))
+    goal = Goal(Release((), noisy, True), jnp.ones((2, 2, 1)))
     images, z = pictures(key), jax.random.normal(key, (1, 5, 2, 2, 1))
-    draws = jax.vmap(lambda one: target.misfit(images, z, one))(jax.random.split(key, 4000))
+    draws = jax.vmap(lambda one: goal.misfit(images, z, one))(jax.random.split(key, 4000))
     exact = np.square(np.asarray(images - z[0])).mean((1, 2, 3))
     error = 4 * np.asarray(draws.std(0)) / 4000**0.5
     assert (np.abs(np.asarray(draws.mean(0)) - exact) < error).all()
@@ -58,13 +58,13 @@ def test_misfit_of_undeclared_noise_does_not_count_its_variance(key):
 
 def test_the_lowest_objective_of_all_starts_wins_and_never_rises(key):
     """Two valleys, the deeper one at 0.8; a rate of 0 leaves every start where it is."""
-    target = Target(as_release(lambda x: (x - 0.2) * (x - 0.8) + 0.1 * (x - 0.8)), jnp.ones((1, 1, 1)))
+    goal = Goal(as_release(lambda x: (x - 0.2) * (x - 0.8) + 0.1 * (x - 0.8)), jnp.ones((1, 1, 1)))
     starts = jnp.stack([jnp.full((2, 1, 1, 1), value) for value in (0.0, 1.0)])
     z = jnp.zeros((1, 2, 1, 1, 1))
-    still = descend(target, Pixels(), None, starts, z, Setting(0.0), 3, key)
-    each = jnp.square(target.release(starts.reshape(-1, 1, 1, 1), key)).reshape(2, 2)
+    still = descend(goal, Pixels(), None, starts, z, Setting(0.0), 3, key)
+    each = jnp.square(goal.release(starts.reshape(-1, 1, 1, 1), key)).reshape(2, 2)
     np.testing.assert_allclose(still.objective, each.min(0), rtol=1e-6)
-    wild = descend(target, Pixels(), None, starts, z, Setting(jnp.array([0.02, 50.0])), 200, key)
+    wild = descend(goal, Pixels(), None, starts, z, Setting(jnp.array([0.02, 50.0])), 200, key)
     assert (wild.objective <= still.objective).all()
     assert float(wild.objective[0]) < 1e-6
 

@@ -9,7 +9,7 @@ from ani_jax.types import Batch, Knowledge, Source, fixed
 SIDE = 4
 
 
-def view(function, count=128):
+def asked(function, count=128):
     batches = [
         Batch(jax.random.uniform(jax.random.key(i), (count, SIDE, SIDE, 1)), jnp.zeros(count, int), {}) for i in (0, 1)
     ]
@@ -54,22 +54,22 @@ HONEST = {
 
 @pytest.mark.parametrize("name", MASKED)
 def test_masked_gradients_are_detected(key, name):
-    assert masking.masked(key, view(MASKED[name]))
+    assert masking.masked(key, asked(MASKED[name]))
 
 
 @pytest.mark.parametrize("name", HONEST)
 def test_honest_gradients_are_not_taken_for_masked(key, name):
-    assert not masking.masked(key, view(HONEST[name]))
+    assert not masking.masked(key, asked(HONEST[name]))
 
 
 def test_a_callback_cannot_be_differentiated():
-    assert not masking.differentiable(view(called_back))
-    assert masking.differentiable(view(spread))
+    assert not masking.differentiable(asked(called_back))
+    assert masking.differentiable(asked(spread))
 
 
 def test_a_linear_copy_of_a_linear_client_is_exact(key):
     turn = jax.random.normal(jax.random.key(4), (16, 20))
-    seen = view(lambda x: jax.lax.stop_gradient(x.reshape(len(x), -1) @ turn + 3))
+    seen = asked(lambda x: jax.lax.stop_gradient(x.reshape(len(x), -1) @ turn + 3))
     copy = masking.surrogate(key, seen, 0)
     x = jax.random.uniform(jax.random.key(5), (8, SIDE, SIDE, 1))
     np.testing.assert_allclose(copy(x, key), x.reshape(8, -1) @ turn + 3, atol=1e-3)
@@ -81,7 +81,7 @@ def test_a_network_copies_what_is_not_linear(key):
     def bent(x):
         return jax.lax.stop_gradient(jnp.abs(x.reshape(len(x), -1) - 0.5))
 
-    seen = view(bent)
+    seen = asked(bent)
     linear, network = masking._linear(key, seen), masking.surrogate(key, seen, 500)
     x = jax.random.uniform(jax.random.key(5), (64, SIDE, SIDE, 1))
     errors = [float(jnp.square(copy(x, key) - bent(x)).mean()) for copy in (linear, network)]

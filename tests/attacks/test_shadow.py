@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import pytest
 
 from ani_jax.attacks import base, query
-from ani_jax.attacks.optimization import WhiteBox
-from ani_jax.attacks.shadow import UNGRANTED, Shadow
+from ani_jax.attacks.shadow import Shadow
 from ani_jax.losses.reconstruction import mse
+from ani_jax.targets.image import Image
 from ani_jax.types import Batch, Knowledge, Source, fixed
 
 SIDE, CLASSES = 4, 4
-QUICK = WhiteBox(100, 1, (0.03,), (0.0, 0.1), (0.0, 0.3), tuned_on=16, starters=())
+QUICK = Shadow(Image(), steps=100, inversion_steps=100, restarts=1, width=8)
 
 
 def pictures(key, count):
@@ -36,7 +36,7 @@ def forbidden(x):
 
 
 @pytest.fixture(scope="module")
-def view():
+def asked():
     batches = [pictures(jax.random.key(i), 256) for i in (0, 1)]
     knowledge = Knowledge(query.as_release(client), query.as_predictor(predict))
     held = jax.tree.map(lambda leaf: leaf[:32], batches[1])
@@ -45,19 +45,26 @@ def view():
 
 
 @pytest.mark.slow
-def test_the_shadow_convinces_the_provider_and_its_inversion_beats_the_mean_image(key, view):
-    member = Shadow(QUICK, steps=100, width=8)
-    shadow, failed = member.train(key, view, view.knowledge.predict)
+def test_the_shadow_convinces_the_provider_and_its_inversion_beats_the_mean_image(key, asked, fit):
+    shadow, failed = QUICK.train(key, asked, asked.knowledge.predict)
     fresh = pictures(jax.random.key(3), 200)
     assert failed is None
     assert float((predict(shadow(fresh.image, key)).argmax(1) == fresh.label).mean()) > 0.95
-    fitted = member.fit(key, view)
+    fitted = fit(QUICK, key, asked)
     assert fitted.failed is None
-    found = mse(fitted.attacker(key, view.held), view.validation.image).mean()
-    mean = mse(jnp.broadcast_to(view.sample.image.mean(0), view.validation.image.shape), view.validation.image).mean()
+    truth = asked.validation.image
+    found = mse(fitted.attacker(key, asked.held), truth).mean()
+    mean = mse(jnp.broadcast_to(asked.sample.image.mean(0), truth.shape), truth).mean()
     assert float(found) < 0.9 * float(mean)
 
 
-def test_without_predict_it_fails_and_says_so(key, view):
-    bare = dataclasses.replace(view, knowledge=Knowledge(view.knowledge.release))
-    assert Shadow(QUICK).fit(key, bare) == base.Fitted(None, UNGRANTED)
+def test_without_predict_it_fails_and_says_so(key, asked, fit):
+    bare = dataclasses.replace(asked, knowledge=Knowledge(asked.knowledge.release))
+    assert fit(QUICK, key, bare) == base.Fitted(None, "the threat model does not grant predict")
+    assert not Shadow.able(bare.knowledge)
+    assert Shadow.able(asked.knowledge)
+
+
+def test_nothing_that_learns_from_answers_starts_the_inversion():
+    assert QUICK.white_box.starters == ()
+    assert (QUICK.white_box.steps, QUICK.white_box.restarts) == (100, 1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ani_jax.data import official
+from ani_jax.data.sets import cifar, grey
 
 REAL = pathlib.Path(__file__).parents[3] / "shared" / "data"
 
@@ -30,10 +30,10 @@ def idx_bytes(array):
 def write_idx(folder, images, labels, monkeypatch, name="fashion_mnist"):
     """Four files as the official ones, and their checksums in place of the official ones."""
     contents = {}
-    for prefix, part in (("train", slice(0, None, 2)), ("t10k", slice(1, None, 2))):
-        contents[f"{prefix}-images-idx3-ubyte.gz"] = idx_bytes(images[part])
-        contents[f"{prefix}-labels-idx1-ubyte.gz"] = idx_bytes(labels[part])
-    write_checked(folder, contents, monkeypatch, name)
+    for prefix, rows in (("train", slice(0, None, 2)), ("t10k", slice(1, None, 2))):
+        contents[f"{prefix}-images-idx3-ubyte.gz"] = idx_bytes(images[rows])
+        contents[f"{prefix}-labels-idx1-ubyte.gz"] = idx_bytes(labels[rows])
+    write_checked(folder, contents, monkeypatch, grey, name)
 
 
 def write_cifar(folder, images, labels, monkeypatch, name="cifar10"):
@@ -44,20 +44,20 @@ def write_cifar(folder, images, labels, monkeypatch, name="cifar10"):
         members = {"train.bin": rows[0::2], "test.bin": rows[1::2]}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for member, part in members.items():
+        for member, records in members.items():
             info = tarfile.TarInfo(f"cifar-batches-bin/{member}")
-            info.size = part.size
-            archive.addfile(info, io.BytesIO(part.tobytes()))
-    file = next(iter(official.SHA256[name]))
-    write_checked(folder, {file: buffer.getvalue()}, monkeypatch, name)
+            info.size = records.size
+            archive.addfile(info, io.BytesIO(records.tobytes()))
+    file = next(iter(cifar.SHA256[name]))
+    write_checked(folder, {file: buffer.getvalue()}, monkeypatch, cifar, name)
 
 
-def write_checked(folder, contents, monkeypatch, name):
+def write_checked(folder, contents, monkeypatch, module, name):
     folder.mkdir(parents=True, exist_ok=True)
     for file, content in contents.items():
         (folder / file).write_bytes(content)
     sums = {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()}
-    monkeypatch.setattr(official, "SHA256", {**official.SHA256, name: sums})
+    monkeypatch.setattr(module, "SHA256", {**module.SHA256, name: sums})
 
 
 def write_picture(path, seed, size=(12, 10), mode="RGB", **options):

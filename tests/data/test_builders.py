@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from ani_jax.data import builders, official, prepared
+from ani_jax.data import builders, files, prepared
 from ani_jax.data.files import DataError
 from tests.data.conftest import write_cifar, write_idx, write_picture, write_utkface
 
@@ -68,7 +68,7 @@ def test_missing_files_are_named_with_place_source_and_licence(tmp_path, monkeyp
 def test_a_failure_in_the_middle_leaves_nothing_and_the_next_call_starts_over(tmp_path, monkeypatch):
     images, labels = grey()
     write_idx(tmp_path, images, labels, monkeypatch)
-    whole = official.encode
+    whole = files.encode
 
     def break_at(image, calls=[]):  # noqa: B006
         calls.append(1)
@@ -76,11 +76,11 @@ def test_a_failure_in_the_middle_leaves_nothing_and_the_next_call_starts_over(tm
             raise KeyboardInterrupt
         return whole(image)
 
-    monkeypatch.setattr(official, "encode", break_at)
+    monkeypatch.setattr(files, "encode", break_at)
     with pytest.raises(KeyboardInterrupt):
         builders.prepare("fashion_mnist", tmp_path, tmp_path / "data")
     assert list((tmp_path / "data" / "fashion_mnist").iterdir()) == []
-    monkeypatch.setattr(official, "encode", whole)
+    monkeypatch.setattr(files, "encode", whole)
     assert builders.prepare("fashion_mnist", tmp_path, tmp_path / "data").sizes == {"train": 15, "test": 15}
 
 
@@ -88,7 +88,8 @@ def test_a_killed_preparation_is_swept_away(tmp_path):
     write_utkface(tmp_path / "utkface", 12)
     code = f"""
 import os, signal
-from ani_jax.data import builders, faces
+from ani_jax.data import builders
+from ani_jax.data.sets import faces
 def written(labelled, written=faces._written):
     for number, example in enumerate(written(labelled)):
         if number == 8:

@@ -6,7 +6,7 @@ import pytest
 
 from ani_jax.data import catalog, digits
 from ani_jax.data.pictures import DRAWN
-from ani_jax.data.recipes import RECIPES
+from ani_jax.data.sets import cifar, grey
 
 EMBEDDED = [entry.name for entry in catalog.ENTRIES if entry.spec is None]
 
@@ -18,7 +18,7 @@ def test_an_entry_tells_the_truth_about_its_data(name):
     assert data.primary.name == entry.primary
     assert tuple(task.name for task in data.sensitive) == entry.sensitive == tuple(data.test.sensitive)
     originals = [data.defend.stored.group, data.auxiliary.stored.group]
-    originals += [part.group for part in (data.budget, data.validation, data.test)]
+    originals += [split.group for split in (data.budget, data.validation, data.test)]
     assert len(np.unique(np.concatenate(originals))) == entry.size
 
 
@@ -54,23 +54,36 @@ def test_every_data_set_of_the_issue_has_an_entry_and_a_way_to_get_it():
         "dsprites",
         "shapes3d",
     }
-    assert wanted | {"utkface", "fairface", "facescrub", "orl_faces"} == set(catalog.names()) - set(EMBEDDED)
+    assert wanted | {"utkface", "fairface", "facescrub", "orl_faces"} <= set(catalog.names()) - set(EMBEDDED)
     for entry in catalog.ENTRIES:
-        assert ("--manual_dir" in entry.obtain) >= (entry.name in RECIPES)
-        assert ("tf extra" in entry.obtain) == (entry.spec is not None and entry.name not in RECIPES)
+        assert ("--manual_dir" in entry.obtain) >= (entry.recipe is not None)
+        assert ("tf extra" in entry.obtain) == (entry.spec is not None and entry.recipe is None)
+        assert (entry.spec is None) == (entry.embedded is not None)
 
 
 @pytest.mark.parametrize(
-    "entry", [entry for entry in catalog.ENTRIES if entry.name in RECIPES], ids=lambda entry: entry.name
+    "entry", [entry for entry in catalog.ENTRIES if entry.recipe is not None], ids=lambda entry: entry.name
 )
 def test_an_entry_agrees_with_its_recipe(entry):
-    recipe = RECIPES[entry.name]
-    features, drawn = set(recipe.features()), set(DRAWN) if entry.spec.painted else set()
+    assert entry.prepared == entry.name
+    features, drawn = set(entry.recipe.features()), set(DRAWN) if entry.spec.painted else set()
+    assert "image" in features
     views = {view.name: view for view in entry.spec.views}
     for name in (entry.primary, *entry.sensitive, *entry.others):
         assert views[name].feature in features if name in views else name in features | drawn
     assert {entry.spec.identity} <= features | {None}
-    assert recipe.licence == entry.licence
+    assert entry.recipe.origin.startswith("http")
+    assert entry.licence.endswith(")")
+    assert all(entry.recipe.needs)
+
+
+@pytest.mark.parametrize("module", [grey, cifar])
+def test_every_official_file_that_a_recipe_needs_has_a_checksum(module):
+    recipes = {entry.name: entry.recipe for entry in module.ENTRIES if entry.recipe is not None}
+    assert set(recipes) == set(module.SHA256)
+    for name, sums in module.SHA256.items():
+        assert recipes[name].needs == tuple((file,) for file in sums)
+        assert all(len(value) == 64 and int(value, 16) for value in sums.values())
 
 
 @pytest.mark.parametrize("entry", catalog.ENTRIES, ids=lambda entry: entry.name)

@@ -42,12 +42,12 @@ def test_names_tasks_and_sizes(data, correlated):
     assert (data.name, correlated.name) == ("digits", "digits-correlated")
     assert data.primary.classes == 10
     assert [(task.name, task.classes) for task in data.sensitive] == [("ink", 4), ("paper", 4)]
-    scans = data.defend.size + data.auxiliary.size + sum(len(np.unique(part.group)) for part in fixed_parts(data))
+    scans = data.defend.size + data.auxiliary.size + sum(len(np.unique(split.group)) for split in fixed_splits(data))
     assert scans == 1797
     assert data.test.image.shape == (4 * 359, 32, 32, 3)
 
 
-def fixed_parts(data):
+def fixed_splits(data):
     return data.budget, data.validation, data.test
 
 
@@ -63,18 +63,18 @@ def test_no_scan_is_in_two_splits_and_labels_belong_to_their_scans(data):
     from sklearn import datasets
 
     target = datasets.load_digits().target
-    parts = [data.defend.stored, data.auxiliary.stored, *fixed_parts(data)]
-    groups = [set(np.asarray(part.group).tolist()) for part in parts]
+    every = [data.defend.stored, data.auxiliary.stored, *fixed_splits(data)]
+    groups = [set(np.asarray(split.group).tolist()) for split in every]
     assert sum(len(group) for group in groups) == len(set.union(*groups)) == 1797
-    for part in parts:
-        assert np.array_equal(np.asarray(part.label), target[np.asarray(part.group)])
-        share = np.bincount(part.label, minlength=10) / len(part.label)
+    for split in every:
+        assert np.array_equal(np.asarray(split.label), target[np.asarray(split.group)])
+        share = np.bincount(split.label, minlength=10) / len(split.label)
         assert np.all(np.abs(share - 0.1) < 0.03)
 
 
 def test_pixels_are_float32_in_the_unit_interval_and_use_it(data):
     drawn = data.defend.draw(jax.random.key(0), 128)
-    for image in (drawn.image, *(part.image for part in fixed_parts(data))):
+    for image in (drawn.image, *(split.image for split in fixed_splits(data))):
         assert image.dtype == jnp.float32
         assert 0 <= float(image.min()) < 0.1
         assert 0.9 < float(image.max()) <= 1
@@ -88,8 +88,8 @@ def test_every_test_scan_meets_every_ink_and_every_paper_once(data, attribute):
 
 
 def test_fixed_colours_are_balanced_and_paired_at_random(data):
-    for part in fixed_parts(data):
-        for values in part.sensitive.values():
+    for split in fixed_splits(data):
+        for values in split.sensitive.values():
             counts = np.bincount(values, minlength=4)
             assert counts.max() - counts.min() <= 1
     pairs = np.bincount(4 * data.test.sensitive["ink"] + data.test.sensitive["paper"], minlength=16)

@@ -13,12 +13,12 @@ from tests.data.conftest import real, write_idx, write_picture, write_utkface
 from tests.data.test_prepared import picture, store
 
 
-def parts(data):
+def every_split(data):
     return [data.defend.stored, data.auxiliary.stored, data.budget, data.validation, data.test]
 
 
-def labels_of(part, primary):
-    return np.asarray(part.classes[primary] if isinstance(part, Pictures) else part.label)
+def labels_of(split, primary):
+    return np.asarray(split.classes[primary] if isinstance(split, Pictures) else split.label)
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +35,13 @@ def test_utkface_by_its_entry(faces_dir):
     assert [task.name for task in data.sensitive] == ["race", "age"] == list(data.test.sensitive)
     assert [task.classes for task in data.sensitive] == [5, 6]
     assert data.test.image.shape[1:] == (8, 8, 3)
-    for part in parts(data):
-        share = np.bincount(labels_of(part, "gender"), minlength=2) / len(labels_of(part, "gender"))
+    for split in every_split(data):
+        share = np.bincount(labels_of(split, "gender"), minlength=2) / len(labels_of(split, "gender"))
         assert np.all(np.abs(share - 0.5) < 0.08)
 
 
 def test_ages_fall_into_their_bins(faces_dir):
-    raw = prepared.read("utkface", ("age",), 8, faces_dir).columns["age"]
+    raw = prepared.find("utkface", faces_dir).read(("age",), 8).columns["age"]
     view = catalog.find("utkface").spec.views[0]
     years = np.array([int(name) for name in raw.names])[raw.values]
     assert np.array_equal(view.apply("utkface", raw).values, np.searchsorted([13, 20, 30, 40, 60], years, side="right"))
@@ -51,7 +51,7 @@ def test_ages_fall_into_their_bins(faces_dir):
 
 def test_splits_are_disjoint_seeded_and_complete(faces_dir):
     one, same, other = (catalog.load("utkface", seed, 8, data_dir=faces_dir) for seed in (0, 0, 1))
-    groups = [set(np.asarray(part.group).tolist()) for part in parts(one)]
+    groups = [set(np.asarray(split.group).tolist()) for split in every_split(one)]
     assert sum(len(group) for group in groups) == len(set.union(*groups)) == 240
     assert jax.tree.all(jax.tree.map(np.array_equal, one, same))
     assert not np.array_equal(one.defend.stored.group, other.defend.stored.group)
@@ -60,8 +60,8 @@ def test_splits_are_disjoint_seeded_and_complete(faces_dir):
 def test_tasks_may_be_chosen_and_the_splits_follow_the_primary(faces_dir):
     data = catalog.load("utkface", image_size=8, primary="race", sensitive=("gender",), data_dir=faces_dir)
     assert (data.primary.name, [task.name for task in data.sensitive]) == ("race", ["gender"])
-    for part in parts(data):
-        counts = np.bincount(labels_of(part, "race"), minlength=5)
+    for split in every_split(data):
+        counts = np.bincount(labels_of(split, "race"), minlength=5)
         assert counts.max() - counts.min() <= 2
 
 
@@ -77,16 +77,16 @@ def test_augmentation_is_for_the_defender_only(faces_dir):
 
 def test_the_balance_is_that_of_the_labels(faces_dir):
     spec = catalog.find("utkface").spec
-    shares = pictures.balance(spec, ("gender", "age"), faces_dir)
+    shares = pictures.balance(spec, prepared.find("utkface", faces_dir), ("gender", "age"))
     assert shares["gender"] == {"male": 0.5, "female": 0.5}
     data = catalog.load("utkface", image_size=8, primary="age", sensitive=(), data_dir=faces_dir)
-    counts = sum(np.bincount(labels_of(part, "age"), minlength=6) for part in parts(data))
+    counts = sum(np.bincount(labels_of(split, "age"), minlength=6) for split in every_split(data))
     assert list(shares["age"].values()) == pytest.approx(counts / 240)
 
 
 def test_fewer_originals_are_a_sample_split_in_the_same_shares(faces_dir):
     data = catalog.load("utkface", image_size=8, originals=100, data_dir=faces_dir)
-    assert sum(len(labels_of(part, "gender")) for part in parts(data)) == 100
+    assert sum(len(labels_of(split, "gender")) for split in every_split(data)) == 100
     assert abs(len(data.test.label) - 20) <= 2
 
 
@@ -109,27 +109,27 @@ def people(tmp_path):
 
 
 def test_no_identity_and_no_twin_is_in_two_splits(people):
-    data = pictures.load(
-        Spec("people", identity="who"), seed=0, image_size=8, primary="label", sensitive=(), data_dir=people
-    )
-    groups = [set(np.asarray(part.group).tolist()) for part in parts(data)]
+    spec, stored = Spec("people", identity="who"), prepared.find("people", people)
+    data = pictures.load(spec, stored, seed=0, image_size=8, primary="label", sensitive=())
+    groups = [set(np.asarray(split.group).tolist()) for split in every_split(data)]
     # p0 and p31 share a picture, so they are one group.
     assert sum(len(group) for group in groups) == len(set.union(*groups)) == 59
-    images = [np.asarray(part.image) for part in parts(data)]
+    images = [np.asarray(split.image) for split in every_split(data)]
     images = [np.round(255 * one).astype(np.uint8) if one.dtype != np.uint8 else one for one in images]
-    keys = [{image.tobytes() for image in part} for part in images]
+    keys = [{image.tobytes() for image in split} for split in images]
     assert sum(len(key) for key in keys) == len(set.union(*keys)) == 239
-    assert sum(len(part) for part in images) == 240
+    assert sum(len(split) for split in images) == 240
 
 
 def test_an_identity_that_is_a_task_is_split_by_picture_and_needs_enough_of_them(people):
+    stored = prepared.find("people", people)
     spec = Spec("people", identity="who", least=4)
-    data = pictures.load(spec, seed=0, image_size=8, primary="who", sensitive=("label",), data_dir=people)
+    data = pictures.load(spec, stored, seed=0, image_size=8, primary="who", sensitive=("label",))
     assert data.primary.classes == 60
     assert len(set(labels_of(data.defend.stored, "who").tolist())) > 40
     with pytest.raises(DataError, match="dataset=people: no who has 5 pictures or more"):
         pictures.load(
-            Spec("people", identity="who", least=5), seed=0, image_size=8, primary="who", sensitive=(), data_dir=people
+            Spec("people", identity="who", least=5), stored, seed=0, image_size=8, primary="who", sensitive=()
         )
 
 
@@ -195,9 +195,9 @@ def test_the_real_sets_prepare_load_split_and_train(tmp_path, name, size):
     done = builders.prepare(name, real(name), tmp_path)
     assert sum(done.sizes.values()) == size
     data = catalog.load(name, data_dir=tmp_path)
-    sizes = [len(labels_of(part, data.primary.name)) for part in parts(data)]
+    sizes = [len(labels_of(split, data.primary.name)) for split in every_split(data)]
     assert sum(sizes) == size
-    groups = [set(np.asarray(part.group).tolist()) for part in parts(data)]
+    groups = [set(np.asarray(split.group).tolist()) for split in every_split(data)]
     assert sum(len(group) for group in groups) == len(set.union(*groups))
     assert data.test.image.shape[1:] == (32, 32, 3)
     defense = registry.build("none", data.primary.classes, (32, 32, 3), width=8, steps=60, learning_rate=3e-3)

@@ -60,7 +60,7 @@ def nested(tmp_path):
 
 
 def test_features_are_found_by_path_or_last_part_and_become_classes(nested):
-    found = prepared.read("anything", ("Male", "attributes/Young", "identity/Number", "name"), 8, nested)
+    found = prepared.find("anything", nested).read(("Male", "attributes/Young", "identity/Number", "name"), 8)
     assert {key: column.names for key, column in found.columns.items()} == {
         "Male": ("no", "yes"),
         "attributes/Young": ("no", "yes"),
@@ -74,7 +74,7 @@ def test_features_are_found_by_path_or_last_part_and_become_classes(nested):
 
 
 def test_pictures_are_cropped_to_their_centre_and_twins_are_told_by_full_pixels(nested):
-    found = prepared.read("anything", ("Male",), 8, nested)
+    found = prepared.find("anything", nested).read(("Male",), 8)
     expected = {picture(seed, (10, 8, 3))[1:9].tobytes() for seed in range(6)}
     assert {image.tobytes() for image in found.image} == expected
     assert sorted(np.bincount(found.twins).tolist()) == [2] * 6
@@ -94,15 +94,15 @@ def test_scaling_keeps_the_mean_and_the_constant(tmp_path):
         rows,
         {"image": tfds.features.Image(shape=(64, 64, 1)), "label": tfds.features.ClassLabel(num_classes=2)},
     )
-    small = prepared.read("anything", ("label",), 16, tmp_path).image
+    small = prepared.find("anything", tmp_path).read(("label",), 16).image
     assert small.shape == (2, 16, 16, 1)
     assert abs(float(small[0].mean()) - smooth.mean()) < 1
     assert np.all(small[1] == 77)
 
 
 def test_the_limit_takes_evenly_from_all_splits(nested):
-    assert len(prepared.read("anything", (), 8, nested, limit=6).image) == 6
-    assert len(prepared.read("anything", (), 8, nested, limit=100).image) == 12
+    assert len(prepared.find("anything", nested).read((), 8, limit=6).image) == 6
+    assert len(prepared.find("anything", nested).read((), 8, limit=100).image) == 12
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_the_limit_takes_evenly_from_all_splits(nested):
 )
 def test_features_that_are_no_task_are_named(nested, features, message):
     with pytest.raises(DataError, match=message):
-        prepared.read("anything", features, 8, nested)
+        prepared.find("anything", nested).read(features, 8)
 
 
 def test_labels_out_of_range_a_missing_set_and_a_foreign_format(tmp_path):
@@ -126,16 +126,16 @@ def test_labels_out_of_range_a_missing_set_and_a_foreign_format(tmp_path):
     features = {"image": tfds.features.Image(shape=(8, 8, 3)), "label": tfds.features.Scalar(np.int64)}
     rows = [{"image": files.encode(picture(number)), "label": number - 1} for number in range(4)]
     store(tmp_path, rows, features)
-    column = prepared.read("anything", ("label",), 8, tmp_path).columns["label"]
+    column = prepared.find("anything", tmp_path).read(("label",), 8).columns["label"]
     assert column.names == ("-1", "0", "1", "2")
     labelled = {**features, "label": tfds.features.ClassLabel(num_classes=3)}
     store(tmp_path, rows, labelled, name="unlabelled")
     with pytest.raises(DataError, match=r"dataset=unlabelled: label -1 in row \d is out of range; allowed: 0 to 2"):
-        prepared.read("unlabelled", ("label",), 8, tmp_path)
+        prepared.find("unlabelled", tmp_path).read(("label",), 8)
     with pytest.raises(
         DataError, match=r"dataset=absent: not prepared under .*--dataset=absent --data_dir=.*--manual_dir"
     ):
-        prepared.read("absent", (), 8, tmp_path)
+        prepared.find("absent", tmp_path).read((), 8)
 
 
 def test_a_number_with_many_values_is_no_class(tmp_path, monkeypatch):
@@ -143,14 +143,14 @@ def test_a_number_with_many_values_is_no_class(tmp_path, monkeypatch):
     builders.prepare("utkface", tmp_path, tmp_path / "data")
     monkeypatch.setattr(prepared, "MANY", 10)
     with pytest.raises(DataError, match=r"feature 'age' has 40 values; a class has at most 10"):
-        prepared.read("utkface", ("age",), 8, tmp_path / "data")
+        prepared.find("utkface", tmp_path / "data").read(("age",), 8)
 
 
 def test_our_idx_data_comes_back_pixel_for_pixel(tmp_path, monkeypatch):
     images = picture(0, (30, 28, 28))
     write_idx(tmp_path, images, np.arange(30) % 10, monkeypatch)
     builders.prepare("fashion_mnist", tmp_path, tmp_path / "data")
-    found = prepared.read("fashion_mnist", ("label",), 28, tmp_path / "data")
+    found = prepared.find("fashion_mnist", tmp_path / "data").read(("label",), 28)
     stored = {image.tobytes(): int(label) for image, label in zip(found.image, found.columns["label"].values)}
     assert stored == {image.tobytes(): number % 10 for number, image in enumerate(images)}
     assert found.columns["label"].numbered
@@ -173,7 +173,7 @@ def test_damaged_pictures_are_skipped_and_counted_up_to_a_limit(tmp_path):
     for row in rows[:4]:
         row["image"] = row["image"][:60]
     store(tmp_path, rows, features)
-    found = prepared.read("anything", ("label",), 8, tmp_path)
+    found = prepared.find("anything", tmp_path).read(("label",), 8)
     assert found.skipped == 4
     expected = {picture(number).tobytes(): number for number in range(4, 20)}
     assert {image.tobytes(): int(label) for image, label in zip(found.image, found.columns["label"].values)} == expected
@@ -181,4 +181,4 @@ def test_damaged_pictures_are_skipped_and_counted_up_to_a_limit(tmp_path):
         row["image"] = row["image"][:60]
     store(tmp_path, rows, features, name="worse")
     with pytest.raises(DataError, match=r"^dataset=worse: 11 of 20 pictures cannot be decoded \(first: train row 0 \+"):
-        prepared.read("worse", ("label",), 8, tmp_path)
+        prepared.find("worse", tmp_path).read(("label",), 8)

@@ -14,8 +14,8 @@ def label_sets(draw):
     return np.array(draw(st.lists(st.integers(0, classes - 1), min_size=300, max_size=500)))
 
 
-def sizes_of(parts):
-    return {name: len(index) for name, index in parts.items()}
+def sizes_of(dealt):
+    return {name: len(index) for name, index in dealt.items()}
 
 
 def test_fractions_are_those_of_the_threat_model():
@@ -28,9 +28,9 @@ def test_fractions_are_those_of_the_threat_model():
 @settings(max_examples=40, deadline=None)
 @given(SEEDS, label_sets())
 def test_disjoint_complete_and_stratified_within_rounding(seed, labels):
-    parts = splits.split(seed, labels)
-    assert sorted(np.concatenate(list(parts.values()))) == list(range(len(labels)))
-    for name, index in parts.items():
+    dealt = splits.split(seed, labels)
+    assert sorted(np.concatenate(list(dealt.values()))) == list(range(len(labels)))
+    for name, index in dealt.items():
         assert np.all(np.diff(index) > 0)
         assert abs(len(index) - splits.FRACTIONS[name] * len(labels)) < 4
         for label in np.unique(labels):
@@ -41,11 +41,11 @@ def test_disjoint_complete_and_stratified_within_rounding(seed, labels):
 @settings(max_examples=25, deadline=None)
 @given(SEEDS, SEEDS, label_sets())
 def test_the_seed_decides_who_goes_where_but_not_how_many(seed, other, labels):
-    parts, again, others = (splits.split(s, labels) for s in (seed, seed, other))
-    assert all(np.array_equal(parts[name], again[name]) for name in parts)
-    assert sizes_of(parts) == sizes_of(others)
+    dealt, again, others = (splits.split(s, labels) for s in (seed, seed, other))
+    assert all(np.array_equal(dealt[name], again[name]) for name in dealt)
+    assert sizes_of(dealt) == sizes_of(others)
     if seed != other:
-        assert not np.array_equal(parts["defend"], others["defend"])
+        assert not np.array_equal(dealt["defend"], others["defend"])
 
 
 @settings(max_examples=25, deadline=None)
@@ -53,11 +53,11 @@ def test_the_seed_decides_who_goes_where_but_not_how_many(seed, other, labels):
 def test_groups_stay_whole_and_near_their_share(seed, sizes, classes):
     groups = np.repeat(np.arange(len(sizes)), sizes)
     labels = groups % classes
-    parts = splits.split(seed, labels, groups)
-    assert sorted(np.concatenate(list(parts.values()))) == list(range(len(labels)))
-    owners = [set(groups[index]) for index in parts.values()]
+    dealt = splits.split(seed, labels, groups)
+    assert sorted(np.concatenate(list(dealt.values()))) == list(range(len(labels)))
+    owners = [set(groups[index]) for index in dealt.values()]
     assert sum(len(owner) for owner in owners) == len(sizes)
-    for name, index in parts.items():
+    for name, index in dealt.items():
         for label in range(classes):
             ideal = splits.FRACTIONS[name] * np.sum(labels == label)
             assert abs(np.sum(labels[index] == label) - ideal) <= max(sizes) + 1
@@ -69,9 +69,9 @@ def test_the_order_of_rows_does_not_move_a_group(seed, random):
     groups = np.repeat(np.arange(120), 3)
     labels = np.arange(360) % 2
     order = np.array(random.sample(range(360), 360))
-    parts = splits.split(seed, labels, groups)
+    dealt = splits.split(seed, labels, groups)
     shuffled = splits.split(seed, labels[order], groups[order])
-    for name, index in parts.items():
+    for name, index in dealt.items():
         assert set(groups[index]) == set(groups[order][shuffled[name]])
 
 
@@ -89,8 +89,8 @@ def test_a_group_counts_under_its_most_frequent_label_and_the_smallest_of_equals
 
 
 def test_many_tiny_classes_do_not_starve_a_split():
-    parts = splits.split(0, np.repeat(np.arange(200), 2))
-    for name, index in parts.items():
+    dealt = splits.split(0, np.repeat(np.arange(200), 2))
+    for name, index in dealt.items():
         assert abs(len(index) - 400 * splits.FRACTIONS[name]) < 6
 
 

@@ -82,6 +82,7 @@ def test_the_noise_grows_with_the_weight(batch, noise):
 def test_without_noise_weight_shift_or_noise_it_is_plain_training_of_the_server(batch):
     """METHODS 7: the privacy term removed, noise and shift off, one step equals plain cross-entropy training."""
     defense = small(entropy=0.0, shift="off", scale="global", stddev_max=0.01)
+    assert defense.weights.active == ()
     assert defense.phases[1].objective == ("task",)
     state = init(defense, KEY)
     state.params["client"]["rho"] = jnp.full_like(state.params["client"]["rho"], -100.0)

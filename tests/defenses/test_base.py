@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,8 @@ import pytest
 import torch
 
 from ani_jax.defenses import registry
-from ani_jax.defenses.base import Optimizer, freeze
+from ani_jax.defenses.base import Adversary, Defense, Optimizer, Phase, freeze
+from ani_jax.defenses.options import weight
 from ani_jax.training.state import init
 
 
@@ -88,3 +91,47 @@ def test_release_is_differentiable_in_the_image(frozen):
     gradient = jax.jit(jax.grad(lambda x: (release(x, jax.random.key(0)) ** 2).sum()))(images)
     assert jnp.isfinite(gradient).all()
     assert jnp.abs(gradient).max() > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Bare(Defense):
+    """The contract's own defaults."""
+
+    shy: float = weight(0.5, private=True)
+    off: float = weight(0.0)
+
+    name = "bare"
+
+
+def test_by_default_nobody_listens_and_one_phase_trains_both_on_the_task_and_what_has_a_weight():
+    assert Bare().adversaries == ()
+    assert Bare(steps=7).phases == (Phase("train", 7, ("client", "server"), ("task", "shy")),)
+    assert Bare(steps=7).optimizer("client") == Optimizer(1e-3, decay_steps=7)
+    assert Bare().weights.privacy == ("shy",)
+
+
+def test_where_somebody_listens_the_default_phase_lets_him_learn():
+    class Heard(Bare):
+        @property
+        def adversaries(self):
+            return (Adversary("ear", None, lambda output, batch: output.mean()),)
+
+    assert Heard().phases[0].adversary_updates == 1
+    assert not Heard().phases[0].reversal
+
+
+def test_an_adversary_has_an_optimiser_and_tells_nothing_unless_it_is_asked_to():
+    one = Adversary("ear", None, lambda output, batch: output.mean())
+    assert one.optimizer == Optimizer()
+    assert one.health(jnp.ones(3), None, {}) == {}
+    assert float(one.loss(jnp.ones(3), None)) == 1
+    told = dataclasses.replace(one, health=lambda output, batch, extra: {"blind": extra["blind"]})
+    assert told.health(jnp.ones(3), None, {"blind": 2}) == {"blind": 2}
+
+
+@pytest.mark.parametrize("member", ["client", "server"])
+def test_a_defence_must_say_who_computes_what(member):
+    with pytest.raises(NotImplementedError):
+        getattr(Bare(), member)
+    with pytest.raises(NotImplementedError):
+        Bare().client_loss(None, None)

@@ -53,11 +53,6 @@ def ready(defense, data, seed=0):
     return enter(state, len(phases) - 1, phases[-1][0], data), phases[-1][0]
 
 
-def adversaries(defense):
-    """By name."""
-    return {adversary.name: adversary for adversary in defense.adversaries}
-
-
 def same(a, b):
     return jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
 
@@ -69,15 +64,20 @@ def client_gradient(defense, state, phase, batch):
     return jax.tree.map(lambda m: m / 0.1, moment), after, metrics
 
 
+def named(defense):
+    """Its adversaries by name."""
+    return {adversary.name: adversary for adversary in defense.adversaries}
+
+
 def _adam(part):
     return hasattr(part, "mu")
 
 
 def test_adversaries_are_those_that_the_weights_and_hide_ask_for():
-    assert set(adversaries(small(attribute=0.5))) == {"ink-conv", "ink-channels"}
+    assert set(named(small(attribute=0.5))) == {"ink-conv", "ink-channels"}
     assert set(small(attribute=0.5, hide="paper, ink").hidden) == {"paper", "ink"}
     assert len(small(attribute=0.5, hide="ink,paper", listeners="positions").adversaries) == 2
-    assert set(adversaries(small(attribute=0.0, reconstruction=0.5, decoder="mirror"))) == {"image"}
+    assert set(named(small(attribute=0.0, reconstruction=0.5, decoder="mirror"))) == {"image"}
     assert small(attribute=0.0, reconstruction=0.0).adversaries == ()
 
 
@@ -134,7 +134,8 @@ def test_each_side_moves_its_own_parameters_alone(updates, data):
     only = dataclasses.replace(phase, trainable=(), objective=("task",))
     after = jax.jit(make_step(defense, only))(state, data.test)[0]
     assert same([state.params[p] for p in ("client", "server")], [after.params[p] for p in ("client", "server")])
-    for name in adversaries(defense):
+    assert set(named(defense)) == {"ink-conv", "ink-channels", "image"}
+    for name in named(defense):
         assert not same(state.params["adversaries"][name], after.params["adversaries"][name])
     frozen = dataclasses.replace(phase, adversary_updates=0)
     after = jax.jit(make_step(defense, frozen))(state, data.test)[0]
@@ -220,10 +221,10 @@ def test_adversaries_minimise_plain_losses_whatever_the_defender_wants(data):
     expected = float(cross_entropy(logits, data.test.sensitive["ink"]).mean())
     for objective in ("max_entropy", "neg_ce", "kl_to_prior"):
         defense = small(attribute=0.4, attribute_objective=objective)
-        assert float(adversaries(defense)["ink-conv"].loss(logits, data.test, {})) == pytest.approx(expected)
+        assert float(named(defense)["ink-conv"].loss(logits, data.test)) == pytest.approx(expected)
     far = data.test.image + 0.9
-    image = adversaries(small(attribute=0.4, reconstruction=0.05))["image"]
-    assert float(image.loss(far, data.test, {})) == pytest.approx(0.81, rel=1e-4)
+    painter = named(small(attribute=0.4, reconstruction=0.05))["image"]
+    assert float(painter.loss(far, data.test)) == pytest.approx(0.81, rel=1e-4)
 
 
 REVERSIBLE = {"attribute": 0.4, "reconstruction": 0.3, "attribute_objective": "neg_ce", "hinge": False}

@@ -8,26 +8,36 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ani_jax.attacks import attribute, decoder
-from ani_jax.attacks.base import Attack, Fitted
+from ani_jax.attacks import attribute, base, decoder
+from ani_jax.attacks.base import Attack, Family, Fitted, Level, families
+from ani_jax.attacks.query import as_release
 from ani_jax.data import digits
 from ani_jax.evaluation.audit import audit as full_audit
-from ani_jax.evaluation.budgets import Budget, default_attacks
 from ani_jax.records import Evidence, from_json, to_json
-from ani_jax.types import Release, Task
+from ani_jax.targets.attribute import Attribute
+from ani_jax.targets.image import Image
+from ani_jax.types import Knowledge, Release, Task
 
 SIDE = 16
-SMALL = Budget(1024, 20, 1, 10, 8, 10, 1, 1e-3, 16)
-
-
-def audit(*args, budget=SMALL, **options):
-    return full_audit(*args, budget=budget, **options)
-
-
-CLOSED = (
-    Attack("attribute", "ink", (attribute.Probe("ink", 4),)),
-    Attack("decoder", "image", (decoder.Ridge(),)),
+SMALL = Level(
+    "small",
+    1024,
+    (1, 64),
+    base="quick",
+    settings={
+        "AttributeNetwork": {"steps": 20, "batch_size": 16},
+        "Residual": {"steps": 10, "blocks": 1, "batch_size": 16},
+        "Mirror": {"steps": 10, "width": 8, "batch_size": 16},
+    },
 )
+
+
+def audit(release, data, predict=None, attacks=None, level=SMALL, **options):
+    return full_audit(release, data, predict, attacks=attacks, level=level, **options)
+
+
+INK = Attribute("ink", 4)
+CLOSED = (Family("attribute", INK, (attribute.Probe(INK),)), Family("decoder", Image(), (decoder.Ridge(Image()),)))
 
 
 def subset(batch, count):
@@ -106,14 +116,19 @@ def test_disguises_are_found_out(data, identity, name):
 
 
 def test_what_an_attacker_found_out_is_a_caveat(data):
-    class Wise:
-        name, steps = "wise", 0
+    @dataclasses.dataclass(frozen=True)
+    class Wise(attribute.Probe):
+        number: int = 0
+        caveat = "the wise are few"
 
-        def fit(self, *args):
-            return CLOSED[0].members[0].fit(*args)._replace(note="the client lies")
+        def fit(self, context):
+            return super().fit(context)._replace(note="the client lies")
 
-    attack = dataclasses.replace(CLOSED[0], members=(Wise(), Wise()))
-    assert audit(lambda x: x, data, None, (attack,)).notes.count("the client lies") == 1
+    family = dataclasses.replace(CLOSED[0], attacks=(Wise(INK), Wise(INK, number=1)))
+    notes = audit(lambda x: x, data, None, (family,)).notes
+    assert notes.count("the client lies") == notes.count("the wise are few") == 1
+    # What a reader must know of the settings comes before what was found.
+    assert notes.index("the wise are few") < notes.index("the client lies")
 
 
 def test_a_constant_client_leaks_nothing(data, identity):
@@ -157,9 +172,9 @@ def repaint(x):
 
 def test_an_oracle_that_repaints_the_ink_leaks_chance(data, identity):
     reference, _ = identity
-    members = (attribute.Probe("ink", 4), attribute.Net("ink", 4, 40, width=16))
-    attack = Attack("attribute", "ink", members)
-    evidence = audit(repaint, data, predictor(data, repaint), (attack,), reference=reference)
+    attacks = (attribute.Probe(INK), attribute.AttributeNetwork(INK, steps=40, width=16))
+    family = Family("attribute", INK, attacks)
+    evidence = audit(repaint, data, predictor(data, repaint), (family,), reference=reference)
     ink = evidence.attack("attribute", "ink").scores["balanced_accuracy"]
     assert ink.value == pytest.approx(0.25, abs=0.06)
     assert evidence.utility["accuracy"].value > reference.utility["accuracy"].value - 0.03
@@ -167,18 +182,19 @@ def test_an_oracle_that_repaints_the_ink_leaks_chance(data, identity):
 
 
 def test_an_attribute_that_follows_from_the_label_has_no_leakage_to_normalise(data):
-    def parity(batch):
+    def odd(batch):
         return batch._replace(sensitive={"parity": batch.label % 2})
 
     known = Known(data.auxiliary.render)
     split = dataclasses.replace(
         data,
         auxiliary=dataclasses.replace(data.auxiliary, render=known),
-        validation=parity(data.validation),
-        test=parity(data.test),
+        validation=odd(data.validation),
+        test=odd(data.test),
         sensitive=(Task("parity", ("even", "odd")),),
     )
-    attacks = (Attack("attribute", "parity", (attribute.Probe("parity", 2),)),)
+    parity = Attribute("parity", 2)
+    attacks = (Family("attribute", parity, (attribute.Probe(parity),)),)
     truth = predictor(data, lambda x: x)
     reference = audit(lambda x: x, split, truth, attacks, subject="none")
     found = audit(lambda x: 2 * x, split, truth_of_half(truth), attacks, reference=reference).attack(
@@ -208,6 +224,8 @@ def test_evidence_is_plain_identical_and_complete(data, identity):
     assert to_json(again) == to_json(evidence)
     assert from_json(Evidence, to_json(evidence)) == evidence
     assert evidence.dataset == "digits"
+    assert evidence.level == "small"
+    assert evidence.targets == (INK.words, Image().words)
     assert evidence.steps == {"attribute ink: probe": 0, "decoder image: ridge": 0}
     assert evidence.sizes["test_originals"] == 359
     assert evidence.gallery.shape == (8, SIDE, SIDE, 3)
@@ -227,49 +245,49 @@ def test_another_seed_is_another_audit(data, identity):
     assert any("no predictor" in note for note in other.notes)
 
 
-class Nothing:
-    name, steps = "nothing", 3
+@dataclasses.dataclass(frozen=True)
+class Nothing(Attack):
+    steps: int = 3
 
-    def fit(self, key, view, on_event=None, earlier=()):
+    def fit(self, context):
         return Fitted(None, "the loss is not finite at step 1")
 
 
-class NaNs:
-    name, steps = "nans", 3
+@dataclasses.dataclass(frozen=True)
+class NaNs(Attack):
+    steps: int = 3
 
-    def fit(self, key, view, on_event=None, earlier=()):
-        on_event({"step": 3, "loss": 0.0})
+    def fit(self, context):
+        context.emit({"step": 3, "loss": 0.0})
         return Fitted(lambda key, z: jnp.full((z.shape[1], 4), jnp.nan))
 
 
-class Limping:
-    name, steps = "limping", 3
+@dataclasses.dataclass(frozen=True)
+class Limping(Attack):
+    steps: int = 3
 
-    def fit(self, key, view, on_event=None, earlier=()):
-        assert len(earlier) == 2
+    def fit(self, context):
+        assert context.best((Nothing(INK), NaNs(INK))) is None
         return Fitted(lambda key, z: jnp.eye(4)[jnp.zeros(z.shape[1], jnp.int32)], "the loss is not finite at step 2")
 
 
 def test_failures_are_reported_and_never_taken_for_privacy(data, identity):
     reference, _ = identity
-    broken = audit(lambda x: x, data, None, (Attack("attribute", "ink", (Nothing(), NaNs())),), reference=reference)
+
+    def found(*attacks):
+        return audit(lambda x: x, data, None, (Family("attribute", INK, attacks),), reference=reference)
+
+    broken = found(Nothing(INK), NaNs(INK))
     assert broken.attacks[0].status == "failed: the loss is not finite at step 1"
     assert broken.attacks[0].scores == {}
     assert broken.attacks[0].leakage.value is None
-    assert [m.status for m in broken.attacks[0].members][1] == "failed: the guesses are not finite"
+    assert [attacker.status for attacker in broken.attacks[0].attackers][1] == "failed: the guesses are not finite"
     to_json(broken)
-    members = (Nothing(), NaNs(), Limping())
-    limping = audit(lambda x: x, data, None, (Attack("attribute", "ink", members),), reference=reference).attacks[0]
+    limping = found(Nothing(INK), NaNs(INK), Limping(INK)).attacks[0]
     assert limping.chosen == "limping"
     assert limping.status == "failed: the loss is not finite at step 2"
     assert limping.scores["balanced_accuracy"].value == 0.25
-    sound = audit(
-        lambda x: x,
-        data,
-        None,
-        (Attack("attribute", "ink", (Nothing(), NaNs(), Limping(), attribute.Probe("ink", 4))),),
-        reference=reference,
-    ).attacks[0]
+    sound = found(Nothing(INK), NaNs(INK), Limping(INK), attribute.Probe(INK)).attacks[0]
     assert (sound.chosen, sound.status) == ("probe", "ok")
 
 
@@ -279,7 +297,7 @@ def test_repeated_queries_of_a_noisy_client(data, identity):
     def noisy(x, key):
         return x + 0.5 * jax.random.normal(key, x.shape)
 
-    attacks = tuple(Attack("decoder", "image", (decoder.Ridge(),), queries=k) for k in (1, 8))
+    attacks = tuple(dataclasses.replace(CLOSED[1], queries=k) for k in (1, 8))
     evidence = audit(noisy, data, None, attacks, reference=reference)
     once, often = (evidence.attack("decoder", "image", k).scores["mse"].value for k in (1, 8))
     assert often < 0.7 * once
@@ -298,39 +316,76 @@ def test_declared_noise_is_attacked_with_its_likelihood_and_asked_repeatedly(dat
         return jnp.broadcast_to(scale, x.shape)
 
     release = Release(jnp.float32(0.3), send, stochastic=True, mean=mean, stddev=stddev)
-    attacks = [a for a in default_attacks(SMALL, data.sensitive, (SIDE, SIDE, 3), release) if a.target == "ink"]
-    assert [attack.queries for attack in attacks] == [1, 64]
     # Networks would only cost time here.
-    attacks = [dataclasses.replace(a, members=tuple(m for m in a.members if not m.steps)) for a in attacks]
-    evidence = audit(release, data, None, attacks)
+    level = dataclasses.replace(SMALL, settings={"AttributeNetwork": None})
+    attacks = families((INK,), level, Knowledge(release))
+    assert [family.queries for family in attacks] == [1, 64]
+    evidence = audit(release, data, None, attacks, level)
     once, often = (evidence.attack("attribute", "ink", k) for k in (1, 64))
-    assert [member.name for member in once.members] == ["probe", "likelihood"]
-    assert all(member.status == "ok" for member in (*once.members, *often.members))
+    assert [attacker.name for attacker in once.attackers] == ["probe", "likelihood"]
+    assert all(attacker.status == "ok" for attacker in (*once.attackers, *often.attackers))
     assert once.scores["balanced_accuracy"].value > 0.5
-    # The raw image declares no noise: that member fails there, and the probe gives the ceiling.
+    # The raw image declares no noise: that attacker fails there, and the probe gives the ceiling.
     assert once.references["raw_input"] == pytest.approx(1.0, abs=0.02)
 
 
 @pytest.mark.slow
-def test_networks_of_the_quick_budget_run(data, identity):
+def test_networks_of_the_quick_level_run(data, identity):
     reference, _ = identity
-    attacks = default_attacks(SMALL, data.sensitive, (SIDE, SIDE, 3))
-    evidence = audit(lambda x: nn.avg_pool(x, (4, 4), (4, 4)), data, None, attacks, reference=reference)
+    evidence = audit(lambda x: nn.avg_pool(x, (4, 4), (4, 4)), data, reference=reference)
     image = evidence.attack("decoder", "image")
-    assert [member.name for member in image.members] == ["ridge", "kernel", "residual", "mirror"]
-    assert all(member.status == "ok" for member in image.members)
-    assert {0, 10} == {member.steps for member in image.members}
-    assert "the residual decoder has 1 blocks within this budget, not 8" in evidence.notes
+    assert [attacker.name for attacker in image.attackers] == ["ridge", "kernel", "residual", "mirror"]
+    assert all(attacker.status == "ok" for attacker in image.attackers)
+    assert {0, 10} == {attacker.steps for attacker in image.attackers}
+    assert "the residual decoder has 1 blocks at this level, not 8" in evidence.notes
     # The networks start from the better closed form and are kept at their best on validation.
-    best = max(member.validation for member in image.members[:2])
-    assert all(member.validation >= best - 1e-7 for member in image.members[2:])
+    best = max(attacker.validation for attacker in image.attackers[:2])
+    assert all(attacker.validation >= best - 1e-7 for attacker in image.attackers[2:])
 
 
 def test_a_large_split_is_scored_on_a_seeded_sample_of_it(data):
     few = dataclasses.replace(SMALL, test=40, validation=30)
-    attacks = (Attack("decoder", "image", (decoder.Ridge(),)),)
-    once, again = (audit(lambda x: x[:, ::2], data, None, attacks, budget=few) for _ in range(2))
+    once, again = (audit(lambda x: x[:, ::2], data, None, CLOSED[1:], few) for _ in range(2))
     assert once.sizes["test"] == 40
     assert once.sizes["validation"] == 30
     assert len(once.attacks[0].per_example) == 40
     assert to_json(once) == to_json(again)
+
+
+@dataclasses.dataclass(frozen=True)
+class Darkest(Attack):
+    """Guesses that every image is as dark as the attacker's darkest."""
+
+    shade: float = 1.0
+
+    family = "darkest"
+    levels = base.EVERYWHERE
+
+    def fit(self, context):
+        darkest = self.shade * context.asked.sample.image.min(0)
+        return Fitted(lambda key, z: jnp.broadcast_to(darkest, (z.shape[1], *darkest.shape)))
+
+
+def test_an_attack_that_registers_itself_competes_and_is_on_record(data, monkeypatch):
+    monkeypatch.setitem(base.ATTACKS, Image, [*base.ATTACKS[Image]])
+    base.register(Image)(Darkest)
+    nets = dict.fromkeys(("AttributeNetwork", "Residual", "Mirror", "Kernel"))
+    level = dataclasses.replace(SMALL, settings={**nets, "Darkest": {"shade": 0.5}})
+    evidence = audit(lambda x: x, data, level=level)
+    assert list(evidence.steps) == ["attribute ink: probe", "darkest image: darkest", "decoder image: ridge"]
+    found = evidence.attack("darkest", "image")
+    assert (found.chosen, found.status, found.queries) == ("darkest", "ok", 1)
+    assert found.scores["mse"].value > evidence.attack("decoder", "image").scores["mse"].value
+    assert found.references == evidence.attack("decoder", "image").references
+    darkest = np.asarray(found.gallery.array())
+    assert (darkest == darkest[0]).all()
+    monkeypatch.undo()
+    assert "darkest" not in {family.name for family in families((Image(),), level, Knowledge(as_release(lambda x: x)))}
+
+
+def test_targets_that_a_caller_adds_come_after_those_of_the_data(data):
+    other = dataclasses.replace(CLOSED[1], target=Image("picture"), attacks=(decoder.Ridge(Image("picture")),))
+    evidence = audit(lambda x: x[:, ::2], data, None, (other, CLOSED[1], CLOSED[0]))
+    assert [words.name for words in evidence.targets] == ["ink", "image", "picture"]
+    assert [result.target for result in evidence.attacks] == ["picture", "image", "ink"]
+    assert evidence.words("picture").metrics == Image().words.metrics

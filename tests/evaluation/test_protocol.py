@@ -1,4 +1,4 @@
-"""What an audit promises whatever the client: who sees what, that it resumes, that it repeats itself, that it tells seconds."""
+"""What an audit promises whatever the client: who sees what, that it resumes, that it repeats itself."""
 
 import dataclasses
 
@@ -6,20 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ani_jax.evaluation.critics import Critics
 
 from ani_jax.attacks import attribute, decoder
-from ani_jax.attacks.base import Attack
+from ani_jax.attacks.base import LEVELS, Attack, Family
 from ani_jax.evaluation import audit as module
 from ani_jax.evaluation.audit import audit
-from ani_jax.evaluation.budgets import BUDGETS
-from ani_jax.evaluation.seconds import within
 from ani_jax.records import to_json
+from ani_jax.targets.attribute import Attribute
+from ani_jax.targets.image import Image
 from ani_jax.types import Batch, Data, Source, Task, fixed
 
-SMOKE = BUDGETS["smoke"]
+SMOKE = LEVELS["smoke"]
+SIDE = Attribute("side", 2)
+NETWORK = attribute.AttributeNetwork(SIDE, steps=6, width=8, batch_size=16)
 ATTACKS = (
-    Attack("attribute", "side", (attribute.Probe("side", 2), attribute.Net("side", 2, 6, width=8, batch_size=16))),
-    Attack("decoder", "image", (decoder.Ridge(), decoder.Kernel())),
+    Family("attribute", SIDE, (attribute.Probe(SIDE), NETWORK)),
+    Family("decoder", Image(), (decoder.Ridge(Image()), decoder.Kernel(Image()))),
 )
 
 
@@ -28,30 +31,29 @@ def client(x):
 
 
 @dataclasses.dataclass(frozen=True)
-class Spy:
-    """A member that keeps what it learnt."""
+class Spy(Attack):
+    """Keeps what another attack learnt."""
 
-    member: object
-    learnt: list = dataclasses.field(compare=False)
+    spied: Attack | None = None
+    learnt: list = dataclasses.field(default_factory=list, compare=False)
 
     @property
     def name(self):
-        return self.member.name
+        return self.spied.name
 
-    @property
-    def steps(self):
-        return self.member.steps
-
-    def fit(self, key, view, on_event=None, earlier=()):
-        fitted = self.member.fit(key, view, on_event, earlier)
+    def fit(self, context):
+        fitted = self.spied.fit(context)
         self.learnt.append([np.asarray(leaf) for leaf in jax.tree.leaves(fitted.attacker)])
         return fitted
 
 
 def spied(data):
     learnt = []
-    attacks = [dataclasses.replace(a, members=tuple(Spy(m, learnt) for m in a.members)) for a in ATTACKS]
-    return audit(client, data, attacks=attacks, budget=SMOKE), learnt
+    watched = [
+        dataclasses.replace(f, attacks=tuple(Spy(f.target, a.steps, spied=a, learnt=learnt) for a in f.attacks))
+        for f in ATTACKS
+    ]
+    return audit(client, data, attacks=watched, level="smoke"), learnt
 
 
 def test_attackers_learn_nothing_from_defend_budget_and_test(toy):
@@ -61,11 +63,11 @@ def test_attackers_learn_nothing_from_defend_budget_and_test(toy):
     budget = jax.tree.map(lambda leaf: leaf * jnp.nan if leaf.dtype == jnp.float32 else 0 * leaf, toy.budget)
     before, learnt = spied(toy)
     after, again = spied(dataclasses.replace(toy, defend=Source(spoilt, fixed), budget=budget, test=flipped))
-    # Four members, and the probe once more on raw images.
+    # Four attackers, and the probe once more on raw images.
     assert [len(leaves) > 0 for leaves in learnt] == [True] * 5
     jax.tree.map(np.testing.assert_array_equal, learnt, again)
     for old, new in zip(before.attacks, after.attacks, strict=True):
-        assert [member.validation for member in old.members] == [member.validation for member in new.members]
+        assert [one.validation for one in old.attackers] == [one.validation for one in new.attackers]
         assert old.chosen == new.chosen
         assert old.scores != new.scores
 
@@ -89,7 +91,7 @@ class Fragile(dict):
 
 def run(toy, store, events=None, seed=0, function=client):
     on_event = None if events is None else (lambda event: events.append(event["name"]) if "total" in event else None)
-    return audit(function, toy, attacks=ATTACKS, budget=SMOKE, seed=seed, store=store, on_event=on_event)
+    return audit(function, toy, attacks=ATTACKS, level="smoke", seed=seed, store=store, on_event=on_event)
 
 
 def test_an_interrupted_audit_goes_on_behind_what_is_finished(toy):
@@ -120,28 +122,29 @@ def test_the_same_audit_twice_is_the_same_evidence(toy):
     assert to_json(run(toy, None)) == to_json(run(toy, None))
 
 
-def test_seconds_become_steps_before_the_start(toy):
-    evidence = audit(client, toy, attacks=ATTACKS, budget=30)
-    assert evidence.budget == "30 s"
-    assert evidence.sizes["auxiliary_sample"] == within(30).sample
+def test_steps_and_level_are_on_record(toy):
+    evidence = audit(client, toy, attacks=ATTACKS, level="smoke")
+    assert evidence.level == "smoke"
+    assert evidence.sizes["auxiliary_sample"] == SMOKE.sample
     assert evidence.steps["attribute side: network-0"] == 6
+    own = dataclasses.replace(SMOKE, name="mine", sample=100)
+    evidence = audit(client, toy, attacks=ATTACKS, level=own)
+    assert (evidence.level, evidence.sizes["auxiliary_sample"]) == ("mine", 100)
 
 
-def test_the_criterion_stands_beside_the_attacks_where_the_budget_has_steps(toy, monkeypatch):
-    monkeypatch.setattr(
-        module, "Critics", lambda steps: module.criterion.__globals__["Critics"]("nwj", 1, steps, 16, 32)
-    )
+def test_the_criterion_stands_beside_the_attacks_where_the_level_has_critics(toy, monkeypatch):
+    monkeypatch.setattr(module, "CRITICS", {"critical": Critics("nwj", 1, 20, 16, 32)})
     events = []
-    table = dataclasses.replace(SMOKE, critic_steps=20)
+    level = dataclasses.replace(SMOKE, name="critical")
     store = {}
-    options = {"attacks": ATTACKS[1:], "budget": table, "on_event": events.append, "store": store}
+    options = {"attacks": ATTACKS[1:], "level": level, "on_event": events.append, "store": store}
     found = audit(client, toy, **options)
     assert found.criterion.information.examples[2] == len(toy.test.label)
     assert [test.truth for test in found.criterion.information.self_tests] == [0.0, 2.0]
     assert {"kind": "attack_end", "name": "criterion"} in events
     assert any(name.startswith("criterion ") for name in store)
     assert audit(client, toy, **options).criterion == found.criterion
-    assert audit(client, toy, attacks=ATTACKS[1:], budget=SMOKE).criterion is None
+    assert audit(client, toy, attacks=ATTACKS[1:], level="smoke").criterion is None
 
 
 def test_a_criterion_that_fails_is_a_note(toy, monkeypatch):
@@ -149,7 +152,8 @@ def test_a_criterion_that_fails_is_a_note(toy, monkeypatch):
         raise FloatingPointError("no")
 
     monkeypatch.setattr(module, "criterion", fails)
-    found = audit(client, toy, attacks=ATTACKS[1:], budget=dataclasses.replace(SMOKE, critic_steps=1))
+    monkeypatch.setattr(module, "CRITICS", {"smoke": Critics(steps=1)})
+    found = audit(client, toy, attacks=ATTACKS[1:], level="smoke")
     assert found.criterion is None
     assert "no inversion-difficulty criterion: FloatingPointError: no" in found.notes
 
@@ -173,19 +177,20 @@ def test_ridge_follows_wiener_at_every_number_of_queries():
         return z + 0.05 * jax.random.normal(key, z.shape)
 
     queries = (1, 4, 16, 64)
-    attacks = [Attack("decoder", "image", (decoder.Ridge(),), queries=k) for k in queries]
-    evidence = audit(noisy, data, attacks=attacks, budget=dataclasses.replace(SMOKE, sample=4000))
+    attacks = [Family("decoder", Image(), (decoder.Ridge(Image()),), queries=k) for k in queries]
+    evidence = audit(noisy, data, attacks=attacks, level=dataclasses.replace(SMOKE, sample=4000))
     for k in queries:
         wiener = (power * (variance / k) / (power + variance / k)).mean()
         assert evidence.attack("decoder", "image", k).scores["mse"].value == pytest.approx(wiener, rel=0.05), k
 
 
 def test_refuses(toy):
-    with pytest.raises(ValueError, match=r"budget=.huge.: must be one of .*quick, standard.*seconds"):
-        audit(client, toy, budget="huge")
-    with pytest.raises(ValueError, match="budget=-3: seconds must be above 0"):
-        audit(client, toy, budget=-3)
+    with pytest.raises(ValueError) as error:
+        audit(client, toy, level="huge")
+    assert str(error.value) == "level=huge: must be one of smoke, quick, standard, thorough"
     with pytest.raises(ValueError, match="seed=-1"):
         audit(client, toy, seed=-1)
     with pytest.raises(ValueError, match="release"):
         audit(3, toy)
+    with pytest.raises(TypeError, match="positional"):
+        audit(client, toy, None, "smoke")

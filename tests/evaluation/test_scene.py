@@ -6,17 +6,25 @@ import numpy as np
 import pytest
 
 from ani_jax.attacks.attribute import Probe
-from ani_jax.attacks.base import Attack
+from ani_jax.attacks.base import LEVELS, Family
+from ani_jax.attacks.decoder import Kernel, Ridge
+from ani_jax.attacks.mismatch import MismatchedKernel, MismatchedRidge
 from ani_jax.attacks.query import as_release
-from ani_jax.evaluation.budgets import BUDGETS
-from ani_jax.evaluation.scene import Scene, named, title
+from ani_jax.evaluation.scene import Scene, named
+from ani_jax.targets.attribute import Attribute
+from ani_jax.targets.image import Image
 from ani_jax.types import Knowledge
 
-SMOKE = BUDGETS["smoke"]
+SMOKE = LEVELS["smoke"]
+SIDE = Attribute("side", 2)
 
 
-def scene(toy, function=lambda x: x, budget=SMOKE, seed=0, **options):
-    return Scene.of(Knowledge(as_release(function), options.pop("predict", None)), toy, budget, seed, **options)
+def scene(toy, function=lambda x: x, level=SMOKE, seed=0, **options):
+    return Scene.of(Knowledge(as_release(function), options.pop("predict", None)), toy, level, seed, **options)
+
+
+def family(*kinds, queries=1):
+    return Family("decoder", Image(), tuple(kind(Image()) for kind in kinds), queries)
 
 
 def test_digest_is_that_of_what_a_client_answers(toy, answer):
@@ -25,7 +33,8 @@ def test_digest_is_that_of_what_a_client_answers(toy, answer):
     others = {
         "client": scene(toy, lambda x: 2.0 * x),
         "seed": scene(toy, seed=1),
-        "budget": scene(toy, budget=dataclasses.replace(SMOKE, residual_steps=6)),
+        "level": scene(toy, level=dataclasses.replace(SMOKE, settings={"Residual": {"steps": 6}})),
+        "base": scene(toy, level=dataclasses.replace(SMOKE, base="quick")),
         "predict": scene(toy, predict=answer),
         "test": scene(dataclasses.replace(toy, test=toy.test._replace(label=1 - toy.test.label))),
         "random": scene(toy, random=as_release(jax.tree_util.Partial(lambda w, x: w * x, jnp.ones(())))),
@@ -37,15 +46,25 @@ def test_digest_is_that_of_what_a_client_answers(toy, answer):
 
 def test_everything_is_asked_once(toy):
     one = scene(toy, lambda x, key: x + jax.random.normal(key, x.shape), random=as_release(lambda x: -x))
-    assert one.look(1) == (one.view, one.test_z)
-    assert one.look(4)[1].shape == (4, *toy.test.image.shape)
-    assert one.look(4)[1] is one.look(4)[1]
+    assert one.look(family(Ridge)) == (one.asked, one.test_z)
+    often = one.look(family(Ridge, queries=4))
+    assert often[1].shape == (4, *toy.test.image.shape)
+    assert one.look(family(Kernel, queries=4)) is often
+    # Every family is answered alike.
+    assert one.look(Family("attribute", SIDE, (Probe(SIDE),), 4)) is often
     assert one.raw()[0] is one.raw()[0]
-    mistaken, _ = one.look(1, mismatched=True)
-    np.testing.assert_allclose(mistaken.sample.image.mean(), 1 - one.view.sample.image.mean(), atol=0.05)
-    np.testing.assert_array_equal(mistaken.validation.image, one.view.validation.image)
     np.testing.assert_array_equal(one.untrained()[1][0], -toy.test.image)
     assert scene(toy).untrained() is None
+
+
+def test_a_family_may_own_other_images_but_is_scored_on_the_same(toy):
+    one = scene(toy)
+    mistaken, test_z = one.look(family(MismatchedRidge, MismatchedKernel))
+    np.testing.assert_allclose(mistaken.sample.image.mean(), 1 - one.asked.sample.image.mean(), atol=0.05)
+    np.testing.assert_array_equal(mistaken.validation.image, one.asked.validation.image)
+    np.testing.assert_array_equal(test_z, one.test_z)
+    assert one.look(family(MismatchedRidge))[0] is mistaken
+    assert one.look(family(Ridge))[0] is one.asked
 
 
 def test_fewer_images_begin_with_those_of_the_gallery(toy):
@@ -67,9 +86,6 @@ def test_gallery_shows_distinct_classes(toy):
 
 
 def test_names():
-    attack = Attack("attribute", "side", (Probe("side", 2),))
-    assert title(attack) == "attribute side"
-    assert title(dataclasses.replace(attack, queries=4), attack.members[0]) == "attribute side k=4: probe"
     keys = [jax.random.key_data(named(jax.random.key(0), name)).tolist() for name in ("a", "b", "a")]
     assert keys[0] == keys[2] != keys[1]
 

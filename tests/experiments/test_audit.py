@@ -12,10 +12,12 @@ import pytest
 
 from ani_jax.attacks import attribute, decoder
 from ani_jax.attacks.base import Attack
+from ani_jax.config import AuditConfig, RunConfig
 from ani_jax.evaluation.audit import audit
 from ani_jax.records import Evidence, from_json
 from ani_jax.training.loop import TrainConfig
-from experiments import audits, flags, runs
+from experiments import audit as command
+from experiments import runs
 
 CLOSED = (
     Attack("attribute", "ink", (attribute.Probe("ink", 4),)),
@@ -40,7 +42,7 @@ def broken(x):
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    for module in (audits, runs):
+    for module in (command, runs):
         monkeypatch.setattr(module, "audit", functools.partial(audit, attacks=CLOSED))
 
 
@@ -52,22 +54,22 @@ def mine(tmp_path, monkeypatch):
 
 
 def test_a_function_is_audited_and_the_same_call_again_reads_it(mine, tmp_path, monkeypatch):
-    config = audits.AuditConfig(f"{mine}:client", None, audit="smoke", image_size=16)
+    config = AuditConfig(f"{mine}:client", None, audit="smoke", image_size=16)
     folder = tmp_path / "audit"
-    (evidence,) = audits.of_function(config, folder, {})
+    (evidence,) = command.of_function(config, folder)
     assert evidence.subject == "client"
     assert evidence.attack("attribute", "ink").scores["balanced_accuracy"].value > 0.9
     assert from_json(Evidence, (folder / "evidence.json").read_text()) == evidence
     assert "--release=mine_for_audit:client" in (folder / "report.html").read_text()
     assert len(list((folder / "parts").iterdir())) == len(CLOSED)
     monkeypatch.setattr(attribute.Probe, "fit", None)
-    assert audits.of_function(config, folder, {}) == [evidence]
-    with pytest.raises(ValueError, match="belongs to an audit with other settings"):
-        audits.of_function(audits.AuditConfig(f"{mine}:client", audit="quick"), folder, {})
+    assert command.of_function(config, folder) == [evidence]
+    with pytest.raises(ValueError, match=r"belongs to an audit with another config .*audit: smoke there, quick asked"):
+        command.of_function(AuditConfig(f"{mine}:client", audit="quick"), folder)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("mine")
     with pytest.raises(ValueError, match="holds files but no audit"):
-        audits.of_function(config, tmp_path / "other", {})
+        command.of_function(config, tmp_path / "other")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_a_function_is_audited_and_the_same_call_again_reads_it(mine, tmp_path, 
 )
 def test_what_is_no_client_is_refused_in_one_line(mine, tmp_path, name, reason):
     with pytest.raises(ValueError, match=r"^release=") as error:
-        audits.of_function(audits.AuditConfig(name, audit="smoke", image_size=16), tmp_path / "audit", {})
+        command.of_function(AuditConfig(name, audit="smoke", image_size=16), tmp_path / "audit")
     assert reason in str(error.value)
     assert not (tmp_path / "audit").exists()
 
@@ -91,43 +93,60 @@ def test_what_is_no_client_is_refused_in_one_line(mine, tmp_path, name, reason):
 def test_a_finished_run_is_audited_again_without_training(tmp_path, monkeypatch):
     train = TrainConfig(batch_size=16, log_every=3, checkpoint_every=3)
     options = {"width": 4, "steps": 3}
-    config = flags.RunConfig("none", image_size=16, audit="smoke", options=options, train=train)
+    config = RunConfig("none", image_size=16, audit="smoke", options=options, train=train)
     (run,) = runs.execute(config, tmp_path / "run", tmp_path / "cache")
     assert not (run.folder / "audit").exists()
     assert run.evidence.attack("attribute", "ink").references["random_encoder"] > 0.5
     monkeypatch.setattr(runs, "train", None)
-    target, found = audits.of_run(run.folder, None, tmp_path / "cache", {})
+    target, found = command.of_run(run, None, tmp_path / "cache")
     assert target == run.folder / "audits" / "smoke"
     assert found == [run.evidence]
     assert (target / "report.html").exists()
     before = (run.folder / "evidence.json").read_text()
-    _, (longer,) = audits.of_run(run.folder, "30", tmp_path / "cache", {})
-    assert longer.budget == "30 s"
+    _, (longer,) = command.of_run(run, "quick", tmp_path / "cache")
+    assert longer.budget == "quick"
     assert (run.folder / "evidence.json").read_text() == before
-    monkeypatch.setattr(audits, "audit", None)
-    assert audits.of_run(run.folder, "30", tmp_path / "cache", {})[1] == [longer]
+    monkeypatch.setattr(runs, "audit", None)
+    assert command.of_run(run, "quick", tmp_path / "cache")[1] == [longer]
     assert runs.load(run.folder) == run
     with pytest.raises(runs.WorkdirError, match="holds no finished run"):
-        audits.of_run(tmp_path / "cache", None, tmp_path / "cache", {})
+        runs.load(tmp_path / "cache")
 
 
-def test_budgets_are_names_or_seconds():
-    assert (audits.budget("standard"), audits.budget("90")) == ("standard", 90.0)
-    for text in ("huge", "-1", "0", "nan", "inf"):
+def test_a_level_is_a_name():
+    for text in ("huge", "90", "-1", "0", "nan", "inf"):
         with pytest.raises(ValueError, match=f"audit={text}: must be one of .*standard"):
-            audits.budget(text)
+            AuditConfig("a.b:c", audit=text)
+
+
+@pytest.mark.slow
+def test_a_reference_that_is_audited_first_is_announced(tmp_path, capsys):
+    train = TrainConfig(batch_size=16, log_every=3, checkpoint_every=3)
+    config = RunConfig("funnel", image_size=16, audit="smoke", options={"width": 4, "steps": 3}, train=train)
+    reference, run = runs.execute(config, tmp_path / "run", tmp_path / "cache")
+    capsys.readouterr()
+    for announced in (True, False):
+        _, found = command.of_run(run, "quick", tmp_path / "cache")
+        assert [evidence.subject for evidence in found] == ["none", "funnel"]
+        lines = capsys.readouterr().err.splitlines()
+        line = f"ani_jax: first its undefended reference is audited at level quick, once and for as long: {reference.folder}"
+        assert (lines[:1] == [line]) == announced
+        assert any("funnel: attribute ink" in line for line in lines) == announced
+    # Its own level's evidence is there already.
+    command.of_run(run, None, tmp_path / "cache")
+    assert "first" not in capsys.readouterr().err
 
 
 def test_the_command_that_does_it_again():
-    config = audits.AuditConfig("a.b:c", sensitive=("ink", "paper"), seed=3)
-    assert config.command(pathlib.Path("w")) == (
-        "python -m experiments.audit --release=a.b:c --sensitive=ink,paper --seed=3 --workdir=w"
+    config = AuditConfig("a.b:c", sensitive=("paper",), seed=3)
+    assert command.command(config, pathlib.Path("w")) == (
+        "python -m experiments.audit --release=a.b:c --sensitive=paper --seed=3 --workdir=w"
     )
-    assert config.folder() != audits.AuditConfig("a.b:c").folder()
+    assert config.digest != AuditConfig("a.b:c").digest
     assert json.loads(json.dumps(config.__dict__))["seed"] == 3
 
 
-def command(*arguments):
+def call(*arguments):
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
     return subprocess.run(
         [sys.executable, "-m", "experiments.audit", *arguments],
@@ -145,13 +164,17 @@ def command(*arguments):
         ((), "flag --release=: name a client"),
         (("--workdir=nowhere",), "flag --workdir=nowhere: holds no finished run"),
         (("--workdir=nowhere", "--seed=1"), "flag --seed=1: belongs to --release"),
-        (("--release=math:sqrt", "--audit=huge"), "flag --audit=huge: must be one of"),
+        (
+            ("--release=math:sqrt", "--audit=huge"),
+            "flag --audit=huge: value should be one of <smoke|quick|standard|thorough>",
+        ),
+        (("--release=math:sqrt", "--audit=90"), "flag --audit=90: value should be one of"),
         (("more",), "argument more: not understood"),
     ],
 )
 @pytest.mark.slow
 def test_mistakes_cost_one_line(arguments, reason):
-    done = command(*arguments)
+    done = call(*arguments)
     assert done.returncode == 2
     assert reason in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

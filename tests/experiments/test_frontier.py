@@ -1,5 +1,6 @@
 """The command: what it refuses, what it leaves behind, where it goes on, and what it costs beside separate runs."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -9,12 +10,16 @@ import time
 import jax
 import pytest
 
-from ani_jax.evaluation.frontier import Frontier
+from ani_jax.attacks import attribute, decoder
+from ani_jax.attacks.base import Attack
+from ani_jax.config import RunConfig
+from ani_jax.evaluation.audit import audit
+from ani_jax.frontier.points import Frontier
 from ani_jax.records import from_json
 from ani_jax.reporting import frontier as numbers
 from ani_jax.reporting import frontier_page
-from experiments import grid, machine, runs
-from experiments.flags import RunConfig
+from ani_jax.training.config import TrainConfig
+from experiments import frontier, machine, runs
 
 SMALL = ("--width=4", "--expansion=8", "--steps=12", "--log_every=3", "--batch_size=16", "--audit=smoke")
 GRID = ("--defenses=funnel", "--weights=2", "--seeds=1", *SMALL)
@@ -32,6 +37,9 @@ def start(*arguments):
         (("--defenses=funnel,moat",), "flag --defenses=funnel,moat: must be names, each once, out of none, ani"),
         (("--defenses=funnel", "--utility_budget=0.01"), "flag --utility_budget=0.01: a frontier does not take it"),
         (("--defenses=ani", "--beta=1"), "flag --beta"),
+        (("--depths=a",), "flag --depths=a: must be whole numbers separated by commas"),
+        (("--depths=1", "--weights=3"), "flag --weights=3: does not go with --depths"),
+        (("--depths=1", "--defense=ani"), "flag --defense=ani: a frontier does not take it"),
     ],
 )
 @pytest.mark.slow
@@ -98,9 +106,10 @@ def test_a_frontier_costs_no_more_than_separate_runs(tmp_path, config):
 
 def compare(config, weights, seeds, folder):
     """The time of a frontier over that of its members as separate runs, member by member in turns, in one process."""
-    rows = grid.rows([config], weights, seeds, 10.0)
+    rows = frontier.grid([config], weights, seeds, 10.0)
     for row in rows:
-        runs.undefended(row[0].config, folder / "cache")
+        one = row[0].config
+        runs.execute(one.reference(), runs.reference_folder(one, folder / "cache"), folder / "cache")
     points, taken = [], {"frontier": 0.0, "separate": 0.0}
 
     def timed(name, side, *given):
@@ -110,11 +119,11 @@ def compare(config, weights, seeds, folder):
         return found
 
     def separate(member):
-        *_, own = runs.execute(member.config, folder / "separate" / member.place, folder / "cache", {})
+        *_, own = runs.execute(member.config, folder / "separate" / member.place, folder / "cache")
         return own
 
     for row in rows:
-        on_frontier = grid.execute(row, 1, folder / "frontier", folder / "cache", {})
+        on_frontier = frontier.execute(row, 1, folder / "frontier", folder / "cache")
         for turn, member in enumerate(row):
             sides = [("frontier", next, on_frontier), ("separate", separate, member)]
             found = {name: timed(name, side, given) for name, side, given in (sides if turn % 2 else reversed(sides))}
@@ -129,3 +138,42 @@ def compare(config, weights, seeds, folder):
 
     timed("frontier", report)
     return taken["frontier"] / taken["separate"]
+
+
+CLOSED = (
+    Attack("attribute", "ink", (attribute.Probe("ink", 4),)),
+    Attack("decoder", "image", (decoder.Ridge(),)),
+)
+TRAIN = TrainConfig(batch_size=16, log_every=2, checkpoint_every=2)
+CONFIG = RunConfig("none", image_size=16, audit="smoke", options={"width": 4, "steps": 2}, train=TRAIN)
+
+
+@pytest.mark.slow
+def test_every_depth_is_a_run_of_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "audit", functools.partial(audit, attacks=CLOSED))
+    given = (tmp_path / "out", tmp_path / "cache", machine.Machine(), "python -m experiments.frontier --depths=1,3")
+    given[0].mkdir()
+    found = frontier.cut(frontier.depths(CONFIG, ("1", "3")), *given)
+    assert list(found) == ["depth 1", "depth 3"]
+    assert found["depth 3"].subject == "depth 3"
+    assert found["depth 1"].cost.macs < found["depth 3"].cost.macs
+    assert len(list(given[0].glob("points/none-*/evidence.json"))) == 2
+    printed = capsys.readouterr().out
+    assert printed.startswith("cut      accuracy  ")
+    assert f"report:    {given[0] / 'report.html'}" in printed
+    assert "depth 3" in (given[0] / "report.html").read_text()
+    monkeypatch.setattr(runs, "train", None)
+    assert frontier.cut(frontier.depths(CONFIG, ("1", "3")), *given) == found
+
+
+@pytest.mark.parametrize(
+    ("depths", "reason"),
+    [
+        (("1", "9"), "depth=9: must be 1 to"),
+        (("a",), "depths=a: must be whole numbers"),
+        ((), "depths=: must be whole numbers"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(depths, reason):
+    with pytest.raises(ValueError, match=reason):
+        frontier.depths(CONFIG, depths)

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
+from ani_jax.config import RunConfig
 from ani_jax.training.config import TrainConfig
 from ani_jax.training.loop import Stopped
 from experiments import runs
-from experiments.flags import RunConfig
 from experiments.machine import Machine, Told
 
 

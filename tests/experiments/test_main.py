@@ -12,6 +12,7 @@ import time
 import jax
 import pytest
 
+from ani_jax.config import RunConfig
 from experiments import runs
 
 SMALL = (
@@ -105,7 +106,7 @@ def checksums(folder: pathlib.Path):
     from ani_jax.training.checkpoint import Checkpoints
     from ani_jax.training.state import init
 
-    config = runs.RunConfig.read((folder / "config.json").read_text())
+    config = RunConfig.read((folder / "config.json").read_text())
     like = init(registry.build(config.defense, 10, (32, 32, 3), **config.options), jax.random.key(0))
     step, state = Checkpoints(folder / "checkpoints").restore(like)  # type: ignore[misc]
     return step, [leaf.tobytes() for leaf in map(jax.device_get, jax.tree.leaves(state.params))]

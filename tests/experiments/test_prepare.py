@@ -52,7 +52,7 @@ def test_mistakes_cost_one_line_and_exit_code_2(tmp_path, arguments, message):
 SLOWLY = """
 import runpy, signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from ani_jax.data import faces
+from ani_jax.data.sets import faces
 decode = faces.decode
 faces.decode = lambda content: (time.sleep(0.05), decode(content))[1]
 runpy.run_module("experiments.prepare", run_name="__main__")

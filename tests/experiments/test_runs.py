@@ -1,5 +1,6 @@
 """Run folders: who may use one, what is refused, and that nothing is overwritten."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -7,12 +8,11 @@ import sys
 
 import pytest
 
+from ani_jax.config import RunConfig
 from ani_jax.data.files import DataError
-from ani_jax.records import CostCard, Estimate, Evidence
-from ani_jax.training.budget import UtilityBudget
+from ani_jax.records import CostCard, Estimate, Evidence, to_json
 from ani_jax.training.loop import TrainConfig
 from experiments import runs
-from experiments.flags import RunConfig
 
 CONFIG = RunConfig(defense="none")
 
@@ -37,6 +37,8 @@ def test_a_batch_larger_than_the_data_is_refused_before_anything_is_trained(tmp_
     config = RunConfig("funnel", image_size=16, train=TrainConfig(batch_size=1024))
     with pytest.raises(DataError, match="batch_size=1024: must be at most 648, the originals that train"):
         runs.execute(config, tmp_path / "run", tmp_path / "cache")
+    # Not even its reference's folder was made.
+    assert not (tmp_path / "cache").exists()
 
 
 def test_another_config_is_refused_and_nothing_changes(tmp_path):
@@ -82,9 +84,33 @@ def test_a_garbled_config_is_refused(tmp_path):
         claimed(tmp_path)
 
 
+def test_a_folder_of_another_format_is_refused(tmp_path):
+    old = json.dumps({**json.loads(CONFIG.json()), "format": 1})
+    (tmp_path / "config.json").write_text(old)
+    with pytest.raises(
+        runs.WorkdirError, match=r"cannot be read \(format 1 is that of another .* reads format 2\); name"
+    ):
+        claimed(tmp_path)
+    (tmp_path / "evidence.json").write_text(to_json(evidence(0.9, 1)))
+    with pytest.raises(runs.WorkdirError, match=r"holds no finished run \(format 1 is that of another version"):
+        runs.load(tmp_path)
+    assert (tmp_path / "config.json").read_text() == old
+
+
+def test_a_finished_reference_is_read_while_somebody_holds_its_folder(tmp_path):
+    config = RunConfig("funnel")
+    reference, own = runs.reference_folder(config, tmp_path), tmp_path / "run"
+    for folder, one in ((reference, config.reference()), (own, config)):
+        claimed(folder, one)
+        (folder / "evidence.json").write_text(to_json(evidence(0.9, 1)))
+    with runs.claim(reference, config.reference()):
+        before, after = runs.execute(config, own, tmp_path)
+    assert (before.folder, after.folder) == (reference, own)
+
+
 def test_a_folder_in_use_is_refused(tmp_path):
     code = (
-        "import sys, pathlib; from experiments import runs; from experiments.flags import RunConfig\n"
+        "import sys, pathlib; from experiments import runs; from ani_jax.config import RunConfig\n"
         "with runs.claim(pathlib.Path(sys.argv[1]), RunConfig(defense='none'), wait=False):\n"
         "    print('held', flush=True); sys.stdin.read()\n"
     )
@@ -93,7 +119,9 @@ def test_a_folder_in_use_is_refused(tmp_path):
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(runs.WorkdirError, match="another process is using it"):
+        with pytest.raises(
+            runs.WorkdirError, match=rf"another process \(process {holder.pid} on .+\) is using it; wait"
+        ):
             claimed(tmp_path)
         holder.communicate("")
     claimed(tmp_path)
@@ -118,15 +146,16 @@ def evidence(accuracy, macs):
 
 
 def test_the_note_says_whether_the_budget_held_on_test():
-    budget = UtilityBudget(lost=0.01, loss=0.1, accuracy=0.9)
-    note = runs._kept(evidence(0.975, 1), evidence(0.98, 1), budget)
+    config = RunConfig("ani", utility_budget=0.01)
+    note, *_ = runs.notes(config, evidence(0.975, 1), evidence(0.98, 1), [])
     assert note == "utility budget of 1.0%: accuracy on test 98.0% -> 97.5%, so it held"
-    assert runs._kept(evidence(0.96, 1), evidence(0.98, 1), budget).endswith("so it did not hold")
+    note, *_ = runs.notes(config, evidence(0.96, 1), evidence(0.98, 1), [])
+    assert note.endswith("so it did not hold")
 
 
 def test_a_client_that_costs_as_much_as_a_classifier_is_told_so():
     config = RunConfig(defense="ani")
-    (note,) = runs._compute(config, evidence(0.9, 4_000_000))
+    (note,) = runs.notes(config, evidence(0.9, 4_000_000), None, [])
     assert "4,000,000 MACs; a whole classifier of 222,464" in note
-    assert list(runs._compute(config, evidence(0.9, 222_463))) == []
-    assert list(runs._compute(RunConfig(defense="none"), evidence(0.9, 4_000_000))) == []
+    assert list(runs.notes(config, evidence(0.9, 222_463), None, [])) == []
+    assert list(runs.notes(RunConfig(defense="none"), evidence(0.9, 4_000_000), None, [])) == []

@@ -86,9 +86,9 @@ def check_equality(defense, data, count):
 def test_a_member_is_sound_as_long_as_the_loop_would_train_it():
     health = sweep.Health(jnp.zeros(2, int), jnp.ones(2, bool))
     for good in ([True, False], [True, True], [False, True], [False, True]):
-        health = sweep._watched(health, jnp.array(good), 1)
+        health = sweep.watched(health, jnp.array(good), 1)
     assert health.sound.tolist() == [False, True]
-    assert sweep._watched(health, jnp.array([True, False]), 0).sound.tolist() == [False, False]
+    assert sweep.watched(health, jnp.array([True, False]), 0).sound.tolist() == [False, False]
 
 
 def first_steps(members, data, config):
@@ -124,7 +124,7 @@ def test_weights_are_scaled_as_the_defence_says():
 
 @pytest.fixture(scope="module")
 def swept(toy):
-    """Builds a toy; its adversary's weight is what a frontier scales."""
+    """Builds a toy, whose adversary's weight is what a frontier scales."""
     return lambda steps: toy(steps=steps)
 
 
@@ -166,7 +166,7 @@ def test_a_member_that_diverges_leaves_the_others_alone(toy_data, swept):
 
 
 def test_a_group_that_does_not_fit_is_halved(toy_data, swept, monkeypatch):
-    tried, real = [], sweep._train_group
+    tried, real = [], sweep.train_group
 
     def small(members, *arguments):
         tried.append(len(members))
@@ -174,7 +174,7 @@ def test_a_group_that_does_not_fit_is_halved(toy_data, swept, monkeypatch):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return real(members, *arguments)
 
-    monkeypatch.setattr(sweep, "_train_group", small)
+    monkeypatch.setattr(sweep, "train_group", small)
     assert len(sweep.train_together(members_of(swept(1), 5), toy_data, TrainConfig(batch_size=16), 5)) == 5
     assert tried == [5, 3, 2, 2, 2]
 

@@ -321,16 +321,16 @@ def test_statistic_and_gradient_are_the_global_batchs(mode):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: CORRELATION(x, x[:3]), "x's batch is 24, it must be z's, 3"),
-        (lambda x: CORRELATION(x, x, exponent=2.0), r"exponent is 2.0, it must be in \(0, 2\)"),
-        (lambda x: CORRELATION(x, x, epsilon=-1.0), "epsilon is -1.0, it must be 0 or more"),
-        (lambda x: CORRELATION(x, x, mask=jnp.ones(3)), "mask's shape is"),
-        (lambda x: CORRECTED(x[:3], x[:3]), "x's batch is 3, it must be 4 or more"),
-        (lambda x: dependence.hsic(x, x, bandwidth=0.0), "bandwidth is 0.0, it must be above 0"),
+        (lambda x: CORRELATION(x, x[:3]), r"len\(x\)=24: must be z's, 3"),
+        (lambda x: CORRELATION(x, x, exponent=2.0), r"exponent=2.0: must be in \(0, 2\)"),
+        (lambda x: CORRELATION(x, x, epsilon=-1.0), "epsilon=-1.0: must be 0 or more"),
+        (lambda x: CORRELATION(x, x, mask=jnp.ones(3)), "mask.shape="),
+        (lambda x: CORRECTED(x[:3], x[:3]), r"len\(x\)=3: must be 4 or more"),
+        (lambda x: dependence.hsic(x, x, bandwidth=0.0), "bandwidth=0.0: must be above 0"),
         (lambda x: dependence.hsic(x[:3], x[:3], unbiased=True), "4 or more"),
         (lambda x: dependence.channel_pearson(x), "of rank 3 or 4"),
         (lambda x: dependence.channel_pearson(x[:, None]), "two positions"),
-        (lambda x: dependence.live_channels(x, -1.0), "threshold is -1.0"),
+        (lambda x: dependence.live_channels(x, -1.0), "threshold=-1.0"),
     ],
 )
 def test_bad_arguments_are_refused(call, message):

@@ -138,11 +138,11 @@ def test_gradients():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: information.infonce(jnp.ones((2, 3))), "scores' shape is .2, 3., it must be .b, b."),
+        (lambda: information.infonce(jnp.ones((2, 3))), "scores.shape=.2, 3.: must be .b, b."),
         (lambda: information.split_scores(jnp.ones((1, 1))), "b of 2 or more"),
-        (lambda: information.smile(jnp.ones(2), jnp.ones(2), 0.0), "clip is 0.0, it must be above 0"),
-        (lambda: information.mine(jnp.ones(2), jnp.ones(2), decay=1.0), "decay is 1.0"),
-        (lambda: information.infonce_cap(0), "batch is 0"),
+        (lambda: information.smile(jnp.ones(2), jnp.ones(2), 0.0), "clip=0.0: must be above 0"),
+        (lambda: information.mine(jnp.ones(2), jnp.ones(2), decay=1.0), "decay=1.0"),
+        (lambda: information.infonce_cap(0), "batch=0"),
     ],
 )
 def test_bad_arguments_are_refused(call, message):

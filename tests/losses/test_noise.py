@@ -60,5 +60,5 @@ def test_gradients():
 
 @pytest.mark.parametrize("reward", [*REWARDS, noise.mask_log_reward, noise.mask_mean_reward])
 def test_a_scalar_is_refused(reward):
-    with pytest.raises(ValueError, match=r"shape is \(\), it must be of rank 1 or more"):
+    with pytest.raises(ValueError, match=r"shape=\(\): must be of rank 1 or more"):
         reward(jnp.ones(()))

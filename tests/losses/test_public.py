@@ -55,7 +55,6 @@ TABLE = {
     "mse": GUESS,
     "mse_bound_from_entropy": {"conditional_entropy_lower": "scalar", "dimension": 3},
     "mse_estimate_from_entropy": {"conditional_entropy": "scalar", "dimension": 3},
-    "neg_ce": {"logits": LOGITS, "labels": LABELS},
     "nwj": {"joint": SCORES, "marginal": SCORES},
     "psnr": GUESS,
     "reverse_gradient": {"x": FEATURES, "scale": 0.5},

@@ -79,14 +79,14 @@ def test_a_label_out_of_range_is_loud():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: task.cross_entropy(jnp.ones(3), LABELS), "logits's shape is .3,., it must be of rank 2"),
-        (lambda: task.cross_entropy(jnp.ones((3, 4)), LABELS), "labels' shape is .8,., it must be .3,."),
-        (lambda: task.cross_entropy(logits(), LABELS * 1.0), "labels' dtype is float32"),
-        (lambda: task.smoothed_kl(logits(), LABELS, 1.0), r"smoothing is 1.0, it must be in \[0, 1\)"),
+        (lambda: task.cross_entropy(jnp.ones(3), LABELS), "logits.shape=.3,.: must be of rank 2"),
+        (lambda: task.cross_entropy(jnp.ones((3, 4)), LABELS), "labels.shape=.8,.: must be .3,."),
+        (lambda: task.cross_entropy(logits(), LABELS * 1.0), "labels.dtype=float32"),
+        (lambda: task.smoothed_kl(logits(), LABELS, 1.0), r"smoothing=1.0: must be in \[0, 1\)"),
         (lambda: task.smoothed_kl(jnp.ones((8, 1)), LABELS, 0.1), "k of 2 or more"),
-        (lambda: task.top_k_accuracy(logits(), LABELS, 5), "k is 5, it must be from 1 to 4"),
-        (lambda: task.balanced_accuracy(LABELS[:2], LABELS, 4), "predictions' shape"),
-        (lambda: task.balanced_accuracy(LABELS, LABELS, 0), "classes is 0"),
+        (lambda: task.top_k_accuracy(logits(), LABELS, 5), "k=5: must be from 1 to 4"),
+        (lambda: task.balanced_accuracy(LABELS[:2], LABELS, 4), "predictions.shape="),
+        (lambda: task.balanced_accuracy(LABELS, LABELS, 0), "classes=0"),
     ],
 )
 def test_bad_arguments_are_refused(call, message):

@@ -81,7 +81,7 @@ def test_chunks_of_any_size(monkeypatch, batch, images):
     x, kernel, g = arrays(*case)
     monkeypatch.setattr(conv, "PATCH_BYTES", images * 30 * 27 * 4)
     monkeypatch.setattr(conv, "TILE_BYTES", images * 4 * 30 * 35 * 4)
-    spec = conv._spec(x, kernel, (1, 1), "SAME")
+    spec = conv._Spec.of(x, kernel, (1, 1), "SAME")
     y, (dx, dk) = plain(x, kernel), jax.vjp(plain, x, kernel)[1](g)
     close(conv._cpu_output(spec, x, kernel, many=True), y)
     close(conv._winograd(x, kernel, spec.pads), y)

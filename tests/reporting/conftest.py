@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
-from ani_jax.evaluation.frontier import Frontier, Leak, Point
-from ani_jax.records import AttackResult, CostCard, Estimate, Evidence, Member, Picture
+from ani_jax.frontier.points import Frontier, Leak, Point
+from ani_jax.records import Attacker, AttackResult, CostCard, Estimate, Evidence, Picture
+from ani_jax.targets.attribute import Attribute
+from ani_jax.targets.image import Image
+
+WORDS = (Attribute("ink", 4).words, Image().words)
 
 
 def around(value, width=0.01):
@@ -13,23 +17,23 @@ def around(value, width=0.01):
 
 def attribute(accuracy, leakage):
     references = {"chance": 0.25, "majority": 0.262, "label_mediated": None, "raw_input": 1.0}
-    members = (
-        Member("probe", 0.5, 0.4, 0),
-        Member("conv", 0.9, accuracy, 800),
-        Member("wide", None, None, 12, "failed: loss not finite"),
+    attackers = (
+        Attacker("probe", 0.5, 0.4, 0),
+        Attacker("conv", 0.9, accuracy, 800),
+        Attacker("wide", None, None, 12, "failed: loss not finite"),
     )
     scores = {"balanced_accuracy": around(accuracy), "auc": Estimate(0.9)}
-    return AttackResult("attribute", "ink", 1, "conv", scores, references, members, leakage)
+    return AttackResult("attribute", "ink", 1, "conv", scores, references, attackers, leakage)
 
 
 def decoder(mse, r2, queries=1, status="ok"):
     scores = {"mse": around(mse, mse / 10), "psnr": around(20.0), "r2_class_mean": around(r2)} if status == "ok" else {}
     references = {"mse_mean_image": 0.071, "mse_class_mean": 0.0431}
     picture = Picture.of(np.full((3, 4, 4, 3), mse)) if status == "ok" else None
-    members = (Member("residual", -mse, -mse, 1500, status),)
+    attackers = (Attacker("residual", -mse, -mse, 1500, status),)
     nothing = Estimate(None, note="attributes only")
     return AttackResult(
-        "decoder", "image", queries, "residual", scores, references, members, nothing, (), picture, status
+        "decoder", "image", queries, "residual", scores, references, attackers, nothing, (), picture, status
     )
 
 
@@ -38,7 +42,9 @@ def audit(subject, accuracy, attacks, notes=()):
     cost = CostCard(18816, 2654208, 2048, 8192, 2048, 3072)
     steps, sizes = {"conv": 800}, {"validation": 720, "test": 1440}
     utility = {"accuracy": around(accuracy)}
-    return Evidence(subject, "digits", 0, "quick", steps, sizes, utility, attacks, originals, cost, notes)
+    return Evidence(
+        subject, "digits", 0, "quick", steps, sizes, utility, attacks, originals, cost, notes, targets=WORDS
+    )
 
 
 @pytest.fixture(name="audit", scope="session")

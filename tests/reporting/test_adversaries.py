@@ -2,6 +2,7 @@ import numpy as np
 
 from ani_jax.records import AttackResult, Estimate, Evidence
 from ani_jax.reporting.adversaries import gaps, silent
+from ani_jax.targets.attribute import Attribute
 
 
 def log(accuracy=(), majority=0.25, losses=(), blind=0.1):
@@ -44,7 +45,7 @@ def test_a_log_without_adversaries_says_nothing():
 
 def evidence(score, name="ink"):
     result = AttackResult("attribute", name, 1, "probe", {"balanced_accuracy": Estimate(score)}, {}, (), Estimate(None))
-    return Evidence("partition", "digits", 0, "smoke", {}, {}, {}, (result,))
+    return Evidence("partition", "digits", 0, "smoke", {}, {}, {}, (result,), targets=(Attribute(name, 4).words,))
 
 
 def test_gap_is_between_the_last_entries_and_the_strongest_retrained_attacker():
@@ -55,7 +56,7 @@ def test_gap_is_between_the_last_entries_and_the_strongest_retrained_attacker():
     assert gaps([], evidence(0.5)) == ()
 
 
-def test_gap_takes_the_best_member():
+def test_gap_takes_the_best_adversary():
     other = [{"adversary/ink-conv/accuracy": 0.4} for _ in range(5)]
     assert "ended at 40.0%" in gaps(log([0.3] * 5) + other, evidence(0.5))[0]
     assert gaps([{"adversary/image": 0.1}], evidence(0.5)) == ()

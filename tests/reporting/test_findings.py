@@ -1,14 +1,21 @@
 """The headline is computed from the strongest successful attacks, and caveats say what limits it."""
 
+import ast
 import dataclasses
+import pathlib
 
 import pytest
 
-from ani_jax.reporting import findings
+from ani_jax.frontier import points
+from ani_jax.frontier.points import Leak, Point
+from ani_jax.records import AttackResult, Clause, Estimate, Metric, TargetWords
+from ani_jax.reporting import figures, findings, page, seeds, splits, table
+from ani_jax.targets.attribute import Attribute
+from ani_jax.targets.image import Image
 
 
 def test_notes_failures_and_incomparable_audits_are_caveats(none, funnel):
-    other = dataclasses.replace(funnel, budget="full", steps={"conv": 1})
+    other = dataclasses.replace(funnel, level="full", steps={"conv": 1})
     found = findings.caveats((none, other))
     assert "funnel: one defence seed" in found
     assert sum("compare them with care" in caveat for caveat in found) == 2
@@ -57,3 +64,71 @@ def test_a_lone_audit_is_summed_up(funnel):
     (sentence,) = findings.headline((funnel,))
     assert sentence.startswith("funnel: accuracy 94.4%; ink inferred with 30.0% balanced accuracy; ")
     assert sentence.endswith("the strongest reconstruction's MSE is 0.0310.")
+
+
+GAZE = TargetWords(
+    name="gaze",
+    title="Gaze",
+    metrics=(
+        Metric("angle", "angle off", "decibel", "relative"),
+        Metric("hits", "hit rate", "percent", "points", references=True),
+    ),
+    strength="angle",
+    higher=False,
+    leakage="hits",
+    plotted="hits",
+    floor="luck",
+    summary=("hits",),
+    clauses=(Clause("hits", "hit rate in following the gaze"), Clause("angle", "the error", relative=True)),
+    alone="the gaze is followed within {}",
+)
+
+
+def follower(angle, hits, queries=1):
+    scores = {"angle": Estimate(angle), "hits": Estimate(hits)}
+    return AttackResult("eye", "gaze", queries, "net", scores, {"luck": 0.1}, (), Estimate(None))
+
+
+@pytest.fixture
+def gazes(none, funnel):
+    """Two audits of a target that this house has never heard of, beside those that it knows."""
+    before = dataclasses.replace(none, attacks=(*none.attacks, follower(4.0, 0.9)), targets=(GAZE, *none.targets))
+    after = (follower(9.0, 0.2), follower(6.0, 0.4), follower(5.0, 0.5, 64))
+    return before, dataclasses.replace(funnel, attacks=(*funnel.attacks, *after), targets=(GAZE, *funnel.targets))
+
+
+def test_an_unknown_target_is_reported_by_its_own_words(gazes):
+    (sentence,) = findings.headline(gazes)
+    # Less is stronger: 6 degrees is the one that counts. The targets stand in the order of the evidence.
+    assert (
+        "; hit rate in following the gaze 90.0% → 40.0% (luck 10.0%), 50.0% when asked 64 times; the error" in sentence
+    )
+    assert (
+        "the error rises 50% (4.0 dB → 6.0 dB), 5.0 dB when asked 64 times; balanced accuracy in inferring ink"
+        in sentence
+    )
+    assert "; the gaze is followed within 6.0 dB; " in findings.headline(gazes[1:])[0]
+    titles = [section.title for section in table.sections(gazes)]
+    assert titles[1:4] == ["Gaze: eye attack", "Gaze: eye attack, 64 releases", "Attribute ink: attribute attack"]
+    labels = [row.label for row in table.sections(gazes)[1].rows]
+    assert labels == ["angle off", "change", "hit rate", "change in points", "luck"]
+    assert figures.measured(gazes) == ("gaze", "ink", "image")
+    assert "gaze: hit rate, %" in figures.scatter(gazes).decode()
+    assert "gaze: hits, 64 releases" in [line.quantity for line in seeds.lines({"funnel": [gazes]})]
+    assert splits.table({"a": gazes[0]}).splitlines()[1].split()[1:4] == ["97.6%", "90.0%", "99.0%"]
+    assert Leak("eye", "gaze", 64, 5.0, 0.5) in Point.of(gazes[1], "funnel", 1.0, {}).leaks
+    assert "Gaze: eye attack" in page.render(gazes, {}, command="", config={})
+
+
+def test_an_attack_without_words_is_an_error(none):
+    with pytest.raises(KeyError, match="no words for the target 'ink' in the evidence of 'none'"):
+        findings.headline((dataclasses.replace(none, targets=none.targets[1:]),))
+
+
+def test_no_report_asks_which_target_it_is():
+    """Names of targets and of their metrics are in no string of the code; what a text explains to readers is no question."""
+    names = {metric.name for words in (Attribute("ink", 4).words, Image().words) for metric in words.metrics}
+    for folder in (pathlib.Path(findings.__file__).parent, pathlib.Path(points.__file__).parent):
+        for file in folder.glob("*.py"):
+            strings = {node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)}
+            assert strings & {"image", "ink", "paper", "attribute", *names} == set(), file

@@ -3,7 +3,7 @@ import io
 
 import pytest
 
-from ani_jax.evaluation.frontier import WORST, Frontier, Leak, Point
+from ani_jax.frontier.points import WORST, Frontier, Leak, Point
 from ani_jax.reporting import frontier as numbers
 from ani_jax.reporting import frontier_page
 

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from ani_jax.evaluation.frontier import WORST, Frontier, Leak, Point
+from ani_jax.frontier.points import WORST, Frontier, Leak, Point
 from ani_jax.reporting import figures, frontier_page
 from ani_jax.reporting.frontier import panels
 

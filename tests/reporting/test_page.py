@@ -11,7 +11,7 @@ import sys
 import pytest
 from PIL import Image
 
-from ani_jax.records import Member
+from ani_jax.records import Attacker
 from ani_jax.reporting import page
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -75,7 +75,7 @@ def test_page_is_well_formed_and_complete(report):
         assert part in words
 
 
-def test_every_member_is_listed_with_failures_visible(report):
+def test_every_attacker_is_listed_with_failures_visible(report):
     reader = Reader(report)
     assert reader.words.count("failed: loss not finite") == 2
     assert "failed: masked" in reader.words
@@ -113,8 +113,8 @@ def test_headings_and_tables_are_semantic(report):
 
 def test_names_cannot_smuggle_markup_in(none, funnel, log, report):
     evil = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
-    member = Member(evil, 0.5, 0.5, 1, evil)
-    attacks = tuple(dataclasses.replace(a, members=(member,)) for a in funnel.attacks)
+    attacker = Attacker(evil, 0.5, 0.5, 1, evil)
+    attacks = tuple(dataclasses.replace(a, attackers=(attacker,)) for a in funnel.attacks)
     hostile = dataclasses.replace(funnel, subject=evil, dataset=evil, attacks=attacks, notes=(evil,))
     text = render((none, hostile), {evil: log}, command=evil, config={evil: evil}, provenance=evil)
     assert Reader(text).words.count("alert(1)") > 10

@@ -6,6 +6,7 @@ import pytest
 
 from ani_jax.records import Criterion, Estimate, InformationEstimate, SelfTest
 from ani_jax.reporting import findings, table
+from ani_jax.targets.attribute import Attribute
 
 
 def line(text, label):
@@ -103,8 +104,9 @@ def test_a_failed_attack_shows_as_failed(none, audit, decoder):
 
 
 def test_long_names_of_targets_and_data_sets_fit(none):
-    attacks = tuple(dataclasses.replace(a, target="ink" * 60) for a in none.attacks)
-    text = table.summary((dataclasses.replace(none, dataset="digits " * 40, attacks=attacks),))
+    long = Attribute("ink" * 60, 4).words
+    attacks = tuple(dataclasses.replace(a, target=long.name) for a in none.attacks)
+    text = table.summary((dataclasses.replace(none, dataset="digits " * 40, attacks=attacks, targets=(long,)),))
     assert max(map(len, text.splitlines())) <= table.WIDTH
 
 

@@ -7,6 +7,7 @@ Children are forked before JAX has touched a device, so that a restart costs lit
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -27,7 +28,10 @@ from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.devices import Devices
 from ani_jax.training.loop import Stopped, TrainConfig, train
 from experiments.machine import STOPPED, Told
-from tests import toys
+
+spec = importlib.util.spec_from_file_location("toys", pathlib.Path(__file__).with_name("conftest.py"))
+toys = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(toys)
 
 CONFIG = TrainConfig(batch_size=8, log_every=5, checkpoint_every=5, keep=2)
 

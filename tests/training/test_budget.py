@@ -6,23 +6,17 @@ import numpy as np
 import pytest
 
 from ani_jax.defenses import registry
-from ani_jax.training import budget, processes
+from ani_jax.training import budget
 from ani_jax.training.budget import Appraisal, Spend, UtilityBudget, Watch, preferred, spends
 from ani_jax.training.callbacks import Run, Save, Tell
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.devices import Devices
 from ani_jax.training.loop import TrainConfig, train
-from ani_jax.training.phases import parts, schedule
+from ani_jax.training.phases import Part
 from ani_jax.training.state import init
 
 TARGET = UtilityBudget(lost=0.02, loss=0.5, accuracy=0.6)
 CONFIG = TrainConfig(batch_size=8, log_every=10, checkpoint_every=10)
-
-
-@pytest.fixture(scope="module")
-def private(toy):
-    """The toy defence, long enough to be steered."""
-    return lambda **options: toy(**{"steps": 40, **options})
 
 
 def moved(defense, *losses):
@@ -32,8 +26,8 @@ def moved(defense, *losses):
     return state
 
 
-def test_room_to_spare_raises_the_weight_and_an_overdrawn_budget_lowers_it(private):
-    defense = private(attribute=0.5)
+def test_room_to_spare_raises_the_weight_and_an_overdrawn_budget_lowers_it(toy):
+    defense = toy(attribute=0.5)
     above, below = moved(defense, 0.4), moved(defense, 0.6)
     # ema starts at the first loss; the constraint is 0.4 / 0.5 - 1 = -0.2, a fifth of RATE.
     assert float(above.budget["log_multiplier"]) == pytest.approx(0.2 * budget.RATE, rel=1e-5)
@@ -41,24 +35,24 @@ def test_room_to_spare_raises_the_weight_and_an_overdrawn_budget_lowers_it(priva
     assert float(below.weights["attribute"]) == pytest.approx(0.5 * np.exp(-0.2 * budget.RATE), rel=1e-5)
 
 
-def test_the_ema_follows_and_the_multiplier_stays_in_its_range(private):
-    state = moved(private(), 0.4, 0.8)
+def test_the_ema_follows_and_the_multiplier_stays_in_its_range(toy):
+    state = moved(toy(steps=40), 0.4, 0.8)
     assert float(state.budget["ema"]) == pytest.approx(budget.DECAY * 0.4 + (1 - budget.DECAY) * 0.8, rel=1e-5)
-    state = moved(private(), *[100.0] * 60)
+    state = moved(toy(steps=40), *[100.0] * 60)
     assert float(state.budget["log_multiplier"]) == budget.RANGE[0]
     # Anti-windup: the way back from the bound starts at once.
     back = budget.ascend(
         dataclasses.replace(state, budget=state.budget | {"ema": jnp.float32(0.1)}),
         jnp.float32(0.1),
-        private().weights.arrays(),
+        toy().weights.arrays(),
         TARGET,
-        private(),
+        toy(steps=40),
     )
     assert float(back.budget["log_multiplier"]) > budget.RANGE[0]
 
 
-def test_a_state_outside_the_budget_tightens_the_target_and_one_inside_gives_back_no_more(private):
-    defense = private()
+def test_a_state_outside_the_budget_tightens_the_target_and_one_inside_gives_back_no_more(toy):
+    defense = toy(steps=40)
     state = init(defense, jax.random.key(0))
     missed, half, met = (Appraisal(0.0, jnp.float32(a), 0.0) for a in (0.5, 0.59, 0.7))
     tight = budget.tighten(state, missed, TARGET)
@@ -83,13 +77,13 @@ def test_a_state_outside_the_budget_tightens_the_target_and_one_inside_gives_bac
     assert float(after.budget["log_target"]) == float(tight.budget["log_target"])
 
 
-def test_how_often_states_are_considered_does_not_depend_on_how_often_they_are_saved(private, toy_data, monkeypatch):
+def test_how_often_states_are_considered_does_not_depend_on_how_often_they_are_saved(toy, toy_data, monkeypatch):
     monkeypatch.setattr(budget, "CHOICE", 10)
     found = []
     for every in (40, 10):
         events = []
         config = dataclasses.replace(CONFIG, checkpoint_every=every)
-        train(private(steps=40), toy_data, config, [Tell(events.append), Spend(TARGET)])
+        train(toy(steps=40), toy_data, config, [Tell(events.append), Spend(TARGET)])
         found.append([event for event in events if event["kind"] == "selection"])
     assert [event["step"] for event in found[0]] == [10, 20, 30, 40]
     assert found[0] == found[1]
@@ -119,24 +113,24 @@ def test_inside_the_budget_the_least_leakage_wins_and_outside_it_the_most_accura
     assert preferred(seen[2], None, TARGET)
 
 
-def test_the_leakage_is_weighed_with_the_defences_own_weights(private, toy_batch):
-    defense = private()
+def test_the_leakage_is_weighed_with_the_defences_own_weights(toy, toy_batch):
+    defense = toy(steps=40)
     state = init(defense, jax.random.key(0))
-    once = budget.look(state, toy_batch, {"attribute": jnp.float32(1)}, defense, ("task", "attribute"))
-    twice = budget.look(state, toy_batch, {"attribute": jnp.float32(2)}, defense, ("task", "attribute"))
+    once = budget.appraise(state, toy_batch, {"attribute": jnp.float32(1)}, defense, ("task", "attribute"))
+    twice = budget.appraise(state, toy_batch, {"attribute": jnp.float32(2)}, defense, ("task", "attribute"))
     assert float(twice.leakage) == pytest.approx(2 * float(once.leakage), rel=1e-5)
     assert float(once.leakage) != 0
-    assert float(budget.look(state, toy_batch, {}, defense, ()).leakage) == 0
+    assert float(budget.appraise(state, toy_batch, {}, defense, ()).leakage) == 0
 
 
 @pytest.mark.parametrize("choice", [10, 5])
 def test_a_budget_moves_the_weights_while_it_trains_and_a_kill_changes_nothing(
-    private, toy_data, tmp_path, monkeypatch, choice
+    toy, toy_data, tmp_path, monkeypatch, choice
 ):
     monkeypatch.setattr(budget, "CHOICE", choice)
-    defense = private(steps=40, pretraining=20)
+    defense = toy(steps=40, pretraining=20)
     events = []
-    whole = train(defense, toy_data, CONFIG, [Tell(events.append), Spend(TARGET)])
+    whole = train(defense, toy_data, CONFIG, [Spend(TARGET), Tell(events.append)])
     kept = [e["step"] for e in events if e["kind"] == "selection" and e["kept"]]
     assert kept
     assert int(whole.step) == kept[-1]
@@ -161,9 +155,9 @@ def test_a_budget_moves_the_weights_while_it_trains_and_a_kill_changes_nothing(
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     with pytest.raises(Killed):
         train(defense, toy_data, CONFIG, [Save(checkpoints), Tell(kill), Spend(TARGET, checkpoints)])
-    resumed, again = (
-        train(defense, toy_data, CONFIG, [Save(checkpoints), Spend(TARGET, checkpoints)]) for _ in range(2)
-    )
+    # In whatever order callbacks are given.
+    resumed = train(defense, toy_data, CONFIG, [Spend(TARGET, checkpoints), Save(checkpoints)])
+    again = train(defense, toy_data, CONFIG, [Save(checkpoints), Spend(TARGET, checkpoints)])
     for other in (resumed, again):
         for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(other.params), strict=True):
             assert (a == b).all()
@@ -172,7 +166,7 @@ def test_a_budget_moves_the_weights_while_it_trains_and_a_kill_changes_nothing(
 
 def test_a_watched_run_logs_what_a_budget_needs(toy, toy_data):
     events = []
-    train(toy(steps=20), toy_data, CONFIG, [Tell(events.append), Watch()])
+    train(toy(steps=20), toy_data, CONFIG, [Watch(), Tell(events.append)])
     rows = [e["metrics"] for e in events if e["kind"] == "metrics"]
     assert UtilityBudget.of(rows, 0.01).accuracy == pytest.approx(rows[-1]["validation/accuracy"] - 0.01)
 
@@ -182,53 +176,63 @@ def test_every_private_weight_of_every_defence_is_one_that_it_has():
         assert set(kind().weights.privacy) <= set(registry.options(name)), name
 
 
-def test_a_budget_without_anything_to_scale_is_refused(toy, toy_data):
-    with pytest.raises(ValueError, match="utility: toy has no privacy weight above 0"):
-        train(toy(attribute=0.0), toy_data, CONFIG, [Spend(TARGET)])
-
-
-def test_a_phase_spends_where_it_has_a_private_term(private):
-    assert [spends(private(), phase) for phase in private(pretraining=2).phases] == [False, True, False]
-
-
-def considering(defense, data, spend, states, events):
-    """Shows states to the callback as a run does that comes by them: at the end of its second phase."""
-    run = Run(defense, data, CONFIG, Devices(), [Tell(events.append)], states[0])
+def under_way(toy, data, utility, checkpoints=None, **options):
+    """A run of which a budget is the one callback, the budget, and the list of what it tells."""
+    events, defense = [], toy(steps=4, pretraining=2, **options)
+    spend = Spend(utility, checkpoints)
+    run = Run(defense, data, CONFIG, Devices(), [spend, Tell(events.append)], init(defense, jax.random.key(0)))
     spend.start(run)
-    run.part = list(parts(schedule(defense)[:2], 0, CONFIG))[-1]
-    for state in states:
-        run.state = jax.tree.map(jnp.copy, state)
-        spend.step(run)
-    return run
+    return run, spend, events
 
 
-def fresh(defense, seed, phase=1):
-    return dataclasses.replace(init(defense, jax.random.key(seed)), phase=jnp.int32(phase))
+def states(defense, phase=1):
+    return [dataclasses.replace(init(defense, jax.random.key(seed)), phase=jnp.int32(phase)) for seed in range(4)]
 
 
-def test_only_states_of_a_spending_phase_are_kept_and_a_restart_remembers(private, toy_data, tmp_path):
-    defense, within = private(steps=4, pretraining=2), dataclasses.replace(TARGET, accuracy=0.0)
-    checkpoints, events, states = Checkpoints(tmp_path), [], [fresh(defense, seed) for seed in range(4)]
-    considering(defense, toy_data, spend := Spend(within, checkpoints), [fresh(defense, 0, phase=0)], events)
+def test_a_phase_spends_where_it_has_a_private_term(toy):
+    defense = toy(pretraining=2)
+    assert [spends(defense, phase) for phase in defense.phases] == [False, True, False]
+
+
+def test_only_states_of_a_spending_phase_are_kept_and_a_restart_remembers(toy, toy_data, tmp_path):
+    loose, checkpoints = dataclasses.replace(TARGET, accuracy=0.0), Checkpoints(tmp_path)
+    run, spend, events = under_way(toy, toy_data, loose, checkpoints)
+    run.state = states(run.defense, phase=0)[0]
+    spend.consider(run)
     assert events == []
-    considering(defense, toy_data, spend, states, events)
-    spend.close()
+    for state in states(run.defense):
+        run.state = state
+        spend.consider(run)
     best = min(range(4), key=lambda place: events[place]["leakage"])
-    considering(defense, toy_data, again := Spend(within, checkpoints), [states[best]], events)
-    assert not events[-1]["kept"]
-    for found in (spend.kept, again.kept):
-        assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), found.params, states[best].params))
+    again, other, told = under_way(toy, toy_data, loose, checkpoints)
+    for found in (spend.kept, other.kept):
+        expected = states(run.defense)[best].params
+        assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), found.params, expected))
+    again.state = states(run.defense)[best]
+    other.consider(again)
+    assert not told[-1]["kept"]
 
 
-def test_the_run_goes_on_with_a_target_moved_by_what_was_seen(private, toy_data):
-    defense = private(steps=4, pretraining=2)
+def test_the_run_goes_on_with_a_target_moved_by_what_was_seen(toy, toy_data):
     for accuracy, moved in ((1.0, True), (0.0, False)):
-        spend = Spend(dataclasses.replace(TARGET, accuracy=accuracy))
-        run = considering(defense, toy_data, spend, [fresh(defense, 0)], [])
+        run, spend, _ = under_way(toy, toy_data, dataclasses.replace(TARGET, accuracy=accuracy))
+        run.state = states(run.defense)[0]
+        spend.consider(run)
         assert (float(run.state.budget["log_target"]) < 0) is moved
 
 
-@pytest.mark.parametrize("lost", [0.1, 1 / 3])
-def test_a_budget_that_is_shared_is_the_same_to_the_last_bit(lost):
-    budget = UtilityBudget(lost, 0.1 + lost, 0.7)
-    assert UtilityBudget(**processes.share(lambda: dataclasses.asdict(budget))) == budget
+def test_what_is_preferred_is_on_disk_before_the_run_goes_on(toy, toy_data, tmp_path):
+    run, spend, events = under_way(toy, toy_data, TARGET, Checkpoints(tmp_path))
+    run.state = states(run.defense)[0]
+    run.part = Part(1, run.defense.phases[1], 3, 1, 4)
+    # The last dispatch: both are due.
+    logged = spend.look(run)
+    assert [event["kind"] for event in events] == ["selection"]
+    assert Checkpoints(tmp_path / "kept").steps() == [0]
+    # What is logged is of before the target was moved.
+    assert float(logged["budget/log_target"]) == 0
+
+
+def test_a_defence_with_nothing_to_scale_is_refused(toy, toy_data):
+    with pytest.raises(ValueError, match="utility: toy has no privacy weight above 0"):
+        under_way(toy, toy_data, TARGET, attribute=0.0)

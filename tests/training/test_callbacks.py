@@ -1,76 +1,75 @@
-"""What is told of a run, and when; numbers by hand instead of a run's."""
-
 import jax
 import jax.numpy as jnp
 import pytest
 
-from ani_jax.training.callbacks import PATIENCE, Callback, Run, Save, Stop, Tell, TrainingError, complaint
+from ani_jax.training import processes
+from ani_jax.training.callbacks import PATIENCE, Callback, Run, Save, Stop, Stopped, Tell, TrainingError, complaint
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.devices import Devices
-from ani_jax.training.loop import Stopped, TrainConfig, train
+from ani_jax.training.loop import TrainConfig, train
 from ani_jax.training.phases import Part
 from ani_jax.training.state import init
 from ani_jax.training.step import Outcome
 
 
 @pytest.fixture
-def begin(toy, toy_data):
-    """A run of 100 steps that logs every second one, before its first."""
+def begun(toy, toy_data):
+    """Builds a run with one listener, and the list of what it hears."""
 
-    def build(tell=print, **config):
-        config = TrainConfig(batch_size=8, log_every=2, **config)
-        state = init(toy(), jax.random.key(0))
-        return Run(toy(), toy_data, config, Devices(), [Tell(tell)], state)
+    def build(**options):
+        events, defense = [], toy()
+        config = TrainConfig(batch_size=8, log_every=2, checkpoint_every=2, **options)
+        return Run(
+            defense, toy_data, config, Devices(), [Tell(events.append)], init(defense, jax.random.key(0))
+        ), events
 
     return build
 
 
-def dispatch(run, step, loss, **seen):
-    """What the loop leaves of one step."""
-    run.part = Part(0, run.defense.phases[1], step - 1, 1, 100)
+def leave(run, step, loss, **seen):
+    """Leaves the numbers of a dispatch of one step."""
+    run.part = Part(0, run.defense.phases[1], step - 1, 1, 1000)
     outcome = Outcome({"loss": jnp.float32(loss), "term/task": jnp.float32(1)}, jnp.int32(step), jnp.isfinite(loss))
     run.leave(outcome, {name: jnp.float32(value) for name, value in seen.items()})
 
 
-def test_numbers_are_told_once_and_only_where_they_are_due(begin):
-    events = []
-    run = begin(events.append)
+def test_numbers_are_told_once_and_only_where_they_are_due(begun):
+    run, events = begun()
     for step in (1, 2):
-        dispatch(run, step, 0.5, extra=2.0)
+        leave(run, step, 0.5, extra=2.0)
         run.flush()
         run.flush()
     expected = {"loss": 0.5, "term/task": 1.0, "extra": 2.0}
     assert events == [{"kind": "metrics", "step": 2, "phase": "train", "metrics": expected}]
 
 
-def test_a_bad_step_stops_the_run_even_where_the_log_is_not_due(begin):
-    run = begin()
+def test_a_bad_step_stops_the_run_even_where_the_log_is_not_due(begun):
+    run, _ = begun()
     run.saved = 5
-    dispatch(run, 7, jnp.nan)
+    leave(run, 7, jnp.nan)
     with pytest.raises(TrainingError, match="step 7: loss not finite; the last good checkpoint is that of step 5"):
         run.flush()
 
 
-def test_what_was_looked_at_beside_the_step_must_be_finite_too(begin):
-    run = begin(skip_nonfinite=True)
-    dispatch(run, 8, 0.5, held=jnp.inf)
+def test_what_was_looked_at_beside_the_step_must_be_finite_too(begun):
+    run, _ = begun(skip_nonfinite=True)
+    leave(run, 8, 0.5, held=jnp.inf)
     with pytest.raises(TrainingError, match="step 8: held not finite; no checkpoint"):
         run.flush()
 
 
-def test_skipped_steps_are_told_until_patience_ends(begin):
-    events = []
-    run = begin(events.append, skip_nonfinite=True)
-    for step in range(1, PATIENCE + 1):
-        dispatch(run, step, jnp.inf)
+def test_skipped_steps_are_told_until_patience_ends(begun):
+    run, events = begun(skip_nonfinite=True)
+    for step in range(PATIENCE):
+        leave(run, step, jnp.inf)
         run.flush()
     assert [event["kind"] for event in events] == ["skipped"] * PATIENCE
-    dispatch(run, 50, 0.5)
+    leave(run, 50, 0.5)
     run.flush()
-    for step in range(1, PATIENCE + 1):
-        dispatch(run, step, jnp.inf)
+    for step in range(PATIENCE):
+        leave(run, step, jnp.inf)
         run.flush()
-    dispatch(run, 99, jnp.inf)
+    leave(run, 99, jnp.inf)
     with pytest.raises(TrainingError, match="step 99"):
         run.flush()
 
@@ -83,62 +82,113 @@ def test_causes_are_named_before_the_sums_that_they_spoil():
     assert text.startswith("step 3: term/beta, gradient_norm/client, loss, gradient_norm not finite")
 
 
-class Witness(Callback):
-    """Writes down what it is called for."""
+class Recording(Callback):
+    """Writes down what is called, under a name of its own."""
 
-    def __init__(self, story):
-        self.story = story
+    def __init__(self, name, calls):
+        self.name, self.calls = name, calls
+
+    def record(self, what):
+        self.calls.append(f"{self.name} {what}")
 
     def start(self, run):
-        self.story.append("start")
+        assert int(run.state.step) == 0
+        self.record("start")
 
     def look(self, run):
-        self.story.append(f"look {run.part.end}")
-        return {"looked": jnp.float32(run.part.end)}
+        assert int(run.state.step) == run.part.end
+        self.record(f"look {run.part.end}")
+        return {self.name: jnp.float32(run.part.end)}
 
     def step(self, run):
-        self.story.append(f"step {run.part.end}, saved {run.saved}")
+        self.record(f"step {run.part.end}")
 
     def event(self, event):
-        self.story.append(f"{event['kind']} told at {event['step']}")
+        self.record(f"{event['kind']} {event['step']}")
 
     def end(self, run):
-        self.story.append("end")
+        self.record("end")
 
     def close(self):
-        self.story.append("close")
+        self.record("close")
 
 
-CONFIG = TrainConfig(batch_size=8, log_every=1, checkpoint_every=2)
-
-
-def test_the_order_of_a_run_is_look_entry_flush_save_step(toy, toy_data, tmp_path):
-    story = []
-    train(toy(steps=3), toy_data, CONFIG, [Save(Checkpoints(tmp_path)), Witness(story)])
-    assert story == [
-        *("start", "start told at 0"),
-        *("look 1", "step 1, saved None"),
-        # The first step's numbers while the second is computed; the second's own before its checkpoint.
-        *("metrics told at 1", "look 2", "metrics told at 2", "checkpoint told at 2", "step 2, saved 2"),
-        *("look 3", "metrics told at 3", "checkpoint told at 3", "step 3, saved 3"),
-        *("end", "close", "end told at 3"),
+def test_all_are_called_at_each_place_before_the_next_and_numbers_are_read_one_dispatch_late(toy, toy_data):
+    calls = []
+    config = TrainConfig(batch_size=8, log_every=2, checkpoint_every=2)
+    train(toy(steps=3), toy_data, config, [Recording(name, calls) for name in "ab"])
+    expected = [
+        "start",
+        "start 0",
+        "look 1",
+        "step 1",
+        "look 2",
+        "step 2",
+        "metrics 2",
+        "look 3",
+        "step 3",
+        "metrics 3",
     ]
+    expected += ["end", "end 3"]
+    assert [call for call in calls if "close" not in call] == [f"{name} {what}" for what in expected for name in "ab"]
+    assert calls[-4:-2] == ["b close", "a close"]
 
 
-def test_what_is_left_is_read_before_a_stop_and_everybody_closes_after_an_error(toy, toy_data):
-    story = []
-    with pytest.raises(Stopped, match="step 1 of 3"):
-        train(toy(steps=3), toy_data, CONFIG, [Stop(lambda: True), Witness(story)])
-    assert story[2:] == ["look 1", "step 1, saved None", "metrics told at 1", "close"]
-
-
-def test_what_a_callback_sees_is_logged_and_what_it_changes_is_trained_on(toy, toy_data):
-    class Heavier(Callback):
-        def look(self, run):
-            run.change(weights={"attribute": jnp.float32(run.part.end)})
-            return {"weight": jnp.float32(run.part.end)}
-
+def test_what_callbacks_saw_is_logged_beside_the_step(toy, toy_data):
     events = []
-    state = train(toy(steps=3), toy_data, CONFIG, [Heavier(), Tell(events.append)])
-    assert [e["metrics"]["weight"] for e in events if e["kind"] == "metrics"] == [1, 2, 3]
-    assert float(state.weights["attribute"]) == 3
+    config = TrainConfig(batch_size=8, log_every=2, checkpoint_every=2)
+    train(toy(steps=2), toy_data, config, [Recording("a", []), Recording("b", []), Tell(events.append)])
+    assert {"a": 2.0, "b": 2.0}.items() <= events[1]["metrics"].items()
+
+
+def test_an_error_anywhere_closes_all(toy, toy_data):
+    calls = []
+
+    class Fails(Callback):
+        def step(self, run):
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        train(
+            toy(steps=3), toy_data, TrainConfig(batch_size=8), [Recording("a", calls), Fails(), Recording("b", calls)]
+        )
+    assert calls[:6] == ["a start", "b start", "a start 0", "b start 0", "a look 1", "b look 1"]
+    assert calls[6:] == ["a step 1", "b close", "a close"]
+
+
+def test_a_callback_may_put_another_state_in_place_and_change_fields(toy, toy_data):
+    class Doubles(Callback):
+        def look(self, run):
+            if run.part.end == 1:
+                run.change(weights={"attribute": 2 * run.state.weights["attribute"]})
+            return {}
+
+        def end(self, run):
+            run.state = run.state.replace(step=jnp.int32(99))
+
+    state = train(toy(steps=3), toy_data, TrainConfig(batch_size=8), [Doubles()])
+    assert float(state.weights["attribute"]) == 1
+    assert int(state.step) == 99
+
+
+def test_a_run_that_is_told_to_stop_asks_after_every_dispatch_and_saves_at_once(toy, toy_data, tmp_path):
+    asked, checkpoints = [], Checkpoints(tmp_path)
+
+    def told():
+        asked.append(1)
+        return len(asked) == 3
+
+    for callbacks in ([Stop(told), Save(checkpoints)], [Save(checkpoints), Stop(told)]):
+        asked.clear()
+        with pytest.raises(Stopped, match=r"step (3|6) of 9"):
+            train(toy(steps=9), toy_data, TrainConfig(batch_size=8), callbacks)
+        assert len(asked) == 3
+    assert checkpoints.steps() == [3, 6]
+
+
+def test_a_listener_of_another_process_hears_nothing(monkeypatch):
+    heard = []
+    Tell(heard.append).event({"kind": "end"})
+    monkeypatch.setattr(processes, "is_main", lambda: False)
+    Tell(heard.append).event({"kind": "end"})
+    assert heard == [{"kind": "end"}]

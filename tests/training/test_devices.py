@@ -211,3 +211,13 @@ def test_modes_are_checked():
         Devices(placement="moon")
     # Virtual devices of one processor are no reason to spread.
     assert Devices("auto").mode == "jit"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_numbers_are_read_and_fields_changed_in_every_mode(mode):
+    spread = Devices(mode)
+    tree = {"w": jnp.arange(3.0), "step": jnp.int32(4)}
+    held = spread.scatter(tree)
+    assert devices.read(held["step"]) == 4
+    back = spread.gather(held)
+    assert jax.tree.all(jax.tree.map(lambda a, b: a.shape == b.shape and bool((a == b).all()), tree, back))

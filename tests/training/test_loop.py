@@ -66,8 +66,7 @@ def test_steps_per_dispatch_changes_no_batch_and_no_key(toy, toy_data):
 def test_logs_and_checkpoints_go_on_after_a_phase_that_ends_between_two_multiples(toy, toy_data, tmp_path):
     events = []
     config = TrainConfig(batch_size=8, steps_per_dispatch=2, log_every=2, checkpoint_every=4)
-    callbacks = [Save(Checkpoints(tmp_path, keep=9)), Tell(events.append)]
-    train(toy(steps=6, pretraining=3), toy_data, config, callbacks)
+    train(toy(steps=6, pretraining=3), toy_data, config, [Save(Checkpoints(tmp_path, keep=9)), Tell(events.append)])
     assert [e["step"] for e in events if e["kind"] == "checkpoint"] == [5, 9, 11]
     assert [e["step"] for e in events if e["kind"] == "metrics"] == [2, 5, 7, 9, 11]
 
@@ -119,6 +118,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_term(toy, toy_dat
     with pytest.raises(TrainingError, match=r"step 1: term/attribute, .* not finite; no checkpoint"):
         train(defense, toy_data, config, [Save(checkpoints)])
     assert checkpoints.steps() == []
+    # It is no callback that notices.
+    with pytest.raises(TrainingError, match=r"step 1: term/attribute, .* not finite; no checkpoint"):
+        train(defense, toy_data, config)
 
 
 def test_a_gradient_that_is_not_finite_is_noticed_at_a_finite_loss(toy, toy_data):

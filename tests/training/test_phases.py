@@ -1,6 +1,7 @@
 import jax
 
-from ani_jax.training.phases import enter, schedule
+from ani_jax.training.config import TrainConfig
+from ani_jax.training.phases import enter, parts, schedule
 from ani_jax.training.state import init
 
 
@@ -22,3 +23,20 @@ def test_prepare_runs_once_on_entry(toy):
     assert int(entered.extra["prepared"]) == 1
     again = enter(entered, 2, phase, None)
     assert again is entered
+
+
+def test_dispatches_end_with_their_phase_and_something_is_due_where_a_multiple_lies_among_the_steps(toy):
+    config = TrainConfig(steps_per_dispatch=2, log_every=2, checkpoint_every=4)
+    plan = list(parts(schedule(toy(steps=6, pretraining=3)), 0, config))
+    assert [(part.index, part.first, part.count) for part in plan] == [
+        (0, 0, 2),
+        (0, 2, 1),
+        (1, 3, 2),
+        (1, 5, 2),
+        (1, 7, 2),
+        (2, 9, 2),
+    ]
+    assert {(part.phase.name, part.total) for part in plan} == {("pretrain", 11), ("train", 11), ("server", 11)}
+    # 4 lies in the third, 8 in the fifth; the run ends with the last.
+    assert [part.end for part in plan if part.due(4)] == [5, 9, 11]
+    assert [part.end for part in parts(schedule(toy(steps=6, pretraining=3)), 5, config)] == [7, 9, 11]

@@ -1,8 +1,10 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from ani_jax.defenses.base import Phase
+from ani_jax.defenses.base import Optimizer, Phase
 from ani_jax.training import state as states
 
 
@@ -21,6 +23,38 @@ def test_layout_does_not_depend_on_the_key_and_buffers_are_distinct(toy):
 def test_every_group_has_its_own_optimiser_state(toy):
     state = states.init(toy(), jax.random.key(0))
     assert set(state.optimizers) == {"client", "server", "adversaries/ink"}
+
+
+def test_the_sorted_order_of_names_seeds_the_adversaries(toy):
+    class Two(type(toy())):
+        names = ("b", "a")
+
+        @property
+        def adversaries(self):
+            return tuple(dataclasses.replace(super(Two, self).adversaries[0], name=name) for name in self.names)
+
+    class Other(Two):
+        names = ("a", "b")
+
+    one, other = (states.init(toy(kind), jax.random.key(0)) for kind in (Two, Other))
+    assert set(one.optimizers) == {"client", "server", "adversaries/a", "adversaries/b"}
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), one.params, other.params))
+    assert (
+        one.params["adversaries"]["a"]["Dense_0"]["kernel"] != one.params["adversaries"]["b"]["Dense_0"]["kernel"]
+    ).any()
+
+
+def test_each_adversary_may_have_an_optimiser_of_its_own(toy):
+    class Fast(type(toy())):
+        @property
+        def adversaries(self):
+            return tuple(
+                dataclasses.replace(one, optimizer=Optimizer(0.5, amsgrad=True)) for one in super().adversaries
+            )
+
+    usual, fast = (states.init(toy(kind), jax.random.key(0)).optimizers for kind in (type(toy()), Fast))
+    assert jax.tree.structure(usual["client"]) == jax.tree.structure(fast["client"])
+    assert jax.tree.structure(usual["adversaries/ink"]) != jax.tree.structure(fast["adversaries/ink"])
 
 
 def test_overlapping_groups_are_refused(toy):

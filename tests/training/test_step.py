@@ -1,5 +1,6 @@
 """The min-max step, against gradients written out by hand."""
 
+import dataclasses
 from typing import ClassVar
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from ani_jax.defenses.base import Phase
 from ani_jax.losses.task import cross_entropy
 from ani_jax.training.state import init
-from ani_jax.training.step import make_step
+from ani_jax.training.step import Work, advance, make_step
 
 
 def run(defense, batch, phase=1, seed=0, steps=1):
@@ -183,3 +184,26 @@ def test_clipping_scales_the_whole_gradient_and_only_a_longer_one(toy, toy_batch
     parts = np.hypot(float(metrics["gradient_norm/client"]), float(metrics["gradient_norm/server"]))
     assert parts == pytest.approx(norm, rel=1e-4)
     assert float(optax.tree.norm(moments[1]["adversaries/ink"])) == pytest.approx(1e-4, rel=1e-3)
+
+
+def test_work_that_compiles_to_the_same_program_is_equal(toy):
+    defense = toy()
+    phase = defense.phases[1]
+    assert Work(defense, phase, 8) == Work(defense, dataclasses.replace(phase, name="other", steps=99), 8)
+    assert Work(defense, phase, 8) != Work(defense, phase, 8, clip=1.0)
+
+
+def test_a_bad_step_is_reported_and_not_its_victims(toy, toy_batch):
+    defense = toy(updates=0)
+    spoilt = toy_batch._replace(image=toy_batch.image * jnp.nan)
+    work = Work(defense, defense.phases[1], 32, count=4)
+
+    def draw(step):
+        return jax.tree.map(lambda good, bad: jnp.where(step == 1, bad, good), toy_batch, spoilt)
+
+    _, outcome = jax.jit(lambda state: advance(work, state, draw))(init(defense, jax.random.key(0)))
+    assert not outcome.good
+    assert int(outcome.step) == 2
+    _, outcome = jax.jit(lambda state: advance(work, state, lambda step: toy_batch))(init(defense, jax.random.key(0)))
+    assert outcome.good
+    assert int(outcome.step) == 4

@@ -1,0 +1,216 @@
+"""White-box inversion: regularised maximum likelihood for every image by itself (He, Zhang & Lee 2019; METHODS 5.3).
+
+The objective and its descent are ``attacks/descent.py``'s. [ours] Where a closed-form decoder exists, one of the starts is its
+guess: on the undefended split of digits 300 steps from there find what thousands from the mean image do not.
+A client whose gradients say nothing is answered by a surrogate (``attacks/masking.py``).
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from ani_jax.attacks import decoder, masking
+from ani_jax.attacks.base import Asked, Attack, Context, Fitted, OnEvent, register
+from ani_jax.attacks.descent import ROWS, Goal, Pixels, Setting, descend, goal_of, report
+from ani_jax.attacks.query import Observed
+from ani_jax.targets.image import Image
+from ani_jax.types import Images, PRNGKey, Release
+
+SCATTER = 0.1
+"""Standard deviation of what is added to the mean image for the third start and those after it."""
+
+
+@register(Image)
+@dataclasses.dataclass(frozen=True)
+class WhiteBox(Attack):
+    """Seeks the image whose release is the one observed; knows the client's weights.
+
+    Asks once for all images, so it attacks repeated releases too.
+
+    Attributes:
+        steps: of Adam, from every start.
+        restarts: starts: a decoder's guess, the mean image, then the mean image with noise.
+        rates: grid of step sizes.
+        variations: grid of weights of the total variation.
+        energies: grid of weights of the squared distance to the start.
+        tuned_on: validation images that the grid is tried on.
+        bounded: whether images are kept in [0, 1].
+        starters: decoders that the first start is chosen from; none for none.
+        surrogate_steps: of the network that stands for a client with masked gradients.
+    """
+
+    steps: int = 1000
+    restarts: int = 2
+    rates: tuple[float, ...] = (0.003, 0.01, 0.03)
+    variations: tuple[float, ...] = (0.0, 1e-3, 1e-1)
+    energies: tuple[float, ...] = (0.0, 3.0)
+    tuned_on: int = 16
+    bounded: bool = True
+    starters: tuple[type[Attack], ...] = decoder.CLOSED
+    surrogate_steps: int = 400
+
+    family = "whitebox"
+    levels = MappingProxyType(
+        {
+            "standard": {"steps": 300, "images": 32},
+            "thorough": {"steps": 2000, "restarts": 4, "images": 256, "surrogate_steps": 2000},
+        }
+    )
+
+    def fit(self, context: Context) -> Fitted:
+        """Chooses start, stand-in and setting on ``validation``."""
+        asked = context.asked
+        start_key, probe_key, copy_key, tune_key = jax.random.split(context.key, 4)
+        guess = context.best([kind(self.target) for kind in self.starters])
+        releases = [asked.release] if masking.differentiable(asked) else []
+        masked = not releases or masking.masked(probe_key, asked)
+        if masked:
+            releases.append(masking.surrogate(copy_key, asked, self.surrogate_steps))
+        inverters = [self.inverter(start_key, asked, release, guess) for release in releases]
+        fitted = tune(tune_key, asked, inverters, self.grid, self.tuned_on, context.emit)
+        return fitted._replace(note=masking.NOTE if masked else "")
+
+    @property
+    def grid(self) -> tuple[Setting, ...]:
+        """All settings that are tried."""
+        return settings(self.rates, self.variations, self.energies)
+
+    def inverter(self, key: PRNGKey, asked: Asked, release: Release, guess: Any = None) -> "Inverter":
+        """The attack on one release before its setting is chosen."""
+        begin = asked.sample.image.mean(0)
+        count = min(self.tuned_on, asked.held.shape[1])
+        return Inverter(
+            goal=goal_of(asked, release, jnp.broadcast_to(begin[None], (count, *begin.shape))),
+            guess=guess,
+            starts=scattered(key, begin, self.restarts - (guess is not None)),
+            setting=Setting(self.rates[0]),
+            steps=self.steps,
+            canvas=Pixels(self.bounded),
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Inverter:
+    """A white-box attacker.
+
+    Attributes:
+        goal: the client, or what stands for it.
+        guess: a fitted decoder whose guess is the first start, None for none.
+        starts: (r, h, w, c), the other starts, the same for every image.
+        setting: of the descent; numbers, or one number an image.
+        steps: of Adam (static).
+        canvas: whether images are bounded (static).
+    """
+
+    goal: Goal
+    guess: Any
+    starts: Float[Array, "r h w c"]
+    setting: Setting
+    steps: int = dataclasses.field(metadata={"static": True})
+    canvas: Pixels = dataclasses.field(default=Pixels(), metadata={"static": True})
+
+    def __call__(self, key: PRNGKey, z: Observed) -> Images:
+        """Reconstructions (n, h, w, c)."""
+        return self.solve(key, z)[0]
+
+    def solve(self, key: PRNGKey, z: Observed) -> tuple[Images, Bool[Array, " n"]]:
+        """Reconstructions, and for which of them the objective stayed finite."""
+        starts = shared(self.starts, z.shape[1], None if self.guess is None else self.guess(key, z))
+
+        def one(starts: Array, z: Observed, setting: Setting) -> tuple[Images, Bool[Array, " n"]]:
+            found = descend(self.goal, self.canvas, None, starts, z, setting, self.steps, key)
+            return found.unknown, found.finite
+
+        return by_parts(one, starts, z, self.setting)
+
+
+def shared(starts: Array, count: int, first: Array | None) -> np.ndarray:
+    """The same starts for ``count`` images, after the first start of each, where it has one of its own."""
+    whole = np.broadcast_to(np.asarray(starts)[:, None], (len(starts), count, *starts.shape[1:]))
+    return whole if first is None else np.concatenate([np.asarray(first)[None], whole])
+
+
+def by_parts(one: Any, starts: ArrayLike, z: ArrayLike, setting: Setting) -> tuple[Images, Bool[Array, " n"]]:
+    """Calls ``one(starts, z, setting)`` on as many images at a time as fit ``ROWS``, always the same number."""
+    # Cut by numpy: every eager slice of a new shape would be compiled.
+    rows, observed = np.asarray(starts), np.asarray(z)
+    k, n = observed.shape[:2]
+    size = max(1, min(n, ROWS // max(len(rows), k // 4)))
+    columns = Setting(*(np.broadcast_to(np.asarray(part, np.float32), (n,)) for part in setting))
+    parts = []
+    for begin in range(0, n, size):
+        index = np.minimum(begin + np.arange(size), n - 1)
+        part = one(rows[:, index], observed[:, index], Setting(*(column[index] for column in columns)))
+        parts.append([np.asarray(leaf)[: n - begin] for leaf in part])
+    images, finite = (jnp.asarray(np.concatenate(leaves)) for leaves in zip(*parts, strict=True))
+    return images, finite
+
+
+class Tunable(Protocol):
+    """An attacker with a setting: a dataclass."""
+
+    setting: Setting
+
+    def solve(self, key: PRNGKey, z: Observed) -> tuple[Images, Bool[Array, " n"]]:
+        """Reconstructions, and for which of them the objective stayed finite."""
+        ...
+
+
+def settings(*grids: Sequence[float]) -> tuple[Setting, ...]:
+    """All combinations.
+
+    Example:
+        >>> len(settings((0.1, 0.3), (0.0, 1.0)))
+        4
+    """
+    return tuple(Setting(*values) for values in itertools.product(*grids))
+
+
+def tune(
+    key: PRNGKey,
+    asked: Asked,
+    attackers: Sequence[Any],
+    grid: Sequence[Setting],
+    count: int,
+    on_event: OnEvent | None,
+) -> Fitted:
+    """The attacker and setting with the lowest MSE on the first validation images.
+
+    The whole grid is one batch. Settings that stayed finite are preferred; where none did, the fit has failed.
+
+    Args:
+        key: of the descents.
+        asked: of the client.
+        attackers: see :class:`Tunable`.
+        grid: the settings.
+        count: validation images.
+        on_event: receives every setting with its MSE as "loss".
+    """
+    z, images = np.asarray(asked.held)[:, :count], np.asarray(asked.validation.image)[:count]
+    count, best, least = len(images), None, (True, np.inf)
+    columns = Setting(*(np.repeat(np.array(column, np.float32), count) for column in zip(*grid, strict=True)))
+    for attacker in attackers:
+        every = dataclasses.replace(attacker, setting=columns)
+        guess, finite = every.solve(key, np.concatenate([z] * len(grid), 1))
+        differences = np.asarray(guess).reshape(len(grid), -1) - images.reshape(1, -1)
+        errors, broken = np.square(differences).mean(1), np.logical_not(finite).reshape(len(grid), count).any(1)
+        for setting, error, bad in zip(grid, errors.tolist(), broken.tolist(), strict=True):
+            report(on_event, step=attacker.steps, loss=error, finite=not bad, **setting._asdict())
+            if (bad, error) < least:
+                best, least = dataclasses.replace(attacker, setting=setting), (bad, error)
+    return Fitted(best, "the objective or its gradient is not finite" if least[0] else None)
+
+
+def scattered(key: PRNGKey, begin: Array, count: int) -> Float[Array, "r ..."]:
+    """The beginning itself, then copies with noise."""
+    noise = SCATTER * jax.random.normal(key, (max(1, count), *begin.shape)).at[0].set(0)
+    return begin[None] + noise

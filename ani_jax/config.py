@@ -1,0 +1,224 @@
+"""What is asked for, as plain data: the config of a run, and that of an audit of somebody's own function.
+
+This is the top floor: it knows every registry, so that whatever a config names is there before anything is loaded. A config is
+frozen, checked when it is made, JSON both ways, and its digest names its folder. Flags and commands are not its business.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+
+from ani_jax.attacks.base import LEVELS
+from ani_jax.data import augment, catalog
+from ani_jax.defenses import registry
+from ani_jax.defenses.base import Defense
+from ani_jax.training.config import TrainConfig
+from ani_jax.types import Data
+
+FORMAT = 2
+"""Of what lies in a config's folder. It is written into every config and hashed: no other format is ever taken for this one."""
+FEWEST = 200
+"""Originals of which the part that trains, 36%, makes up a batch of the undefended reference."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What every audit has to be told: the data, its tasks, and how much may be computed.
+
+    Attributes:
+        dataset: a name in the catalogue, or of any tfds data set that is prepared.
+        primary: the task, None for the catalogue's; needed for a data set that is not in the catalogue.
+        sensitive: the attributes that are attacked, None for the catalogue's.
+        originals: use at most so many of the pictures; None is all that fit into memory.
+        image_size: side of the square images in pixels.
+        audit: level of the audit.
+        data_dir: where prepared data lies, None for tfds's own default. It tells nothing about the result, so it takes no part in
+            equality, JSON and digest.
+        manual_dir: official files, from which data is prepared that is not there yet; likewise.
+    """
+
+    dataset: str = "digits"
+    primary: str | None = None
+    sensitive: tuple[str, ...] | None = None
+    originals: int | None = None
+    image_size: int = 32
+    audit: str = "quick"
+    data_dir: str | None = dataclasses.field(default=None, compare=False)
+    manual_dir: str | None = dataclasses.field(default=None, compare=False)
+
+    def __post_init__(self):
+        if self.audit not in LEVELS:
+            raise ValueError(f"audit={self.audit}: must be one of {', '.join(LEVELS)}")
+        if self.sensitive is not None:
+            object.__setattr__(self, "sensitive", tuple(self.sensitive))
+        chosen = self.tasks
+        if self.dataset in catalog.names():
+            # The catalogue's own choice is written as None, however it was asked for.
+            own = catalog.find(self.dataset)
+            if chosen[0] == own.primary:
+                object.__setattr__(self, "primary", None)
+            if chosen[1] == own.tasks(self.primary, None)[1]:
+                object.__setattr__(self, "sensitive", None)
+
+    @property
+    def tasks(self) -> tuple[str, tuple[str, ...]]:
+        """Names of the task and of the attributes."""
+        return catalog.find(self.dataset, self.primary).tasks(self.primary, self.sensitive)
+
+    def load(self, seed: int, augmented: tuple[str, ...] = ()) -> Data:
+        """The data, split by a seed.
+
+        Args:
+            seed: of the splits.
+            augmented: how the pictures that train are changed.
+
+        Raises:
+            ValueError, DataError: see :func:`ani_jax.data.catalog.load`.
+        """
+        primary, sensitive = self.tasks
+        return catalog.load(
+            self.dataset,
+            seed,
+            self.image_size,
+            primary=primary,
+            sensitive=sensitive,
+            originals=self.originals,
+            augment=augmented,
+            data_dir=self.data_dir,
+            manual_dir=self.manual_dir,
+        )
+
+    def json(self) -> str:
+        """The config as it is written into its folder."""
+        values = dataclasses.asdict(self)
+        told = {field.name: values[field.name] for field in dataclasses.fields(self) if field.compare}
+        return json.dumps({"format": FORMAT, **told}, indent=1, sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """The config from what :meth:`json` wrote.
+
+        Raises:
+            ValueError: it is not one, or of another format; the message says why.
+        """
+        try:
+            values = json.loads(text)
+            found = values.pop("format", 1)
+            if found != FORMAT:
+                raise ValueError(
+                    f"format {found} is that of another version of ani_jax; this one reads format {FORMAT}"
+                )
+            if "train" in values:
+                values["train"] = TrainConfig(**values["train"])
+            return cls(**values)
+        except (TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"not a config: {error}") from None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that determines the result by name, options and training among the rest."""
+        found: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            parts = value if isinstance(value, Mapping) else vars(value) if dataclasses.is_dataclass(value) else None
+            if field.compare:
+                found |= {field.name: value} if parts is None else parts
+        return found
+
+    @property
+    def digest(self) -> str:
+        """Ten hexadecimal digits that differ for different configs."""
+        return hashlib.sha256(self.json().encode()).hexdigest()[:10]
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditConfig(Config):
+    """What determines the result of an audit of a function, its code aside.
+
+    Attributes:
+        release: the client as package.module:function.
+        predict: the provider's network likewise, None without one.
+        seed: of split and audit.
+    """
+
+    release: str
+    predict: str | None = None
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig(Config):
+    """What determines the result of a run.
+
+    Attributes:
+        defense: a name in the registry.
+        utility_budget: accuracy that the defence may cost (0.01 is one point); its privacy weight is then found by dual
+            ascent. None leaves the weights as they are given.
+        augment: how the defence's training pictures are changed at every step.
+        options: options of the defence; the ones that are not named keep their defaults.
+        train: how the defence is trained, its seed included, which also seeds split and audit.
+
+    Example:
+        >>> config = RunConfig("funnel", options={"beta": 0.5}, data_dir="elsewhere")
+        >>> RunConfig.read(config.json()) == config, config.digest == RunConfig("funnel").digest
+        (True, False)
+    """
+
+    defense: str = "funnel"
+    utility_budget: float | None = None
+    augment: tuple[str, ...] = ()
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+    def __post_init__(self):
+        if self.defense not in registry.DEFENSES:
+            raise ValueError(f"defense={self.defense}: must be one of {', '.join(registry.DEFENSES)}")
+        super().__post_init__()
+        if self.image_size < 16 or self.image_size % 8:
+            raise ValueError(f"image_size={self.image_size}: must be a multiple of 8, at least 16")
+        if self.originals is not None and (self.originals < FEWEST or self.dataset.startswith("digits")):
+            raise ValueError(f"originals={self.originals}: must be at least {FEWEST}, and cannot be chosen for digits")
+        augment.check(self.augment)
+        object.__setattr__(self, "augment", tuple(self.augment))
+        object.__setattr__(self, "options", registry.options(self.defense) | dict(self.options))
+        # A mistake in an option is told here, with the data still to be loaded.
+        weights = self.template().weights.privacy
+        if self.utility_budget is None:
+            return
+        spent = f"utility_budget={self.utility_budget}"
+        if not 0 < self.utility_budget <= 0.5:
+            raise ValueError(f"{spent}: must be in (0, 0.5]")
+        if not weights:
+            able = ", ".join(name for name, kind in registry.DEFENSES.items() if kind().weights.privacy)
+            raise ValueError(f"{spent}: {self.defense} has no privacy weight; {able} have")
+        if not any(self.options[name] for name in weights):
+            raise ValueError(f"{spent}: scales {', '.join(weights)}, of which one must be above 0")
+
+    def template(self) -> Defense:
+        """The defence as its options say, before there is data to build it for: of the attributes, the names are known."""
+        size, attributes = (self.image_size, self.image_size, 3), tuple((name, 0) for name in self.tasks[1])
+        return registry.build(self.defense, image_shape=size, attributes=attributes, **self.options)
+
+    def build(self, data: Data) -> Defense:
+        """The defence for its data.
+
+        Raises:
+            ValueError: an option that does not suit the data.
+        """
+        size = (self.image_size, self.image_size, 3)
+        attributes = tuple((task.name, task.classes) for task in data.sensitive)
+        return registry.build(self.defense, data.primary.classes, size, attributes=attributes, **self.options)
+
+    def reference(self) -> "RunConfig":
+        """The undefended run that this one is measured against: same data, seed, split, width and training.
+
+        A defence that is narrow by default is measured against the usual width: a narrow ceiling would flatter it.
+        """
+        defense = self.template()
+        shared = {name: getattr(defense, name) for name in ("backbone", "depth") if hasattr(defense, name)}
+        if defense.width != registry.options(self.defense)["width"]:
+            shared["width"] = defense.width
+        train = TrainConfig(seed=self.train.seed)
+        return dataclasses.replace(self, defense="none", utility_budget=None, options=shared, train=train)

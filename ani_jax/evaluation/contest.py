@@ -1,0 +1,141 @@
+"""One family of attackers on one client: all are fitted, ``validation`` chooses one, and that one is scored once on ``test``."""
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ani_jax.attacks.base import Asked, Attack, Family, Fits, Fitted, reason
+from ani_jax.attacks.query import Observed
+from ani_jax.evaluation.scene import Scene, named
+from ani_jax.records import Attacker, AttackResult, Estimate
+from ani_jax.targets.base import Known
+from ani_jax.types import PRNGKey
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Competitor:
+    """One fitted attacker: its record, and its guesses on ``test`` where it has any."""
+
+    record: Attacker
+    guess: np.ndarray | None
+
+
+def run(scene: Scene, family: Family) -> AttackResult:
+    """Fits every attack, chooses one on ``validation`` and scores it on ``test``."""
+    try:
+        scene = scene.fewer(max((attack.images for attack in family.attacks), default=0))
+        asked, test_z = scene.look(family)
+    except Exception as error:
+        # Asked once the client has answered already; 64 times it may exceed the memory.
+        return _failed(family, f"failed: {reason(error)}")
+    competitors = compete(scene, family, asked, test_z)
+    records, chosen = tuple(one.record for one in competitors), choose(competitors)
+    if chosen is None or chosen.guess is None:
+        return _failed(family, records[0].status if records else "failed: no attacker", records)
+    target = family.target
+    found = target.judge(chosen.guess, Known(scene.asked.sample, scene.data.test, scene.answers, scene.bootstrap))
+    beside, undefended = dict(found.references), None
+    if target.ceilings:
+        before = _before(scene, family)
+        undefended = before.scores.get(target.words.strength) if before is not None and before.status == "ok" else None
+        beside["undefended"] = undefended.value if undefended else None
+        known = before.references.get("raw_input") if before is not None else None
+        beside["raw_input"] = _same_family(scene, family, scene.raw(), "raw input") if known is None else known
+        # The encoder's own noise aside, asking it more often shows nothing new.
+        if family.queries == 1 and (untrained := scene.untrained()) is not None:
+            beside["random_encoder"] = _same_family(scene, family, untrained, "random encoder")
+    return AttackResult(
+        attack=family.name,
+        target=target.name,
+        queries=family.queries,
+        chosen=chosen.record.name,
+        scores=found.scores,
+        references=beside,
+        attackers=records,
+        leakage=target.leakage(found, undefended),
+        per_example=tuple(round(float(value), 6) for value in found.per_example),
+        gallery=target.picture(chosen.guess[scene.shown]),
+        status=chosen.record.status,
+    )
+
+
+def compete(
+    scene: Scene, family: Family, asked: Asked, test_z: Observed, prefix: str = "", *, until_perfect: bool = False
+) -> list[Competitor]:
+    """Fits the attacks one after the other and lets each guess.
+
+    Args:
+        scene: where; ``asked`` and ``test_z`` say which client is attacked.
+        family: whose attacks.
+        asked: what they learn from.
+        test_z: what they are scored on.
+        prefix: of their names in events and keys.
+        until_perfect: stop at one that makes no mistake on ``validation``: it would be chosen whatever the others do.
+    """
+
+    def title(attack: Attack) -> str:
+        return f"{prefix}{family.title}: {attack.name}"
+
+    def step(attack: Attack, event: Mapping[str, Any]) -> None:
+        scene.emit({"kind": "attack_step", "name": title(attack), **event})
+
+    fits = Fits(asked, lambda attack: named(scene.key, title(attack)), step)
+    found: list[Competitor] = []
+    for attack in family.attacks:
+        scene.emit({"kind": "attack_start", "name": title(attack), "total": attack.steps})
+        found.append(_judged(scene, attack, fits(attack), fits.key(attack), asked, test_z))
+        scene.emit({"kind": "attack_end", "name": title(attack)})
+        last = found[-1].record
+        if until_perfect and last.status == "ok" and last.validation == family.target.perfect:
+            break
+    return found
+
+
+def choose(competitors: Sequence[Competitor]) -> Competitor | None:
+    """The strongest on ``validation`` among those that did not fail, else among all with a finite score."""
+    able = [one for one in competitors if one.guess is not None]
+    sound = [one for one in able if one.record.status == "ok"]
+    return max(sound or able, key=lambda one: one.record.validation or 0.0, default=None)
+
+
+def _judged(scene: Scene, attack: Attack, fitted: Fitted, key: PRNGKey, asked: Asked, test_z: Observed) -> Competitor:
+    """Lets a fitted attacker guess; numbers that go wrong are written down, never taken for privacy."""
+    strengths, guess, failed = [], None, fitted.failed or ("no attacker" if fitted.attacker is None else None)
+    for z, batch in ((asked.held, asked.validation), (test_z, scene.data.test)):
+        if fitted.attacker is None:
+            break
+        try:
+            guess = np.asarray(fitted.attacker(named(key, "guess"), z))
+        except Exception as error:
+            # Whatever a stranger's client raises inside it is a result that says so.
+            failed, guess = failed or reason(error), None
+            break
+        if not np.isfinite(guess).all():
+            failed, guess = failed or "the guesses are not finite", None
+            break
+        strengths.append(attack.target.strength(guess, batch))
+    validation, test = strengths if guess is not None else (None, None)
+    status = "ok" if failed is None else f"failed: {failed}"
+    return Competitor(Attacker(attack.name, validation, test, attack.steps, status, fitted.note), guess)
+
+
+def _failed(family: Family, status: str, records: tuple = ()) -> AttackResult:
+    nothing = Estimate(None, note=status)
+    return AttackResult(family.name, family.target.name, family.queries, "", {}, {}, records, nothing, status=status)
+
+
+def _before(scene: Scene, family: Family) -> AttackResult | None:
+    """The same family's result on the undefended reference, which says the same however often it is asked."""
+    for queries in (family.queries, 1):
+        with contextlib.suppress(KeyError):
+            return scene.reference and scene.reference.attack(family.name, family.target.name, queries)
+    return None
+
+
+def _same_family(scene: Scene, family: Family, asked: tuple[Asked, Observed], name: str) -> float | None:
+    """Strength of the same family trained on what another client sends."""
+    chosen = choose(compete(scene, family, *asked, prefix=f"{name}, ", until_perfect=True))
+    return None if chosen is None else chosen.record.test

@@ -1,0 +1,132 @@
+"""How hard inversion is, by information: I(x; z), the entropy of z, the effective information volume (METHODS 2.3, 6).
+
+[published] The criterion's three parts (Liu 2025, arXiv 2501.00824). [reconstruction] Their exact form here: the noise
+that makes I(x; z) finite, the two entropy estimates, and one root mean square for all elements of z.
+"""
+
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ani_jax.attacks.base import SAMPLE, Asked, prepare
+from ani_jax.attacks.query import as_release, flat, query, summarise
+from ani_jax.information.critics import Critics, finite
+from ani_jax.information.estimates import estimate_information
+from ani_jax.losses import estimates
+from ani_jax.losses.checks import require
+from ani_jax.records import Criterion
+from ani_jax.types import Data, Features, Knowledge, PRNGKey, Release
+
+LEVELS = MappingProxyType({"standard": Critics(steps=500), "thorough": Critics(steps=1000)})
+"""Levels of an audit that measure it -> their critics."""
+NEIGHBOUR_SAMPLE = 2048
+"""Examples behind the nearest-neighbour entropy, at most: its memory is quadratic."""
+
+
+def criterion(
+    key: PRNGKey,
+    release: Callable[..., Features] | Release | Asked,
+    data: Data,
+    critics: Critics = Critics(),  # noqa: B008
+    *,
+    noise: float = 0.1,
+    threshold: float = 0.1,
+    sample: int = SAMPLE,
+    self_test: Sequence[float] = (0.0, 2.0),
+) -> Criterion:
+    """The inversion-difficulty criterion of a client.
+
+    Critics learn from ``auxiliary``, are chosen on ``validation`` and read on ``test``. Volume and entropies are of z on
+    ``test`` divided by its root mean square on ``auxiliary`` (one number for all elements), so that scaling z changes
+    neither; the entropies add N(0, noise^2), without which ReLU features have none.
+
+    Args:
+        key: of images, critics and noise.
+        release: the client: a release, any JAX function ``f(x)`` or ``f(x, key)``, or what it was asked once an image,
+            whose images are then used.
+        data: ``auxiliary``, ``validation`` and ``test``.
+        critics: as for :func:`ani_jax.information.estimates.estimate_information`.
+        noise: likewise; in the entropies in root mean squares of z.
+        threshold: of the volume, in root mean squares of z, 0 or more.
+        sample: auxiliary images to draw where ``release`` is a client.
+        self_test: as there; each costs as much as the estimate.
+
+    Returns:
+        The criterion; what is undefined is None, and ``caveats`` says why.
+
+    Raises:
+        ValueError: an argument is outside its range, several queries an image, or ``test`` under 4 images.
+
+    Example:
+        >>> from ani_jax.types import Batch, Source, Task, fixed
+        >>> keys = jax.random.split(jax.random.key(0), 3)
+        >>> batches = [Batch(jax.random.uniform(one, (200, 1, 1, 1)), jnp.arange(200) % 2, {}) for one in keys]
+        >>> own = Source(batches[0], fixed)
+        >>> data = Data(own, batches[1], own, batches[1], batches[2], "noise", Task("none", ("a", "b")), ())
+        >>> critics = Critics("infonce", 1, 100, 16, learning_rate=1e-2)
+        >>> found = criterion(jax.random.key(1), lambda x: 7 * x, data, critics, noise=0.5, sample=200, self_test=())
+        >>> found.information.value > 0.2, 0.8 < found.volume_ratio < 1
+        (True, True)
+    """
+    require(threshold >= 0, "threshold", threshold, "0 or more")
+    view_key, query_key, critic_key, noise_key = jax.random.split(key, 4)
+    if not isinstance(release, Asked):
+        release = prepare(view_key, Knowledge(as_release(release)), data.auxiliary, data.validation, count=sample)
+    asked = release
+    require(asked.queries == 1, "release.queries", asked.queries, "1")
+    own, test_z = flat(asked.sample_z), flat(summarise(query(asked.release, data.test.image, query_key)))
+    information = estimate_information(
+        critic_key,
+        (asked.sample.image, own),
+        (asked.validation.image, asked.held_z),
+        (data.test.image, test_z),
+        critics,
+        noise=noise,
+        self_test=self_test,
+    )
+    scale = finite(jnp.sqrt(jnp.square(own).mean()))
+    gaussian = nearest = volume = None
+    # Neither None nor 0, by which nothing can be divided.
+    if scale:
+        found = _of_features(noise_key, test_z / scale, noise, threshold)
+        volume, gaussian, nearest = (None if value is None else finite(value) for value in found)
+    return Criterion(
+        information=information,
+        mean_abs=finite(jnp.abs(test_z).mean()),
+        entropy_gaussian=gaussian,
+        entropy_knn=nearest,
+        volume=volume,
+        volume_ratio=None if volume is None else volume / information.dimensions[0],
+        threshold=float(threshold),
+        scale=scale,
+        caveats=_caveats(noise, scale, gaussian, nearest, test_z.shape),
+    )
+
+
+@jax.jit
+def _of_features(key: PRNGKey, z: Features, noise: float, threshold: float) -> tuple[Array, Array | None, Array]:
+    """Volume of scaled z, then the Gaussian and the nearest-neighbour entropy of it with noise; None where undefined."""
+    volume = (jnp.abs(z) > threshold).sum(axis=1).mean()
+    z = z + noise * jax.random.normal(key, z.shape, z.dtype)
+    gaussian = estimates.gaussian_entropy(z) if z.shape[0] > z.shape[1] else None
+    # Evenly spaced rows rather than the first: a data set may be sorted by drawing or by class.
+    return volume, gaussian, estimates.kozachenko_leonenko_entropy(z[:: -(-z.shape[0] // NEIGHBOUR_SAMPLE)])
+
+
+def _caveats(
+    noise: float, scale: float | None, gaussian: float | None, nearest: float | None, shape: tuple[int, ...]
+) -> tuple[str, ...]:
+    caveats = ["estimates, not bounds; mean |z| changes with the scale of z"]
+    if not scale:
+        return (*caveats, "z is 0 or not finite on auxiliary: no entropy, no volume")
+    caveats.append(f"entropies of z / rms + N(0, {noise:g}^2); the nearest-neighbour one is biased in many dimensions")
+    if shape[0] <= shape[1]:
+        caveats.append(f"no Gaussian entropy: {shape[0]} examples for {shape[1]} dimensions")
+    elif gaussian is None:
+        caveats.append("no Gaussian entropy: singular covariance, or z is not finite; noise above 0 removes the former")
+    if nearest is None:
+        caveats.append("no nearest-neighbour entropy: duplicates, or z is not finite; noise above 0 removes the former")
+    return tuple(caveats)

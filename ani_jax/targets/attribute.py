@@ -1,0 +1,156 @@
+"""A class that the task never needed: the ink, the gender. Its floors and its normalised leakage (METHODS 5.1)."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from ani_jax.records import Clause, Estimate, Metric, TargetWords
+from ani_jax.targets import metrics
+from ani_jax.targets.base import Answers, Judgement, Known, Target, register
+from ani_jax.types import Batch, Data
+
+
+def cross_entropy(logits: Array, batch: Batch, aim: Int[Array, ""]) -> Float[Array, " b"]:
+    """Cross-entropy with the attribute whose place in alphabetical order is ``aim``.
+
+    The place is traced, so attackers of all attributes with equally many classes share their compiled code.
+    """
+    labels = jnp.stack([batch.sensitive[name] for name in sorted(batch.sensitive)])[aim]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Attribute(Target):
+    """One of ``Batch.sensitive``; a guess is a score for each class, the highest wins.
+
+    Attributes:
+        classes: K; chance is 1/K.
+
+    Example:
+        >>> Attribute("ink", 4).words.title
+        'Attribute ink'
+    """
+
+    classes: int
+
+    loss = staticmethod(cross_entropy)
+    selection = staticmethod(cross_entropy)
+    perfect = 1.0
+    ceilings = True
+
+    @classmethod
+    def of(cls, data: Data) -> "tuple[Attribute, ...]":
+        """Every sensitive attribute."""
+        return tuple(cls(task.name, task.classes) for task in data.sensitive)
+
+    @property
+    def words(self) -> TargetWords:
+        """Balanced accuracy first: classes of unequal size must not flatter a guess of the largest."""
+        return TargetWords(
+            name=self.name,
+            title=f"Attribute {self.name}",
+            metrics=(
+                Metric("balanced_accuracy", "balanced accuracy", "percent", "points", references=True),
+                Metric("auc", "AUC", "ratio"),
+            ),
+            strength="balanced_accuracy",
+            higher=True,
+            leakage="",
+            plotted="balanced_accuracy",
+            floor="chance",
+            summary=("balanced_accuracy", "leakage"),
+            clauses=(Clause("balanced_accuracy", f"balanced accuracy in inferring {self.name}"),),
+            alone=f"{self.name} inferred with {{}} balanced accuracy",
+        )
+
+    def aim(self, batch: Batch) -> Any:
+        """Its place among the attributes."""
+        return jnp.asarray(sorted(batch.sensitive).index(self.name))
+
+    def strength(self, guess: np.ndarray, batch: Batch) -> float:
+        """Balanced accuracy."""
+        return metrics.balanced_accuracy(guess.argmax(1), np.asarray(batch.sensitive[self.name]))
+
+    def judge(self, guess: np.ndarray, known: Known) -> Judgement:
+        """Scores; beside them chance, the majority class, and what the provider's answer alone gives away.
+
+        The floor that leakage is counted from is the highest of these.
+        """
+        sample, labels = (np.asarray(batch.sensitive[self.name]) for batch in (known.sample, known.test))
+        prior = np.bincount(sample, minlength=self.classes) / len(sample)
+        majority = metrics.classification(np.broadcast_to(prior, (len(labels), self.classes)), labels, known.bootstrap)
+        floor, mediated = majority["balanced_accuracy"], None
+        if known.answers is not None:
+            told = label_mediated(known.answers, sample, self.classes)
+            mediated = metrics.classification(told, labels, known.bootstrap)["balanced_accuracy"]
+            floor = max(floor, mediated, key=lambda estimate: estimate.value or 0.0)
+        beside = {
+            "chance": 1 / self.classes,
+            "majority": majority["balanced_accuracy"].value,
+            "majority_accuracy": majority["accuracy"].value,
+            "label_mediated": mediated.value if mediated else None,
+        }
+        scores = metrics.classification(guess, labels, known.bootstrap)
+        return Judgement(scores, beside, floor, (guess.argmax(1) == labels).astype(float))
+
+    def leakage(self, found: Judgement, undefended: Estimate | None) -> Estimate:
+        """(score - floor) / (undefended - floor), see :func:`normalised`."""
+        floor = Estimate(None) if found.floor is None else found.floor
+        return normalised(found.scores["balanced_accuracy"], floor, undefended)
+
+
+def label_mediated(answers: Answers, sample: np.ndarray, classes: int) -> Float[np.ndarray, "m k"]:
+    """Class scores of whoever knows only the provider's answer: frequencies on the sample given that answer.
+
+    Args:
+        answers: the provider's.
+        sample: (n,) true classes of the sample.
+        classes: K of the attribute.
+    """
+    table = np.zeros((answers.classes, classes))
+    np.add.at(table, (answers.sample, sample), 1)
+    prior = table.sum(0)
+    # A class never predicted for the sample says nothing: the prior answers for it.
+    table = np.where(table.sum(1, keepdims=True) > 0, table, prior[None, :])
+    return (table / table.sum(1, keepdims=True))[answers.test]
+
+
+def normalised(score: Estimate, floor: Estimate, undefended: Estimate | None) -> Estimate:
+    """Normalised leakage ``(score - floor) / (undefended - floor)``: 0 at the floor, 1 undefended (METHODS 5.1).
+
+    The interval is the score's, carried over; floor and denominator count as known. Where the denominator is within
+    two of its standard errors of 0 there is nothing to normalise by: None, and the note gives ``score - floor`` with
+    its interval.
+
+    Args:
+        score: the attack's.
+        floor: the highest of the floors.
+        undefended: the same attack's score on the undefended reference, None where there is none.
+
+    Example:
+        >>> normalised(Estimate(0.5), Estimate(0.25), Estimate(0.75, 0.74, 0.76)).value
+        0.5
+    """
+    if score.value is None or floor.value is None:
+        return Estimate(None, note="the attack has no score")
+    advantage = f"score - floor = {score.value - floor.value:.3f}"
+    if score.low is not None and score.high is not None:
+        advantage += f" ({score.low - floor.value:.3f} to {score.high - floor.value:.3f})"
+    if undefended is None or undefended.value is None:
+        return Estimate(None, note=f"no undefended reference; {advantage}")
+    # An interval of 95% is four standard errors wide, all but.
+    errors = [
+        0.0 if one.low is None or one.high is None else (one.high - one.low) / (2 * 1.96) for one in (undefended, floor)
+    ]
+    width, error = undefended.value - floor.value, math.hypot(*errors)
+    if width <= max(2 * error, 1e-9):
+        reason = f"the undefended score is within two standard errors ({2 * error:.3f}) of the floor {floor.value:.3f}"
+        return Estimate(None, note=f"{reason}; {advantage}")
+    ends = [None if end is None else (end - floor.value) / width for end in (score.low, score.high)]
+    return Estimate((score.value - floor.value) / width, ends[0], ends[1])

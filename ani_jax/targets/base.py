@@ -1,0 +1,140 @@
+"""What every target owns: the truth, when a guess is stronger, its scores beside their floors, and its words.
+
+Attacks train on ``loss``, keep and tune by ``selection``; the audit chooses attackers by ``strength`` on ``validation`` and has
+``judge`` score the chosen one on ``test``; reports read ``words``. Nobody asks which target it is.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ani_jax.records import Estimate, Picture, TargetWords
+from ani_jax.targets.metrics import Bootstrap
+from ani_jax.types import Batch, Data, Images
+
+Loss = Callable[[Array, Batch, Any], Float[Array, " b"]]
+"""``(output, batch, aim) -> (b,)``; static; ``aim`` is the traced value of :meth:`Target.aim`."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answers:
+    """What the provider itself answers: predicted primary classes of the auxiliary sample and of the test images.
+
+    Attributes:
+        sample: (n,) predictions for the images that attackers learn from.
+        test: (m,) predictions for the test images.
+        classes: K of the primary task.
+    """
+
+    sample: Int[np.ndarray, " n"]
+    test: Int[np.ndarray, " m"]
+    classes: int
+
+
+class Known(NamedTuple):
+    """What guesses are set beside.
+
+    Attributes:
+        sample: auxiliary images, from which floors are learnt.
+        test: the images that guesses are scored on.
+        answers: the provider's, None where its network is not at hand.
+        bootstrap: of the test images.
+    """
+
+    sample: Batch
+    test: Batch
+    answers: Answers | None
+    bootstrap: Bootstrap
+
+
+class Judgement(NamedTuple):
+    """What the guesses of one attacker are worth; the fields are those of :class:`ani_jax.records.AttackResult`.
+
+    Attributes:
+        scores: by metric.
+        references: what scores are read against, by name.
+        floor: the strength that needs no attack, None where leakage is not normalised.
+        per_example: one number a test image.
+    """
+
+    scores: dict[str, Estimate]
+    references: dict[str, float | None]
+    floor: Estimate | None
+    per_example: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """One thing that an attacker may want of every image; static and hashable.
+
+    Attributes:
+        name: within its data set.
+    """
+
+    name: str
+
+    loss: ClassVar[Loss]
+    """What a network attacker minimises."""
+    selection: ClassVar[Loss]
+    """What its parameters and settings are chosen by on ``validation``; often the same."""
+    perfect: ClassVar[float | None] = None
+    """A strength that nothing can exceed."""
+    ceilings: ClassVar[bool] = False
+    """Whether the same attack on raw images, on a random encoder and on the undefended client is shown beside its score."""
+
+    @classmethod
+    def of(cls, data: Data) -> tuple[Self, ...]:
+        """All targets of this kind that a data set has."""
+        raise NotImplementedError
+
+    @property
+    def words(self) -> TargetWords:
+        """What a report needs to know."""
+        raise NotImplementedError
+
+    def aim(self, batch: Batch) -> Any:
+        """A traced value that tells this target from others of its kind, so that they share compiled code."""
+        del batch
+        return None
+
+    def strength(self, guess: np.ndarray, batch: Batch) -> float:
+        """How strong a guess is; higher is stronger."""
+        raise NotImplementedError
+
+    def judge(self, guess: np.ndarray, known: Known) -> Judgement:
+        """Every score of the guesses on ``test``, beside what needs no attack."""
+        raise NotImplementedError
+
+    def leakage(self, found: Judgement, undefended: Estimate | None) -> Estimate:
+        """Normalised leakage, 0 at the floor and 1 undefended; None with a note where it is not defined."""
+        raise NotImplementedError
+
+    def picture(self, guess: Images | np.ndarray) -> Picture | None:
+        """The guesses as the report shows them, None for what is no picture."""
+        del guess
+        return None
+
+
+T = TypeVar("T", bound=type[Target])
+KINDS: list[type[Target]] = []
+"""Every kind of target, in the order of a report."""
+
+
+def register(kind: T) -> T:
+    """Makes a kind of target known; to be written above its class."""
+    KINDS.append(kind)
+    return kind
+
+
+def of(data: Data) -> tuple[Target, ...]:
+    """All targets of a data set, in the order of a report.
+
+    Example:
+        >>> from ani_jax.data import digits
+        >>> [target.name for target in of(digits.load())]
+        ['ink', 'paper', 'image']
+    """
+    return tuple(target for kind in KINDS for target in kind.of(data))

@@ -1,0 +1,121 @@
+"""The image itself: reconstruction, read against the mean image and the class-mean image (METHODS 6)."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from ani_jax.losses.reconstruction import mse, ssim_loss
+from ani_jax.records import Clause, Estimate, Metric, Picture, TargetWords
+from ani_jax.targets import metrics
+from ani_jax.targets.base import Answers, Judgement, Known, Target, register
+from ani_jax.types import Batch, Data, Images
+
+SSIM_WEIGHT = 0.1
+"""Weight of 1 - SSIM beside the MSE in the networks' loss: their sizes are then alike for a middling reconstruction."""
+SSIM_WINDOW = 11
+
+
+def image_loss(guess: Images, batch: Batch, aim: object = None) -> Float[Array, " b"]:
+    """MSE per image, plus a part of 1 - SSIM where its window fits."""
+    if min(batch.image.shape[1:3]) < SSIM_WINDOW:
+        return image_mse(guess, batch, aim)
+    return image_mse(guess, batch, aim) + SSIM_WEIGHT * ssim_loss(guess, batch.image)
+
+
+def image_mse(guess: Images, batch: Batch, aim: object = None) -> Float[Array, " b"]:
+    """MSE per image."""
+    del aim
+    return mse(guess, batch.image)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Image(Target):
+    """What the client was given; a guess is an image in [0, 1].
+
+    Example:
+        >>> Image().name, Image().words.higher
+        ('image', False)
+    """
+
+    name: str = "image"
+
+    loss = staticmethod(image_loss)
+    selection = staticmethod(image_mse)
+
+    @classmethod
+    def of(cls, data: Data) -> "tuple[Image, ...]":
+        """Every data set has one."""
+        del data
+        return (cls(),)
+
+    @property
+    def words(self) -> TargetWords:
+        """The MSE says who is strongest; R² over the class mean says what was learnt beyond the answer."""
+        return TargetWords(
+            name=self.name,
+            title="Image",
+            metrics=(
+                Metric("mse", "MSE", "small", "relative", references=True),
+                Metric("mse_worst", "MSE, most leaked 5%", "small"),
+                Metric("psnr", "PSNR", "decibel"),
+                Metric("ssim", "SSIM", "ratio"),
+                Metric("r2_mean", "R² over mean", "ratio"),
+                Metric("r2_class_mean", "R² over class mean", "ratio", "relative"),
+                Metric("retrieval", "retrieval, top-1", "percent"),
+            ),
+            strength="mse",
+            higher=False,
+            leakage="r2_class_mean",
+            plotted="r2_class_mean",
+            floor="",
+            summary=("mse", "r2_class_mean"),
+            clauses=(
+                Clause("mse", "the strongest reconstruction's error", relative=True),
+                Clause("r2_class_mean", "R² over class mean", relative=True),
+            ),
+            alone="the strongest reconstruction's MSE is {}",
+            is_input=True,
+        )
+
+    def strength(self, guess: np.ndarray, batch: Batch) -> float:
+        """Minus the MSE."""
+        return -float(np.square(guess.astype(np.float64) - np.asarray(batch.image)).mean())
+
+    def judge(self, guess: np.ndarray, known: Known) -> Judgement:
+        """Scores; beside them the errors of the mean image and, where the provider's answers are known, of the class mean."""
+        truth, own = np.asarray(known.test.image), np.asarray(known.sample.image)
+        floors = {"mean": metrics.image_errors(np.broadcast_to(own.mean(0), truth.shape), truth)["mse"]}
+        if known.answers is not None:
+            floors["class_mean"] = metrics.image_errors(class_mean(known.answers, own), truth)["mse"]
+        scores, errors = metrics.reconstruction(guess, truth, floors, known.bootstrap)
+        scores.setdefault("r2_class_mean", Estimate(None, note="needs predict"))
+        beside = {
+            f"mse_{name}": float(floors[floor].mean()) if floor in floors else None
+            for name, floor in (("mean_image", "mean"), ("class_mean", "class_mean"))
+        }
+        return Judgement(scores, beside, None, errors)
+
+    def leakage(self, found: Judgement, undefended: Estimate | None) -> Estimate:
+        """Not normalised by a reference: R² over the class mean is a leakage already."""
+        del found, undefended
+        return Estimate(None, note="defined for attributes; for images read r2_class_mean")
+
+    def picture(self, guess: Images | np.ndarray) -> Picture | None:
+        """Images of one channel or three."""
+        return Picture.of(guess) if guess.shape[-1] in (1, 3) else None
+
+
+def class_mean(answers: Answers, sample: np.ndarray) -> Float[np.ndarray, "m h w c"]:
+    """The sample's mean image given the provider's answer, for each test image.
+
+    Args:
+        answers: the provider's.
+        sample: (n, h, w, c) images.
+    """
+    means = [
+        sample[answers.sample == k].mean(0) if (answers.sample == k).any() else sample.mean(0)
+        for k in range(answers.classes)
+    ]
+    return np.stack(means)[answers.test]

@@ -1,0 +1,151 @@
+"""One attack from fitting to result: whoever raises is a result, the best on validation is scored, ceilings stand beside it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ani_jax.attacks.attribute import Probe
+from ani_jax.attacks.base import LEVELS, Attack, Family, Fitted, reason
+from ani_jax.attacks.decoder import Ridge
+from ani_jax.attacks.mismatch import MismatchedRidge
+from ani_jax.attacks.query import as_release
+from ani_jax.evaluation import contest, scene
+from ani_jax.targets.attribute import Attribute
+from ani_jax.targets.image import Image
+from ani_jax.types import Knowledge
+
+SIDE = Attribute("side", 2)
+ATTRIBUTE = Family("attribute", SIDE, (Probe(SIDE),))
+DECODER = Family("decoder", Image(), (Ridge(Image()),))
+
+
+def of(toy, function, random=None, **options):
+    random = None if random is None else as_release(random)
+    return scene.Scene.of(Knowledge(as_release(function)), toy, LEVELS["smoke"], 0, random=random, **options)
+
+
+@pytest.fixture(scope="module")
+def plain(toy):
+    return of(toy, lambda x: x)
+
+
+def compete(scene, *attacks, **options):
+    return contest.compete(scene, Family("attribute", SIDE, attacks), scene.asked, scene.test_z, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Raising(Attack):
+    error: BaseException | None = None
+    late: bool = False
+
+    @property
+    def name(self):
+        return f"{type(self.error).__name__} {self.late}"
+
+    def fit(self, context):
+        if not self.late:
+            raise self.error
+        return Fitted(self.guess)
+
+    def guess(self, key, z):
+        raise self.error
+
+
+@dataclasses.dataclass(frozen=True)
+class Right(Attack):
+    """Knows nothing and is still perfect on one class."""
+
+    def fit(self, context):
+        return Fitted(lambda key, z: jnp.eye(2)[jnp.zeros(z.shape[1], jnp.int32)])
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("error", [FloatingPointError("nan"), ValueError("two\nlines at 0x7f"), RuntimeError()])
+def test_whatever_an_attack_raises_is_its_result(plain, error, late):
+    broken, sound = compete(plain, Raising(SIDE, error=error, late=late), Probe(SIDE))
+    assert broken.guess is None
+    assert broken.record.status == f"failed: {reason(error)}"
+    assert (broken.record.validation, broken.record.test) == (None, None)
+    assert "\n" not in broken.record.status
+    assert contest.choose([broken, sound]) is sound
+
+
+def test_the_user_may_stop(plain):
+    with pytest.raises(KeyboardInterrupt):
+        compete(plain, Raising(SIDE, error=KeyboardInterrupt()))
+
+
+def test_a_perfect_attacker_ends_a_reference_early(plain):
+    attacks = Probe(SIDE), Right(SIDE)
+    assert len(compete(plain, *attacks, until_perfect=True)) == 1
+    every = compete(plain, *attacks)
+    assert [one.record.validation for one in every] == [1.0, 0.5]
+    assert contest.choose(every) is every[0]
+
+
+def test_events_and_keys_bear_the_attacker_s_title(toy):
+    @dataclasses.dataclass(frozen=True)
+    class Keyed(Attack):
+        def fit(self, context):
+            keys.append(context.key)
+            context.emit({"step": 1, "loss": 0.5})
+            return Right(SIDE).fit(context)
+
+    events, keys = [], []
+    told = of(toy, lambda x: x, on_event=events.append)
+    compete(told, Keyed(SIDE, steps=3), prefix="raw input, ")
+    name = "raw input, attribute side: keyed"
+    assert events == [
+        {"kind": "attack_start", "name": name, "total": 3},
+        {"kind": "attack_step", "name": name, "step": 1, "loss": 0.5},
+        {"kind": "attack_end", "name": name},
+    ]
+    assert keys == [scene.named(told.key, name)]
+
+
+def test_what_random_weights_let_through_is_beside_the_score(toy):
+    def blind(x):
+        return jnp.ones((len(x), 3)) + 0 * x.mean((1, 2, 3))[:, None]
+
+    for random, expected in ((lambda x: x, 1.0), (blind, 0.5)):
+        found = contest.run(of(toy, blind, random), ATTRIBUTE)
+        assert found.references["random_encoder"] == expected
+        assert found.references["raw_input"] == 1.0
+        assert found.scores["balanced_accuracy"].value == 0.5
+    assert "random_encoder" not in contest.run(of(toy, blind), ATTRIBUTE).references
+    noisy = of(toy, lambda x, key: x + jax.random.normal(key, x.shape), lambda x: x)
+    assert "random_encoder" not in contest.run(noisy, dataclasses.replace(ATTRIBUTE, queries=4)).references
+
+
+def test_a_client_that_cannot_be_asked_often_fails_that_attack_alone(toy, monkeypatch):
+    client = of(toy, lambda x, key: x + jax.random.normal(key, x.shape))
+    monkeypatch.setattr(scene, "_look", lambda *arguments: exec("raise MemoryError('out of memory')"))
+    found = contest.run(client, dataclasses.replace(ATTRIBUTE, queries=64))
+    assert found.status == "failed: MemoryError: out of memory"
+    assert (found.scores, found.leakage.value, found.attackers) == ({}, None, ())
+    assert contest.run(client, DECODER).status == "ok"
+
+
+def test_a_family_without_attacks_fails(plain):
+    assert contest.run(plain, Family("attribute", SIDE, ())).status == "failed: no attacker"
+
+
+def test_what_optimises_every_image_is_scored_on_fewer(plain):
+    few = dataclasses.replace(DECODER, attacks=(Ridge(Image(), images=10), Ridge(Image(), penalties=(1.0,), images=20)))
+    found = contest.run(plain, few)
+    assert len(found.per_example) == 20
+    assert found.gallery == contest.run(plain, few).gallery
+    assert len(contest.run(plain, DECODER).per_example) == len(plain.data.test.label)
+
+
+def test_an_attacker_with_the_wrong_images_is_one_more_attacker(toy):
+    client = of(toy, lambda x: jnp.exp(-5 * x))
+    right = contest.run(client, DECODER)
+    wrong = contest.run(client, Family("mismatched", Image(), (MismatchedRidge(Image()),)))
+    assert wrong.attack == "mismatched"
+    assert wrong.chosen == right.chosen == "ridge"
+    assert wrong.references == right.references
+    assert wrong.status == right.status == "ok"
+    assert wrong.scores["mse"] != right.scores["mse"]

@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+import skimage.metrics
+import sklearn.metrics
+
+from ani_jax.targets import metrics
+from ani_jax.targets.metrics import Bootstrap
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_classification_agrees_with_sklearn(rng):
+    labels = rng.integers(0, 3, 200)
+    scores = np.round(rng.random((200, 3)) + 0.3 * np.eye(3)[labels], 1)  # Rounded, so that there are ties.
+    scores /= scores.sum(1, keepdims=True)
+    found = metrics.classification(scores, labels, Bootstrap.of(None, 200))
+    assert found["balanced_accuracy"].value == pytest.approx(
+        sklearn.metrics.balanced_accuracy_score(labels, scores.argmax(1))
+    )
+    assert found["accuracy"].value == pytest.approx((scores.argmax(1) == labels).mean())
+    assert found["auc"].value == pytest.approx(sklearn.metrics.roc_auc_score(labels, scores, multi_class="ovr"))
+    assert metrics.balanced_accuracy(scores.argmax(1), labels) == pytest.approx(found["balanced_accuracy"].value)
+
+
+def test_weighted_auc_is_that_of_repeated_examples(rng):
+    labels, scores = rng.integers(0, 2, 30), np.round(rng.random((30, 2)), 1)
+    weights = rng.integers(0, 3, (1, 30)).astype(float)
+    index = np.repeat(np.arange(30), weights[0].astype(int))
+    repeated = [sklearn.metrics.roc_auc_score(labels[index] == k, scores[index, k]) for k in range(2)]
+    assert metrics._auc(scores, labels, weights)[0] == pytest.approx(np.mean(repeated))
+
+
+def test_one_class_has_no_auc():
+    found = metrics.classification(np.eye(2)[[0, 0]], [0, 0], Bootstrap.of(None, 2))
+    assert found["auc"].value is None
+    assert found["auc"].note
+    assert found["balanced_accuracy"].value == 1.0
+
+
+def test_image_errors_agree_with_skimage(rng):
+    truth = rng.random((3, 16, 16, 3)).astype(np.float32)
+    guess = np.clip(truth + 0.1 * rng.standard_normal(truth.shape), 0, 1).astype(np.float32)
+    found = metrics.image_errors(guess, truth)
+    options = {
+        "channel_axis": -1,
+        "data_range": 1,
+        "gaussian_weights": True,
+        "sigma": 1.5,
+        "use_sample_covariance": False,
+    }
+    for i in range(3):
+        assert found["mse"][i] == pytest.approx(skimage.metrics.mean_squared_error(truth[i], guess[i]), rel=1e-5)
+        assert found["psnr"][i] == pytest.approx(
+            skimage.metrics.peak_signal_noise_ratio(truth[i], guess[i], data_range=1), rel=1e-4
+        )
+        # scikit-image pads and crops the same border that the valid convolution leaves out.
+        assert found["ssim"][i] == pytest.approx(
+            skimage.metrics.structural_similarity(truth[i], guess[i], **options), abs=2e-3
+        )
+
+
+def test_equal_images_have_capped_psnr():
+    found = metrics.image_errors(np.ones((1, 4, 4, 1)), np.ones((1, 4, 4, 1)))
+    assert found["psnr"][0] == metrics.PSNR_CAP
+    assert "ssim" not in found
+
+
+def test_retrieval(rng):
+    truth = rng.random((50, 6))
+    np.testing.assert_array_equal(metrics.retrieval(truth + 1e-3, truth), 1)
+    np.testing.assert_array_equal(metrics.retrieval(truth[::-1], truth), 0)
+    assert metrics.retrieval(np.full((50, 6), 0.5), truth).sum() == 1
+    twins = np.concatenate([truth[:1], truth[:1]])
+    np.testing.assert_array_equal(metrics.retrieval(twins, twins), 1)
+
+
+def test_reconstruction_scores(rng):
+    truth = rng.random((40, 16, 16, 1))
+    mean = np.broadcast_to(truth.mean(0), truth.shape)
+    floors = {"mean": metrics.image_errors(mean, truth)["mse"]}
+    bootstrap = Bootstrap.of(None, 40)
+    nothing, mse = metrics.reconstruction(mean, truth, floors, bootstrap)
+    assert nothing["r2_mean"].value == pytest.approx(0, abs=1e-6)
+    assert nothing["mse_worst"].value == pytest.approx(np.sort(mse)[:2].mean())
+    everything, _ = metrics.reconstruction(truth, truth, floors, bootstrap)
+    assert everything["r2_mean"].value == 1.0
+    assert everything["retrieval"].value == 1.0
+    assert metrics.r_squared([0.0], [0.0], Bootstrap.of(None, 1)).value is None
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says(rng):
+    covered = 0
+    for trial in range(200):
+        values = np.repeat(rng.random(40) < 0.7, 4)  # Four copies of each original: only 40 independent observations.
+        found = Bootstrap.of(np.repeat(np.arange(40), 4), 160, seed=trial, resamples=300).mean(values)
+        covered += found.low <= 0.7 <= found.high
+    assert 175 <= covered <= 199
+
+
+def test_clustering_widens_the_interval():
+    values = np.repeat(np.arange(40) % 2, 10)
+    clustered = Bootstrap.of(np.repeat(np.arange(40), 10), 400).mean(values)
+    naive = Bootstrap.of(None, 400).mean(values)
+    assert clustered.high - clustered.low > 2 * (naive.high - naive.low)
+
+
+def test_bootstrap_is_deterministic():
+    first, second = (Bootstrap.of(None, 20, seed=3).weights for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, Bootstrap.of(None, 20, seed=4).weights)
+    np.testing.assert_array_equal(first.sum(1), 20)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: Bootstrap.of([0, 1], 3),
+        lambda: metrics.classification(np.zeros(3), [0, 0, 0], Bootstrap.of(None, 3)),
+        lambda: metrics.classification(np.zeros((2, 2)), [0, 2], Bootstrap.of(None, 2)),
+        lambda: metrics.image_errors(np.zeros((1, 2, 2, 1)), np.zeros((1, 2, 3, 1))),
+    ],
+)
+def test_refuses_wrong_shapes(call):
+    with pytest.raises(ValueError, match="must be"):
+        call()

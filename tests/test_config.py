@@ -1,0 +1,128 @@
+"""What a config accepts, what it is written as, and what takes no part in it."""
+
+import dataclasses
+import json
+
+import pytest
+
+from ani_jax.config import FORMAT, AuditConfig, RunConfig
+from ani_jax.training.config import TrainConfig
+
+
+def test_config_survives_json():
+    config = RunConfig(defense="funnel", options={"beta": 0.5}, train=TrainConfig(seed=3))
+    assert RunConfig.read(config.json()) == config
+    assert RunConfig.read(config.json()).digest == config.digest
+    assert config.digest != RunConfig(defense="funnel").digest
+    audit = AuditConfig("a.b:c", sensitive=("paper",), seed=3)
+    assert AuditConfig.read(audit.json()) == audit
+
+
+def test_spelled_out_defaults_are_the_same_config():
+    assert RunConfig(options={"beta": RunConfig().options["beta"]}) == RunConfig()
+    assert RunConfig(options=dict(RunConfig().options)).digest == RunConfig().digest
+
+
+def test_where_data_lies_is_no_part_of_a_config():
+    for config in (RunConfig(), AuditConfig("x:y")):
+        placed = dataclasses.replace(config, data_dir="here", manual_dir="there")
+        assert (placed, placed.digest, placed.json()) == (config, config.digest, config.json())
+        assert "here" not in placed.json()
+        assert "data_dir" not in placed.settings
+        assert type(config).read(placed.json()).data_dir is None
+    # A reference's data lies where the run's does.
+    assert RunConfig(data_dir="here").reference().data_dir == "here"
+
+
+def test_another_format_is_never_taken_for_this_one():
+    text = RunConfig().json()
+    values = json.loads(text)
+    assert values.pop("format") == FORMAT == 2
+    for old in (values, {**values, "format": 1}):
+        with pytest.raises(
+            ValueError, match=r"^format 1 is that of another version of ani_jax; this one reads format 2$"
+        ):
+            RunConfig.read(json.dumps(old))
+
+
+def test_settings_are_flat():
+    found = RunConfig("funnel", options={"beta": 0.5}, train=TrainConfig(seed=3)).settings
+    assert (found["beta"], found["seed"], found["defense"], found["primary"]) == (0.5, 3, "funnel", None)
+    assert {"options", "train"}.isdisjoint(found)
+
+
+def test_reference_shares_data_and_seed_but_not_the_defence():
+    reference = RunConfig(defense="funnel", options={"beta": 0.5}, train=TrainConfig(seed=3)).reference()
+    assert (reference.defense, reference.train.seed) == ("none", 3)
+    assert (
+        reference
+        == RunConfig(defense="funnel", options={"beta": 9.0}, train=TrainConfig(seed=3, batch_size=16)).reference()
+    )
+
+
+def test_tasks_are_written_only_where_they_are_not_the_catalogues():
+    own = RunConfig(dataset="utkface", primary="gender", sensitive=("race", "age"))
+    assert own == RunConfig(dataset="utkface")
+    assert own.tasks == ("gender", ("race", "age"))
+    other = RunConfig(defense="none", dataset="utkface", primary="race", sensitive=["age"], augment=["flip"])
+    assert RunConfig.read(other.json()) == other
+    assert other.reference().tasks == other.tasks == ("race", ("age",))
+    unknown = RunConfig(dataset="svhn_cropped", primary="label")
+    assert RunConfig.read(unknown.json()) == unknown
+    assert unknown.tasks == ("label", ())
+
+
+def test_data_and_defence_fit_each_other():
+    config = RunConfig("partition", image_size=16, options={"width": 4})
+    data = config.load(0)
+    defense = config.build(data)
+    assert (defense.classes, defense.image_shape, dict(defense.attributes)) == (10, (16, 16, 3), {"ink": 4, "paper": 4})
+    assert config.template().width == defense.width == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"defense": "wall"}, r"defense=wall: must be one of none, ani, partition, funnel"),
+        ({"dataset": "cats"}, r"dataset=cats: must be one of digits"),
+        ({"primary": "age"}, r"primary=age: must be one of digit, ink, paper for digits"),
+        ({"sensitive": ["digit"]}, r"sensitive=digit: is the primary task or named twice"),
+        ({"originals": 500}, r"originals=500: must be at least 200, and cannot be chosen for digits"),
+        ({"augment": ["spin"]}, r"augment=spin: must be one of flip, crop, jitter"),
+        ({"audit": "lazy"}, r"audit=lazy: must be one of smoke, quick"),
+        ({"image_size": 33}, r"image_size=33: must be a multiple of 8"),
+        ({"options": {"beta": -1.0}}, r"beta=-1.0: must be a finite number, 0 or more"),
+        ({"options": {"beta": float("nan")}}, r"beta=nan: must be a finite number"),
+        ({"options": {"smoothing": 1.0}}, r"smoothing=1.0: must be in \[0, 1\)"),
+        (
+            {"utility_budget": 0.01, "options": dict.fromkeys(("beta", "gamma", "l1"), 0.0)},
+            r"utility_budget=0.01: scales beta, gamma, l1, of which one must be above 0",
+        ),
+        ({"defense": "none", "options": {"beta": 1.0}}, r"beta: not an option of none, which has"),
+    ],
+)
+def test_bad_values_name_flag_value_and_what_is_allowed(values, message):
+    with pytest.raises(ValueError, match=message):
+        RunConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"dataset": "cats"}, r"dataset=cats: must be one of digits"),
+        ({"audit": "90"}, r"audit=90: must be one of smoke, quick, standard, thorough"),
+        ({"sensitive": ["digit"]}, r"sensitive=digit: is the primary task or named twice"),
+    ],
+)
+def test_an_audits_bad_values_too(values, message):
+    with pytest.raises(ValueError, match=message):
+        AuditConfig("a.b:c", **values)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "3", *('{"format": 2, ' + rest for rest in ('"absent": 1}', '"train": {"absent": 1}}', '"train": 3}'))],
+)
+def test_a_file_that_is_no_config_is_refused(text):
+    with pytest.raises(ValueError):
+        RunConfig.read(text)

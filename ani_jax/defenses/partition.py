@@ -251,16 +251,19 @@ class Partition(Prepared, Reversible, Defense):
     def client_loss(self, forward: Forward, batch: Batch) -> Terms:
         """Cross-entropy, L_attr (mean over hidden attributes and their adversaries) and the hinged L_rec."""
         losses, confusion = {"task": cross_entropy(forward.logits, batch.label).mean()}, []
-        for attribute in self.hidden:
-            for kind in self._kinds:
-                logits, labels = _opinions(forward.adversaries[f"{attribute}-{kind}"], batch.sensitive[attribute])
-                if self.attribute_objective == "neg_ce":
-                    each = cross_entropy(logits, labels)
-                elif self.attribute_objective == "kl_to_prior":
-                    each = adversarial.kl_to_prior(logits, forward.extra[f"prior/{attribute}"])
-                else:
-                    each = adversarial.max_entropy(logits)
-                confusion.append(each.mean())
+        for name, output in forward.adversaries.items():
+            if name == IMAGE:
+                continue
+            # Names of attributes may hold a dash, names of listeners do not.
+            attribute = name.rpartition("-")[0]
+            logits, labels = _opinions(output, batch.sensitive[attribute])
+            if self.attribute_objective == "neg_ce":
+                each = cross_entropy(logits, labels)
+            elif self.attribute_objective == "kl_to_prior":
+                each = adversarial.kl_to_prior(logits, forward.extra[f"prior/{attribute}"])
+            else:
+                each = adversarial.max_entropy(logits)
+            confusion.append(each.mean())
         if confusion:
             losses["attribute"] = jnp.stack(confusion).mean()
         if self.reconstruction:

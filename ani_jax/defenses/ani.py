@@ -21,8 +21,9 @@ from jaxtyping import Array, Float
 
 from ani_jax.defenses.base import Defense, Forward, Phase, Terms
 from ani_jax.defenses.mixins import Measured
-from ani_jax.defenses.options import require, weight
+from ani_jax.defenses.options import weight
 from ani_jax.defenses.registry import register
+from ani_jax.losses.checks import require
 from ani_jax.losses.noise import mask_log_reward, mean_log_scale
 from ani_jax.losses.task import cross_entropy
 from ani_jax.modules.adversaries import depth_to_space, space_to_depth

@@ -10,7 +10,8 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from ani_jax.defenses.options import Weights, require
+from ani_jax.defenses.options import Weights
+from ani_jax.losses.checks import require
 from ani_jax.types import Batch, Features, Images, Logits, PRNGKey, Release
 
 Terms = dict[str, Float[Array, ""]]

@@ -16,8 +16,9 @@ from jaxtyping import Array, Float
 
 from ani_jax.defenses.base import Defense, Forward, Optimizer, Phase, Terms
 from ani_jax.defenses.mixins import Measured
-from ani_jax.defenses.options import require, weight
+from ani_jax.defenses.options import weight
 from ani_jax.defenses.registry import register
+from ani_jax.losses.checks import require
 from ani_jax.losses.dependence import (
     RELEASE_EPSILON,
     channel_pearson,
@@ -129,6 +130,7 @@ class Funnel(Measured, Defense):
 
     def client_loss(self, forward: Forward, batch: Batch) -> Terms:
         """The four terms of L, named after their weights; D is of the global batch."""
+        task = smoothed_kl(forward.logits, batch.label, self.smoothing).mean()
         if self.dependence == "biased":
             epsilon = RELEASE_EPSILON if self.faithful else 0.0
             dependence = distance_correlation(
@@ -140,7 +142,7 @@ class Funnel(Measured, Defense):
             heard = decorrelate(forward.z, self.axis_name)
             dependence = local_distance_correlation(batch.image, heard, axis_name=self.axis_name)
         return {
-            "alpha": smoothed_kl(forward.logits, batch.label, self.smoothing).mean(),
+            "alpha": task,
             "beta": dependence,
             "gamma": channel_pearson(forward.z, faithful=self.faithful).mean(),
             "l1": jnp.abs(forward.z).mean(),

@@ -6,8 +6,8 @@ from typing import ClassVar
 from flax import linen as nn
 
 from ani_jax.defenses.base import Defense, Forward, Terms
-from ani_jax.defenses.options import require
 from ani_jax.defenses.registry import register
+from ani_jax.losses.checks import require
 from ani_jax.losses.task import cross_entropy
 from ani_jax.modules.cloud import SplitCloud
 from ani_jax.modules.edge import BACKBONES, SplitEdge, divisor

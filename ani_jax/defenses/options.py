@@ -12,20 +12,7 @@ from typing import Any, Self
 import jax.numpy as jnp
 from jaxtyping import Array
 
-
-def require(condition: bool, name: str, value: Any, allowed: str) -> None:
-    """Refuses an option in one line that names it, its value and what is allowed.
-
-    Raises:
-        ValueError: ``condition`` is false.
-
-    Example:
-        >>> require(False, "beta", -1, "0 or more")
-        Traceback (most recent call last):
-        ValueError: beta=-1: must be 0 or more
-    """
-    if not condition:
-        raise ValueError(f"{name}={value}: must be {allowed}")
+from ani_jax.losses.checks import require
 
 
 def weight(default: float, *, private: bool = False) -> Any:

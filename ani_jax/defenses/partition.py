@@ -19,9 +19,10 @@ from jaxtyping import Array, Float
 from ani_jax.defenses.base import Adversary, Defense, Forward, Optimizer, Phase, Terms
 from ani_jax.defenses.mixins import Prepared, Reversible
 from ani_jax.defenses.none import require_split
-from ani_jax.defenses.options import Convex, require, weight
+from ani_jax.defenses.options import Convex, weight
 from ani_jax.defenses.registry import register
 from ani_jax.losses import adversarial, reconstruction
+from ani_jax.losses.checks import require
 from ani_jax.losses.task import accuracy, cross_entropy
 from ani_jax.modules.adversaries import ConvClassifier, MirrorDecoder, MLPClassifier
 from ani_jax.modules.cloud import SplitCloud
@@ -250,16 +251,19 @@ class Partition(Prepared, Reversible, Defense):
     def client_loss(self, forward: Forward, batch: Batch) -> Terms:
         """Cross-entropy, L_attr (mean over hidden attributes and their adversaries) and the hinged L_rec."""
         losses, confusion = {"task": cross_entropy(forward.logits, batch.label).mean()}, []
-        for attribute in self.hidden:
-            for kind in self._kinds:
-                logits, labels = _opinions(forward.adversaries[f"{attribute}-{kind}"], batch.sensitive[attribute])
-                if self.attribute_objective == "neg_ce":
-                    each = cross_entropy(logits, labels)
-                elif self.attribute_objective == "kl_to_prior":
-                    each = adversarial.kl_to_prior(logits, forward.extra[f"prior/{attribute}"])
-                else:
-                    each = adversarial.max_entropy(logits)
-                confusion.append(each.mean())
+        for name, output in forward.adversaries.items():
+            if name == IMAGE:
+                continue
+            # Names of attributes may hold a dash, names of listeners do not.
+            attribute = name.rpartition("-")[0]
+            logits, labels = _opinions(output, batch.sensitive[attribute])
+            if self.attribute_objective == "neg_ce":
+                each = cross_entropy(logits, labels)
+            elif self.attribute_objective == "kl_to_prior":
+                each = adversarial.kl_to_prior(logits, forward.extra[f"prior/{attribute}"])
+            else:
+                each = adversarial.max_entropy(logits)
+            confusion.append(each.mean())
         if confusion:
             losses["attribute"] = jnp.stack(confusion).mean()
         if self.reconstruction:

@@ -68,8 +68,8 @@ def init(defense: Defense, key: PRNGKey) -> State:
         for index, adversary in enumerate(sorted(defense.adversaries, key=lambda adversary: adversary.name))
     }
     params = {
-        "client": client["params"],
-        "server": server["params"],
+        "client": client.get("params", {}),
+        "server": server.get("params", {}),
         "adversaries": {name: variables["params"] for name, variables in adversaries.items()},
     }
     return State(

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ani_jax.defenses.options import Convex, Weights, require, weight
+from ani_jax.defenses.options import Convex, Weights, weight
+from ani_jax.losses.checks import require
 
 MULTIPLIERS = st.floats(1e-3, 1e3)
 LOSSES = st.floats(0, 100)

@@ -38,10 +38,11 @@ SHARED: dict[str, tuple[Any, Any, str]] = {
 def define(*shared: str, **own: tuple[Any, Any, str]) -> None:
     """Defines flags: ``SHARED`` ones by name, others as those are; the kind is a type, or the values that are allowed."""
     for name, (kind, default, text) in {**{name: SHARED[name] for name in shared}, **own}.items():
+        # --help shows a module's own flags, so they are the command's.
         if isinstance(kind, type):
-            getattr(flags, f"DEFINE_{KINDS[kind]}")(name, default, text)
+            getattr(flags, f"DEFINE_{KINDS[kind]}")(name, default, text, module_name=sys.argv[0])
         else:
-            flags.DEFINE_enum(name, default, list(kind), text)
+            flags.DEFINE_enum(name, default, list(kind), text, module_name=sys.argv[0])
 
 
 def define_run() -> None:

@@ -5,14 +5,21 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
-from absl import flags
+from absl.flags import FLAGS
 
 from ani_jax.config import RunConfig
 from ani_jax.training import processes
 from ani_jax.training.devices import MODES, PLACEMENTS, Devices
 
-FLAGS = flags.FLAGS
-
+OWN = {
+    "parallel": (MODES, "auto", "How training is spread over devices; auto is pmap on accelerators."),
+    "placement": (PLACEMENTS, "auto", "Where the training pictures lie."),
+    "resume": (("auto", "must", "never"), "auto", "must: only go on with a run; never: only begin one."),
+    "coordinator_address": (str, None, "host:port of process 0 of several; auto where the platform knows."),
+    "num_processes": (int, None, "How many processes share the training."),
+    "process_id": (int, None, "Which of them this is, counted from 0."),
+}
+"""The flags, see :func:`experiments.flags.define`."""
 STOPPED = 75
 """Exit code of a run that was told to end (SIGTERM) and saved itself: "try again" in sysexits.h, the same command goes on."""
 
@@ -27,20 +34,6 @@ class Machine:
     devices: Devices = dataclasses.field(default_factory=Devices)
     resume: str = "auto"
     stop: Callable[[], bool] = lambda: False
-
-
-def define() -> None:
-    """Defines the flags."""
-    flags.DEFINE_enum("parallel", "auto", MODES, "How training is spread over devices; auto is pmap on accelerators.")
-    flags.DEFINE_enum("placement", "auto", PLACEMENTS, "Where the training pictures lie.")
-    flags.DEFINE_enum(
-        "resume", "auto", ["auto", "must", "never"], "must: only go on with a run; never: only begin one."
-    )
-    flags.DEFINE_string(
-        "coordinator_address", None, "host:port of process 0 of several; auto where the platform knows."
-    )
-    flags.DEFINE_integer("num_processes", None, "How many processes share the training.")
-    flags.DEFINE_integer("process_id", None, "Which of them this is, counted from 0.")
 
 
 def from_flags(config: RunConfig) -> Machine:

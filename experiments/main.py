@@ -32,6 +32,5 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.define_run()
-    flags.define(list_datasets=(bool, False, "Print the catalogue and stop."))
-    machine.define()
+    flags.define(list_datasets=(bool, False, "Print the catalogue and stop."), **machine.OWN)
     flags.run(main)

@@ -11,6 +11,7 @@ import io
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from typing import Any
@@ -52,7 +53,7 @@ def prepare(
         name: of a recipe, or of any tfds data set ("emnist/balanced"); most shipped builders need TensorFlow to prepare.
         manual_dir: holds the official files, itself or in a folder named like the data set.
         data_dir: where prepared data lies; ``None`` is tfds's own default.
-        watch: sees long loops go by, and tfds shows bars of its own; ``None`` is silence.
+        watch: sees long loops go by, and on a terminal tfds shows bars of its own; ``None`` is silence.
 
     Returns:
         What is on disk.
@@ -60,7 +61,8 @@ def prepare(
     Raises:
         DataError: files are missing, damaged or out of range, or the builder fails; nothing half-made stays.
     """
-    (tfds.disable_progress_bar if watch is None else tfds.enable_progress_bar)()
+    shown = watch is not None and sys.stderr.isatty()
+    (tfds.enable_progress_bar if shown else tfds.disable_progress_bar)()
     entry = next((entry for entry in ENTRIES if entry.recipe is not None and entry.prepared == name), None)
     # tfds announces on standard output what it is about to do.
     with contextlib.redirect_stdout(io.StringIO()):

@@ -36,7 +36,7 @@ def start(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--defenses=funnel,moat",), "flag --defenses=funnel,moat: must be names, each once, out of none, ani"),
+        (("--defenses=funnel,moat",), "flag --defenses=funnel,moat: must be names, each once, out of ani, funnel"),
         (("--defenses=funnel", "--utility_budget=0.01"), "flag --utility_budget=0.01: a frontier does not take it"),
         (("--defenses=ani", "--beta=1"), "flag --beta"),
         (("--depths=a",), "flag --depths=a: must be whole numbers separated by commas"),

@@ -59,7 +59,7 @@ def test_tasks_are_written_only_where_they_are_not_the_catalogues(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"defense": "wall"}, r"defense=wall: must be one of none, ani, partition, funnel"),
+        ({"defense": "wall"}, r"defense=wall: must be one of ani, funnel, none, partition"),
         ({"dataset": "cats"}, r"dataset=cats: must be one of digits"),
         ({"primary": "age"}, r"primary=age: must be one of digit, ink, paper for digits"),
         ({"sensitive": ["digit"]}, r"sensitive=digit: is the primary task or named twice"),

@@ -46,7 +46,12 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    output, _ = finish(start("--defense=funnel", *SMALL, f"--workdir={folder}", cache=cache))
+    output, errors = finish(start("--defense=funnel", *SMALL, f"--workdir={folder}", cache=cache))
+    # Outside a terminal it says what it is doing, the reference first.
+    told = [line for line in errors.splitlines() if line.startswith("ani_jax: ")]
+    assert told[0] == "ani_jax: none: training, 0 of 120"
+    assert "ani_jax: funnel: training, 0 of 12" in told
+    assert told[-1].startswith("ani_jax: funnel: ")
     return folder, output
 
 

@@ -83,6 +83,8 @@ def execute(config: RunConfig, folder: Path, cache: Path, machine: Machine | Non
             found = [load(place) for place in (ceiling, folder) if place is not None]
             report(found)
             return found
+    # The main process loads its data anew, and is to hold it once.
+    data = None
     processes.leave()
     return execute(config, folder, cache, Machine(stop=Told(signal.SIGTERM))) if processes.is_main() else []
 

@@ -121,7 +121,7 @@ class Data:
 
     Attributes:
         defend: trains client, server and co-trained adversaries.
-        budget: the tenth of ``defend`` that is held out for the utility budget.
+        holdout: the tenth of ``defend`` that the utility budget looks at; nothing is trained on it.
         auxiliary: what an attacker owns.
         validation: selects attackers and checkpoints.
         test: reports, touched once.
@@ -131,7 +131,7 @@ class Data:
     """
 
     defend: Source
-    budget: Batch
+    holdout: Batch
     auxiliary: Source
     validation: Batch
     test: Batch

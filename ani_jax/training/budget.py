@@ -226,7 +226,7 @@ class Watch(Callback):
         if not run.part.due(EVERY):
             return {}
         state, weights = run.state, run.defense.weights.arrays()
-        found = appraise(state, run.data.budget, weights, run.defense)
+        found = appraise(state, run.data.holdout, weights, run.defense)
         seen = {"heldout/loss": found.loss, "heldout/accuracy": found.accuracy}
         if run.part.end == run.part.total:
             seen["validation/accuracy"] = appraise(state, run.data.validation, weights, run.defense).accuracy
@@ -269,7 +269,7 @@ class Spend(Callback):
         logged = {}
         if run.part.due(EVERY) and spends(run.defense, run.part.phase):
             state, weights = run.state, run.defense.weights.arrays()
-            found = appraise(state, run.data.budget, weights, run.defense)
+            found = appraise(state, run.data.holdout, weights, run.defense)
             moved = ascend(state, found.loss, weights, self.utility, run.defense)
             run.change(weights=moved.weights, budget=moved.budget)
             logged = {"heldout/loss": found.loss, "heldout/accuracy": found.accuracy}

@@ -31,8 +31,8 @@ class State:
         step: optimiser steps taken over all phases.
         key: root of all randomness; never advanced, step ``t`` uses ``fold_in(key, t)``.
         extra: arrays that a phase's ``prepare`` fills.
-        budget: the utility budget's log multiplier, ema, constraint value and the log of its target over the one that was
-            given; unused without one.
+        budget: the *utility* budget's, as nothing else is called one: its log multiplier, ema, constraint value and the log of
+            its target over the one that was given; unused without one. ``Data.holdout`` is its slice of the data.
     """
 
     params: dict[str, Any]

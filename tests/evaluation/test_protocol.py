@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ani_jax.evaluation.critics import Critics
 
 from ani_jax.attacks import attribute, decoder
 from ani_jax.attacks.base import LEVELS, Attack, Family
 from ani_jax.evaluation import audit as module
 from ani_jax.evaluation.audit import audit
+from ani_jax.information.critics import Critics
 from ani_jax.records import to_json
 from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.image import Image

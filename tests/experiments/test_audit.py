@@ -104,7 +104,7 @@ def test_a_finished_run_is_audited_again_without_training(tmp_path, monkeypatch)
     assert (target / "report.html").exists()
     before = (run.folder / "evidence.json").read_text()
     _, (longer,) = command.of_run(run, "quick", tmp_path / "cache")
-    assert longer.budget == "quick"
+    assert longer.level == "quick"
     assert (run.folder / "evidence.json").read_text() == before
     monkeypatch.setattr(runs, "audit", None)
     assert command.of_run(run, "quick", tmp_path / "cache")[1] == [longer]

@@ -104,6 +104,7 @@ class Source:
 
     def draw(self, key: PRNGKey, count: int) -> Batch:
         """Renders ``count`` originals chosen uniformly with replacement; both choices come from ``key``."""
+        # Two keys: with one, which original is drawn would be tied to how it is rendered.
         index_key, render_key = jax.random.split(key)
         return self.batch(render_key, jax.random.randint(index_key, (count,), 0, self.size))
 

@@ -3,7 +3,7 @@
     evidence = audit(release, data, predict)
 
 Attackers learn from ``auxiliary``, the best member of each attack is chosen on ``validation``, and ``test`` is scored
-once, here and nowhere else. ``defend`` and ``budget`` are never looked at.
+once, here and nowhere else. ``defend`` and ``holdout`` are never looked at.
 """
 
 import functools

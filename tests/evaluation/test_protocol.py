@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ani_jax.evaluation.critics import Critics
 
 from ani_jax.attacks import attribute, decoder
 from ani_jax.attacks.base import LEVELS, Attack, Family
 from ani_jax.evaluation import audit as module
 from ani_jax.evaluation.audit import audit
+from ani_jax.information.critics import Critics
 from ani_jax.records import to_json
 from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.image import Image
@@ -145,6 +145,9 @@ def test_the_criterion_stands_beside_the_attacks_where_the_level_has_critics(toy
     assert any(name.startswith("criterion ") for name in store)
     assert audit(client, toy, **options).criterion == found.criterion
     assert audit(client, toy, attacks=ATTACKS[1:], level="smoke").criterion is None
+    # A level of one's own takes its base's critics.
+    own = dataclasses.replace(level, name="mine", base="critical")
+    assert audit(client, toy, attacks=ATTACKS[1:], level=own).criterion == found.criterion
 
 
 def test_a_criterion_that_fails_is_a_note(toy, monkeypatch):

@@ -145,6 +145,9 @@ def test_the_criterion_stands_beside_the_attacks_where_the_level_has_critics(toy
     assert any(name.startswith("criterion ") for name in store)
     assert audit(client, toy, **options).criterion == found.criterion
     assert audit(client, toy, attacks=ATTACKS[1:], level="smoke").criterion is None
+    # A level of one's own takes its base's critics.
+    own = dataclasses.replace(level, name="mine", base="critical")
+    assert audit(client, toy, attacks=ATTACKS[1:], level=own).criterion == found.criterion
 
 
 def test_a_criterion_that_fails_is_a_note(toy, monkeypatch):

@@ -94,6 +94,7 @@ class Config:
         """The config as it is written into its folder."""
         values = dataclasses.asdict(self)
         told = {field.name: values[field.name] for field in dataclasses.fields(self) if field.compare}
+        # Sorted, since it is hashed: the order of fields must not decide the name of a folder.
         return json.dumps({"format": FORMAT, **told}, indent=1, sort_keys=True, allow_nan=False)
 
     @classmethod
@@ -105,6 +106,7 @@ class Config:
         """
         try:
             values = json.loads(text)
+            # The first format did not say which one it was.
             found = values.pop("format", 1)
             if found != FORMAT:
                 raise ValueError(
@@ -182,6 +184,7 @@ class RunConfig(Config):
             raise ValueError(f"originals={self.originals}: must be at least {FEWEST}, and cannot be chosen for digits")
         augment.check(self.augment)
         object.__setattr__(self, "augment", tuple(self.augment))
+        # Options left at their defaults and the same ones spelled out are one config, with one folder.
         object.__setattr__(self, "options", registry.options(self.defense) | dict(self.options))
         # A mistake in an option is told here, with the data still to be loaded.
         weights = self.template().weights.privacy
@@ -220,5 +223,6 @@ class RunConfig(Config):
         shared = {name: getattr(defense, name) for name in ("backbone", "depth") if hasattr(defense, name)}
         if defense.width != registry.options(self.defense)["width"]:
             shared["width"] = defense.width
+        # The seed and nothing else: one reference serves every run of that seed, however the run itself is trained.
         train = TrainConfig(seed=self.train.seed)
         return dataclasses.replace(self, defense="none", utility_budget=None, options=shared, train=train)

@@ -386,16 +386,18 @@ def from_json(kind: type[R], text: str) -> R:
         >>> from_json(Estimate, '{"value": 0.5}')
         Estimate(value=0.5, low=None, high=None, note='')
     """
-    return _decode(kind, json.loads(text, parse_constant=_refuse))
 
+    def refuse(token: str) -> float:
+        raise ValueError(f"{token}: not a number that JSON has")
 
-def _refuse(token: str) -> float:
-    raise ValueError(f"{token}: not a number that JSON has")
+    # Python would read NaN and Infinity, which are no JSON and which to_json never writes.
+    return _decode(kind, json.loads(text, parse_constant=refuse))
 
 
 def _decode(kind: Any, value: Any) -> Any:
     """Rebuilds a value of the annotated type ``kind`` from parsed JSON."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    # The only union that a record has is "or None".
     if origin is types.UnionType:
         return None if value is None else _decode(next(a for a in arguments if a is not type(None)), value)
     if origin is tuple:

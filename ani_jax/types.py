@@ -104,6 +104,7 @@ class Source:
 
     def draw(self, key: PRNGKey, count: int) -> Batch:
         """Renders ``count`` originals chosen uniformly with replacement; both choices come from ``key``."""
+        # Two keys: with one, which original is drawn would be tied to how it is rendered.
         index_key, render_key = jax.random.split(key)
         return self.batch(render_key, jax.random.randint(index_key, (count,), 0, self.size))
 
@@ -121,7 +122,7 @@ class Data:
 
     Attributes:
         defend: trains client, server and co-trained adversaries.
-        budget: the tenth of ``defend`` that is held out for the utility budget.
+        holdout: the tenth of ``defend`` that the utility budget looks at; nothing is trained on it.
         auxiliary: what an attacker owns.
         validation: selects attackers and checkpoints.
         test: reports, touched once.
@@ -131,7 +132,7 @@ class Data:
     """
 
     defend: Source
-    budget: Batch
+    holdout: Batch
     auxiliary: Source
     validation: Batch
     test: Batch

@@ -76,6 +76,7 @@ def logistic_path(
         >>> (x @ weights + bias[None]).argmax(1).tolist()
         [0, 0, 1, 1]
     """
+    # With fewer examples than features the optimum lies in their span; orthonormal directions keep the penalty what it is.
     lift = _span(data[0]) if data[0].shape[1] > data[0].shape[0] else None
     if lift is not None:
         data, held = (data[0] @ lift, data[1]), (held[0] @ lift, held[1])
@@ -83,6 +84,7 @@ def logistic_path(
     best, least, waited = None, float("inf"), 0
     for l2 in grid:
         params = lbfgs(params, logistic_objective, (*data, l2), steps=iterations, tolerance=1e-5)
+        # Without the penalty, which would favour the weak ones. Not a number is never less, so it counts as waiting.
         value = float(_objective(params, (*held, 0.0)))
         best, least, waited = (params, value, 0) if value < least else (best, least, waited + 1)
         if waited == PATIENCE:
@@ -106,11 +108,11 @@ _objective = jax.jit(logistic_objective)
 def _span(x: Float[Array, "n d"]) -> Float[Array, "d n"]:
     """Orthonormal directions that span the rows of x, fewer than its columns; no penalised linear fit leaves that span.
 
-    With x x^T = L L^T they are x^T L^-T. The jitter that float32 needs drops directions of under 1e-4 of the mean
-    variance.
+    With x x^T = L L^T they are x^T L^-T.
     """
     gram = x @ x.T
     size = gram.shape[0]
+    # float32 needs it; it drops directions of under 1e-4 of the mean variance. A constant client's trace is 0.
     jitter = 1e-4 * jnp.maximum(jnp.trace(gram) / size, 1e-20)
     factor = jnp.linalg.cholesky(gram + jitter * jnp.eye(size, dtype=x.dtype))
     return jax.scipy.linalg.solve_triangular(factor, x, lower=True).T
@@ -165,6 +167,7 @@ class AttributeNetwork(Trained):
         """Trains the network."""
         tuned = self.tuned(context)
         module = network(context.asked.held_z.ndim, self.target.classes, tuned.width)
+        # The name's key differs from seed to seed already; whoever fits all with one key gets different networks too.
         return fit_network(jax.random.fold_in(context.key, self.seed), module, tuned, context)
 
 

@@ -63,8 +63,9 @@ class Level:
         queries: how often a stochastic client is asked about the same image.
         test: images that are scored at most; of a larger split a seeded sample, the same for every client.
         validation: likewise, images that attackers are chosen on.
-        base: of a level of your own, the level whose settings attacks take; "" for its own name.
-        settings: name of an attack's class -> settings on top of those; None leaves the attack out.
+        base: of a level of your own, the one of ``LEVELS`` whose settings attacks take and whose critics the criterion; ""
+            for its own name.
+        settings: name of a registered attack's class -> settings on top of those; None leaves the attack out.
     """
 
     name: str
@@ -140,6 +141,7 @@ class Attack:
     def at(cls, target: Target, level: Level) -> tuple[Self, ...]:
         """The attackers of this kind that compete at a level; none where it sits out."""
         own = cls.levels.get(level.base or level.name)
+        # A class that the settings name attacks even where its own levels would have it sit out.
         more = level.settings.get(cls.__name__, None if own is None else {})
         return () if more is None else (cls(target, **{**(own or {}), **more}),)
 
@@ -182,11 +184,13 @@ class Family:
     @property
     def title(self) -> str:
         """Name of its result: "attribute ink", "decoder image k=4"."""
+        # Also the seed of every attacker's key, by crc32: rewording it changes every number of every record.
         return f"{self.name} {self.target.name}{'' if self.queries == 1 else f' k={self.queries}'}"
 
     @property
     def owns(self) -> Callable[[Source], Source] | None:
         """What its attackers' own images are, see :class:`Attack`."""
+        # All attacks of a family must own the same images: they are asked about once.
         return self.attacks[0].owns if self.attacks else None
 
 
@@ -198,12 +202,22 @@ def families(targets: Sequence[Target], level: Level, knowledge: Knowledge) -> t
         level: how much may be computed.
         knowledge: what the threat model grants.
 
+    Raises:
+        ValueError: a level whose ``base`` is no level, or whose ``settings`` name no registered attack.
+
     Example:
         >>> from ani_jax.targets.attribute import Attribute
         >>> [found] = families((Attribute("ink", 4),), LEVELS["quick"], Knowledge(None))
         >>> found.title, [attack.name for attack in found.attacks]
         ('attribute ink', ['probe', 'network-0'])
     """
+    # Asked here, since a level is made before attacks register; a misspelt name would quietly change who attacks.
+    if level.base not in ("", *LEVELS):
+        raise ValueError(f"level.base={level.base}: must be one of {', '.join(LEVELS)}")
+    known = {kind.__name__ for kinds in ATTACKS.values() for kind in kinds}
+    for name in level.settings:
+        if name not in known:
+            raise ValueError(f"level.settings={name}: must be one of {', '.join(sorted(known))}")
     stochastic = knowledge.release is not None and knowledge.release.stochastic
     found: list[Family] = []
     for target in targets:
@@ -211,9 +225,11 @@ def families(targets: Sequence[Target], level: Level, knowledge: Knowledge) -> t
         for kind in ATTACKS.get(type(target), ()):
             if kind.able(knowledge):
                 rivals.setdefault(kind.family, []).extend(kind.at(target, level))
+        # By name: a new file must not change the order of a record.
         for name, attacks in sorted(rivals.items()):
             # Closed forms first: networks build on what they find.
             ordered = sorted(attacks, key=lambda attack: attack.steps > 0)
+            # Without noise a client that is asked again says the same again.
             for queries in level.queries if stochastic else (1,):
                 able = tuple(attack for attack in ordered if queries == 1 or attack.repeated)
                 found += [Family(name, target, able, queries)] if able else []
@@ -327,6 +343,7 @@ class Context:
             return float("inf")
         guess = found.attacker(self.key, self.asked.held)
         value = float(attack.target.selection(guess, batch, attack.target.aim(batch)).mean())
+        # Not a number compares false with everything: the least of a list would then hang on its order.
         return value if value == value else float("inf")
 
 
@@ -354,6 +371,7 @@ class Fits:
             context = Context(self.key(attack), self.asked, self, functools.partial(self.emit, attack))
             try:
                 self.done[attack] = attack.fit(context)
+            # Exception, not BaseException: the user may still stop an audit.
             except Exception as error:
                 self.done[attack] = Fitted(None, reason(error))
         return self.done[attack]
@@ -397,6 +415,8 @@ def prepare(
     """
     draw_key, sample_key, held_key = jax.random.split(key, 3)
     release = _granted(knowledge)
+    # Fewer at many queries, whose mean is less noisy. A declared density wants the opposite (METHODS 5.6): at k = 64 a
+    # library of 2,048 instead of 8,192 was measured to hide 13 to 15 points.
     count *= max(1, REDRAWS // queries) if release.stochastic else 1
     sample = jax.jit(Source.draw, static_argnums=2)(auxiliary, draw_key, count)
     # Summarised chunk by chunk: 64 releases of every image at once would take gigabytes.
@@ -432,6 +452,7 @@ def in_chunks(attacker: Any, z: Observed) -> Array:
     return jnp.concatenate(parts)
 
 
+# Attackers are pytrees: those of one architecture share one program, whatever their weights.
 @jax.jit
 def _on(attacker: Any, z: Observed) -> Array:
     return attacker.on(summarise(z))

@@ -76,7 +76,8 @@ class Kernel(Attack):
         """Keeps the width and the penalty with the lowest MSE on ``validation``."""
         asked = context.asked
         z = flat(asked.standardise(asked.sample_z[:SUPPORT]))
-        # Standardised features: the mean squared distance is twice the number of those that are not constant.
+        # Standardised features: the mean squared distance is twice the number of those that are not constant; 1 where all
+        # are, since it divides.
         distance = 2 * jnp.maximum(jnp.square(z).sum(1).mean(), 0.5)
         return _closed_form(asked, [width * distance for width in self.bandwidths], self.penalties)
 
@@ -91,6 +92,7 @@ def _closed_form(asked: Asked, widths: Sequence[Array | None], penalties: Sequen
     size = None if widths[0] is None else SUPPORT
     z, held = flat(asked.standardise(asked.sample_z[:size])), flat(asked.standardise(asked.held_z))
     images, shape = flat(asked.validation.image), asked.validation.image.shape[1:]
+    # The primal's matrix is d x d, the dual's n x n: linear takes the smaller, a kernel has the dual alone.
     support = None if widths[0] is None and z.shape[1] <= z.shape[0] else z
     bias, centred = _centre(flat(asked.sample.image[:size]))
     # The products cost most and do not depend on the width.
@@ -104,13 +106,16 @@ def _closed_form(asked: Asked, widths: Sequence[Array | None], penalties: Sequen
             target = centred
         for penalty in penalties:
             error = float(_error(matrix, target, bias, coordinates, images, penalty))
+            # Where float32 cannot solve, the error is not a number, which is never less.
             if error < least:
+                # Unsolved: only the chosen one is solved for the pixels, of which there are more than held images.
                 best, least = (matrix, target, penalty, width), error
     if best is None:
         return Fitted(None, "no penalty gave a finite decoder")
     return Fitted(ClosedForm(solve(*best[:3]), bias, support, best[3], asked.standardise, shape))  # type: ignore[arg-type]
 
 
+# One program: op by op the differences end in other bits where n is no power of two (measured, jax 0.10.2).
 @jax.jit
 def _centre(x: Float[Array, "n p"]) -> tuple[Float[Array, " p"], Float[Array, "n p"]]:
     return x.mean(0), x - x.mean(0)[None]
@@ -121,6 +126,7 @@ def _likeness(z: Float[Array, "m d"], support: Float[Array, "n d"]) -> tuple[Flo
     """Products and squared distances between features and the sample's."""
     products = product(z, support.T)
     distances = jnp.square(z).sum(1)[:, None] - 2 * products + jnp.square(support).sum(1)[None]
+    # Rounding can make the distance of a feature to itself negative.
     return products, jnp.maximum(distances, 0)
 
 
@@ -153,6 +159,7 @@ def _error(
 ) -> Float[Array, ""]:
     """MSE of one penalty on m images, solving for the images rather than for the pixels, of which there are more."""
     guess = product(solve(matrix, coordinates.T, penalty).T, target) + bias[None]
+    # Clipped, as the finished decoder clips: what is chosen by is what is scored.
     return jnp.square(guess.clip(0, 1) - images).mean()
 
 
@@ -205,6 +212,7 @@ class DecoderNetwork(Trained):
         bases: closed forms that it may correct; none to learn from scratch.
     """
 
+    # METHODS 5.2's; networks for attributes take twice as much.
     learning_rate: float = 1e-3
     bases: tuple[type[Attack], ...] = CLOSED
 

@@ -1,6 +1,6 @@
 """What a client declares of its Gaussian noise, for every image that an attacker owns.
 
-Members of every attack share one library of a client: it is as costly as asking the client.
+All attacks on a client's answers share one library: it is as costly as asking the client.
 """
 
 import dataclasses
@@ -54,6 +54,7 @@ class Library:
     def log_density(self, z: Observed) -> Float[Array, "b n"]:
         """Log density of k releases (k, b, ...) of each image under each Gaussian, up to a constant."""
         mean, variance = (flat(moment) for moment in moments(z))
+        # The k squares sum to k (mean^2 + variance), so any number of releases costs two products.
         each = mean @ self.slope.T - 0.5 * (jnp.square(mean) + variance) @ self.precision.T + self.constant[None]
         return z.shape[0] * each
 
@@ -61,5 +62,6 @@ class Library:
 @jax.jit
 def _natural(release: Release, images: Images) -> tuple[Array, Array, Array]:
     mean, stddev = (flat(declared(release.variables, images)) for declared in (release.mean, release.stddev))  # type: ignore[misc]
+    # A declared 0 makes it infinite: no temperature then gives a finite loss, and the attack says that it failed.
     precision = stddev**-2
     return mean * precision, precision, -(0.5 * mean**2 * precision + jnp.log(stddev)).sum(1)

@@ -126,9 +126,11 @@ class Goal:
         """How badly each image explains the k releases ``z``; the equations are the module's."""
         if self.likelihood:
             each = jax.vmap(self.release.log_prob, (None, 0, None))(self.release.variables, z, images)  # type: ignore[arg-type]
+            # By release and by feature, as the squared distance is: one grid of priors' weights serves both.
             return -each.mean(0) / max(1, flat(z[0]).shape[1])
         first, second = self.expected(images, key)
         goal = z.mean(0)
+        # Two draws, not the square of one, which adds the noise's variance and prefers images that get little of it.
         return flat((first - goal) * (second - goal) * jnp.square(self.rate)[None]).mean(1)
 
     def expected(self, images: Images, key: PRNGKey) -> tuple[Features, Features]:
@@ -230,9 +232,11 @@ def descend(
     """
     search, state = begin(goal, canvas, variables, starts, z, setting, key)
     every = max(1, steps // 10)
+    # On the host: a convolution in a compiled loop loses its threads on the CPU, see optimize/fit.py.
     for index in range(steps):
         state, objective = advance(search, state, index, steps)
         if on_event is not None and (index + 1) % every == 0:
+            # A number makes the host wait for the device, hence ten times at most.
             on_event({"step": index + 1, "loss": float(objective.mean())})
     return _end(starts.shape[0], search, state)
 
@@ -251,6 +255,7 @@ def begin(
     return _Search(goal, variables, state.unknown, z, setting, key, canvas), state
 
 
+# Without the client, so that descents of equal shapes on whatever client share it.
 @jax.jit
 def _as_rows(starts: Float[Array, "r n ..."], z: Observed, setting: Setting) -> tuple[_State, Observed, Setting]:
     r, n = starts.shape[:2]
@@ -260,6 +265,7 @@ def _as_rows(starts: Float[Array, "r n ..."], z: Observed, setting: Setting) -> 
     return state, jnp.tile(z, (1, r, *(1,) * (z.ndim - 2))), setting
 
 
+# Number and count of steps are traced: one program for all steps of all descents of a shape.
 @jax.jit
 def advance(search: _Search, state: _State, index: int, steps: int) -> tuple[_State, Float[Array, " n"]]:
     """One step of every row that is still finite."""
@@ -267,6 +273,7 @@ def advance(search: _Search, state: _State, index: int, steps: int) -> tuple[_St
 
     def total(unknown: Array) -> tuple[Array, Array]:
         each = search.objective(unknown, step_key)
+        # A sum, never the mean: an image's gradient must not depend on how many are beside it.
         return each.sum(), each
 
     (_, each), gradient = jax.value_and_grad(total, has_aux=True)(state.unknown)
@@ -282,6 +289,7 @@ def advance(search: _Search, state: _State, index: int, steps: int) -> tuple[_St
 @functools.partial(jax.jit, static_argnums=0)
 def _end(restarts: int, search: _Search, state: _State) -> Found:
     """The finite state with the lowest objective among ends and starts of all restarts."""
+    # The same draws for whatever is compared below: none may win by its luck with the noise.
     start, keys = search.start, jax.random.split(search.key, DRAWS if search.goal.noisy else 1)
 
     def objective(unknown: Array) -> Array:
@@ -289,8 +297,10 @@ def _end(restarts: int, search: _Search, state: _State) -> Found:
 
     # A last step onto something not finite is taken back.
     ended = _where(jnp.isfinite(objective(state.unknown)), state.unknown, state.last)
+    # Starts compete, so that no descent gives back worse than it was given.
     candidates = jnp.stack([ended, start]).reshape(2 * restarts, -1, *start.shape[1:])
     values = jnp.stack([objective(ended), objective(start)]).reshape(2 * restarts, -1)
+    # argmin takes a NaN for the least of all.
     values = jnp.where(jnp.isfinite(values), values, jnp.inf)
     best = values.argmin(0)
     finite = state.good.reshape(restarts, -1).any(0) & jnp.isfinite(values.min(0))
@@ -340,6 +350,7 @@ def goal_of(asked: Asked, release: Release, images: Images) -> Goal:
         goal = Goal(release, rate, likelihood=True)
         # No key is drawn from where a density is declared.
         misfit = jax.jit(Goal.misfit)(goal, images, asked.held[:, : len(images)], jax.random.key(0))
+        # A density that is not finite where the descent begins would end it there.
         if bool(jnp.isfinite(misfit).all()):
             return goal
     return Goal(release, rate)

@@ -27,7 +27,7 @@ from ani_jax.types import Images, Knowledge, PRNGKey
 TEMPERATURES = (1.0, 0.5, 0.25, 0.1, 0.05, 0.02, 0.01)
 """Grid of powers that a likelihood is raised to."""
 UNDECLARED = "the client declares no Gaussian noise"
-"""Why the members fail where they have nothing to work with."""
+"""Why both attacks fail where they have nothing to work with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +150,7 @@ def _fitted(
     attacker: Callable[[Library, Array], Any],
 ) -> Fitted:
     """The attacker at the temperature with the least finite loss on ``validation``."""
+    # ``able`` asked the client; raw images, which the same attacks get for a ceiling, declare nothing.
     if asked.library is None or asked.held_density is None:
         return Fitted(None, UNDECLARED)
     losses = [(float(loss(asked.held_density, t)), index) for index, t in enumerate(temperatures)]
@@ -178,6 +179,7 @@ def _posterior(
     weighted = temperature * density
     rows = labels[None] == jnp.arange(classes)[:, None]
     scores = [jax.nn.logsumexp(jnp.where(own[None], weighted, -jnp.inf), axis=1) for own in rows]
+    # Minus infinity less minus infinity would be NaN.
     return jax.nn.log_softmax(jnp.maximum(jnp.stack(scores, axis=1), -1e30), axis=1)
 
 

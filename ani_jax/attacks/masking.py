@@ -59,6 +59,7 @@ def differentiable(asked: Asked) -> bool:
         return asked.release(x, jax.random.key(0)).sum()
 
     try:
+        # Tracing is enough to learn it, and runs nothing.
         jax.eval_shape(jax.grad(total), asked.sample.image[:1])
     except (TypeError, ValueError, NotImplementedError):
         return False
@@ -97,17 +98,26 @@ def surrogate(key: PRNGKey, asked: Asked, steps: int) -> Release:
         return 1 - float(error / jnp.square((sent - sent.mean(0)[None]) * rate[None]).mean())
 
     copies = [_linear(linear_key, asked)]
+    # Written so that a copy whose answers are not finite is not faithful.
     if not explained(copies[0]) > FAITHFUL:
-        copies.append(_network(network_key, asked, rate, steps))
+        init_key, fit_key = jax.random.split(network_key)
+        mean = sample_means(asked).mean(0)
+        module = Imitation(mean.shape)
+        params = initialise(module, init_key, asked.sample.image[:1])["params"]
+        data = (asked.auxiliary, asked.release, mean, rate)
+        found = fit(fit_key, params, _Copying(module), data, steps=steps, optimizer=adam(2e-3, steps, 1.0))
+        copies.append(Release((found.params, mean, scale_of(rate)), NetworkApply(module)))
+    # max would keep a leading NaN, with which nothing compares.
     scores = [score if score == score else -jnp.inf for score in map(explained, copies)]
     return copies[scores.index(max(scores))]
 
 
 def _linear(key: PRNGKey, asked: Asked) -> Release:
-    """The linear map with the least squared error on real images and on noise, which also moves what images never do."""
+    """The linear map with the least squared error on real images and on noise."""
     image_key, query_key = jax.random.split(key)
     shape = asked.sample.image.shape[1:]
     count = min(NOISE, 2 * asked.sample.image[0].size)
+    # Noise also moves what real images never do.
     images = jnp.concatenate([asked.sample.image, jax.random.uniform(image_key, (count, *shape))])
     z = query(asked.release, images, query_key)[0]
     return Release((images.mean(0), z.mean(0), _solved(images, z)), _LinearApply())
@@ -121,6 +131,7 @@ def _solved(images: Images, z: Features) -> Float[Array, "p d"]:
     return solve(product(x.T, x), product(x.T, y), RIDGE)
 
 
+# A class and no closure: equal for all copies, so that attacks on them compile once.
 @dataclasses.dataclass(frozen=True)
 class _LinearApply:
     """``apply`` of a linear copy: ``z = z_mean + (x - x_mean) W``."""
@@ -157,16 +168,6 @@ class _Copying:
         x = source.draw(draw_key, self.batch_size).image
         z = jax.lax.stop_gradient((ask(release, x, noise_key)[0] - mean[None]) * rate[None])
         return jnp.square(self.module.apply({"params": params}, x, train=True) - z).mean()  # type: ignore[operator]
-
-
-def _network(key: PRNGKey, asked: Asked, rate: Features, steps: int) -> Release:
-    init_key, fit_key = jax.random.split(key)
-    mean = sample_means(asked).mean(0)
-    module = Imitation(mean.shape)
-    params = initialise(module, init_key, asked.sample.image[:1])["params"]
-    data = (asked.auxiliary, asked.release, mean, rate)
-    found = fit(fit_key, params, _Copying(module), data, steps=steps, optimizer=adam(2e-3, steps, 1.0))
-    return Release((found.params, mean, scale_of(rate)), NetworkApply(module))
 
 
 def scale_of(rate: Features) -> Features:

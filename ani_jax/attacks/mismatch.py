@@ -28,6 +28,7 @@ def repaint(key: PRNGKey, images: Images) -> Images:
     return jnp.roll(images, 1, axis=-1) if images.shape[-1] == 3 else 1 - images
 
 
+# A class and no closure: equal shifts of one source are equal, so that what draws from them compiles once.
 @dataclasses.dataclass(frozen=True)
 class Shifted:
     """The ``render`` of a source whose images are shifted after they are drawn; labels stay what they are.
@@ -76,6 +77,7 @@ class MismatchedRidge(Ridge):
     family = "mismatched"
     levels = SETTINGS
     repeated = False
+    # A plain function would be bound to the attack and get it as its source.
     owns = staticmethod(mismatched)
 
     @property

@@ -82,6 +82,7 @@ class Trained(Attack):
         """The attack in the form whose trial had the lowest loss on ``validation``; where all failed, the usual one."""
         if not self.trials:
             return self
+        # A failed trial's loss is infinite; where all are, the first is the least: the usual form.
         best = self.trials[int(np.argmin([context.loss(trial) for trial in self.trials]))]
         return dataclasses.replace(self, width=best.width, learning_rate=best.learning_rate)
 
@@ -137,6 +138,8 @@ class Objective:
         asked, base, aim = data
         draw_key, noise_key = jax.random.split(key)
         batch = asked.auxiliary.draw(draw_key, self.batch_size)
+        # Fresh noise at every step: measured on ani, 61% of inks after 1,000 steps of 128 draws, where a library of 8,192
+        # under the exact density reads 36% (METHODS 5.0).
         z = jax.lax.stop_gradient(summarise(ask(asked.release, batch.image, noise_key, asked.queries)))
         return self.loss(Network(params, asked.standardise, base, self.module).on(z, train=True), batch, aim).mean()
 
@@ -170,22 +173,24 @@ def fit_network(key: PRNGKey, module: nn.Module, attack: Trained, context: Conte
     asked, target = context.asked, attack.target
     init_key, fit_key = jax.random.split(key)
     params = initialise(module, init_key, readable(asked.held_z[:1]))["params"]
+    if base is not None:
+        # 0 before the sigmoid is 1/2 behind it, a correction of 0: the network starts where its base ends.
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: jnp.zeros_like(leaf) if "pixels" in jax.tree_util.keystr(path) else leaf, params
+        )
     found = fit(
         fit_key,
-        params if base is None else jax.tree_util.tree_map_with_path(_without_pixels, params),
+        params,
         Objective(module, target.loss, attack.batch_size),
         (asked, base, target.aim(asked.validation)),
         steps=attack.steps,
         optimizer=adam(attack.learning_rate, attack.steps, 1.0),
         evaluate=Selection(module, target.selection),
+        # Five looks at least, so that a short trial is kept at its best too.
         every=max(1, min(50, -(-attack.steps // 5))),
         on_event=context.emit,
     )
     return Fitted(Network(found.params, asked.standardise, base, module), found.failed)
-
-
-def _without_pixels(path: Any, leaf: Array) -> Array:
-    return jnp.zeros_like(leaf) if "pixels" in jax.tree_util.keystr(path) else leaf
 
 
 def readable(z: Features) -> Features:

@@ -72,6 +72,7 @@ class Autoencoder(nn.Module):
     def setup(self):
         """Makes the three networks."""
         height, width, _ = self.image_shape
+        # Halved only where it comes out even: the painter's doublings must meet the image's sides again.
         times = 0
         while min(height, width) >> times >= 8 and (height >> times) % 2 == (width >> times) % 2 == 0:
             times += 1
@@ -164,6 +165,7 @@ class Prior(Attack):
         )
         grid = settings(self.rates, self.variations, self.energies)
         fitted = tune(tune_key, asked, [searcher], grid, self.tuned_on, context.emit)
+        # What an unfinished autoencoder finds is kept, but on record as failed.
         return fitted if failed is None else Fitted(fitted.attacker, failed)
 
     def train(
@@ -171,6 +173,7 @@ class Prior(Attack):
     ) -> tuple[Any, str | None]:
         """The autoencoder's parameters, and why its training failed, if it did."""
         init_key, fit_key = jax.random.split(key)
+        # The second use draws the code of an image that only shapes are taken from.
         params = initialise(module, init_key, asked.sample.image[:1], init_key)["params"]
         found = fit(
             fit_key,
@@ -204,6 +207,7 @@ class _Coded:
     module: Autoencoder
 
     def __call__(self, params: Any, data: tuple[Source, Batch]) -> Float[Array, ""]:
+        # The same draw at every look: they differ by the parameters alone.
         return _bound(self.module, params, data[1].image, jax.random.key(0))
 
 
@@ -212,6 +216,7 @@ def _bound(module: Autoencoder, params: Any, images: Images, key: PRNGKey) -> Fl
     error = jnp.square(coded.image - images).mean() / (2 * PIXEL_STDDEV**2)
     log_variance = 2 * coded.log_stddev
     divergence = 0.5 * (jnp.exp(log_variance) + coded.mean**2 - 1 - log_variance).sum(1).mean()
+    # The error is a mean over elements, so the divergence counts by element too.
     return error + divergence / math.prod(images.shape[1:])
 
 
@@ -305,6 +310,7 @@ class Searcher:
         return by_parts(one, starts, z, self.setting)
 
 
+# Out here and by module, not by attacker: fits that differ in their parameters share these programs.
 _coded = jax.jit(lambda module, params, x: module.apply({"params": params}, x, method="code"), static_argnums=0)
 _layered = jax.jit(lambda canvas, params, code: canvas.layer(params, code), static_argnums=0)
 _drawn = jax.jit(_paint, static_argnums=0)

@@ -122,6 +122,7 @@ def answers(release: Release, images: Images, key: PRNGKey, queries: int) -> Ite
             at_once = 1
     for index, start in enumerate(range(0, images.shape[0], CHUNK)):
         part, size = padded(images[start : start + CHUNK], 0)
+        # Rounded up; the last call's surplus is cut off below.
         keys = jax.random.split(jax.random.fold_in(key, index), -(-queries // at_once))
         yield jnp.concatenate([_ask_jitted(release, part, one, at_once)[:, :size] for one in keys])[:queries]
 
@@ -162,6 +163,7 @@ def moments(z: Observed) -> tuple[Features, Features]:
         >>> [moment.tolist() for moment in moments(jnp.array([[[1.0]], [[3.0]]]))]
         [[[2.0]], [[1.0]]]
     """
+    # Two passes: the mean square less the squared mean would lose small noise to rounding.
     zero, count = jnp.zeros_like(z[0]), z.shape[0]
     mean = jax.lax.scan(lambda total, one: (total + one, None), zero, z)[0] / count
     return mean, jax.lax.scan(lambda total, one: (total + jnp.square(one - mean), None), zero, z)[0] / count
@@ -178,6 +180,7 @@ def summarise(z: Observed) -> Features:
     if z.shape[0] == 1:
         return z[0]
     mean, variance = moments(z)
+    # How much noise an image gets is a signal itself (METHODS 5.6).
     return jnp.concatenate([mean, jnp.sqrt(variance)], axis=-1)
 
 

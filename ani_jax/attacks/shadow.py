@@ -64,6 +64,7 @@ class Shadow(Attack):
     @property
     def white_box(self) -> WhiteBox:
         """The inversion that follows."""
+        # No decoder to start from: it would learn from answers to queries, and nobody is asked here.
         return WhiteBox(self.target, steps=self.inversion_steps, restarts=self.restarts, starters=())
 
     def fit(self, context: Context) -> Fitted:
@@ -83,6 +84,7 @@ class Shadow(Attack):
     ) -> tuple[Release, str | None]:
         """The shadow as a release, and why its training failed, if it did."""
         init_key, fit_key = jax.random.split(key)
+        # All that is taken from the client's features: where they lie and how far they spread, which arrives unasked.
         z = sample_means(asked)
         mean, scale = z.mean(0), scale_of(feature_rates(z))
         module = Imitation(mean.shape, self.width)
@@ -132,5 +134,6 @@ class _Deceived:
 
 
 def _cross_entropy(module: nn.Module, params: Any, scene: _Scene, batch: Batch) -> Float[Array, ""]:
+    # An imitation draws nothing from its key.
     z = NetworkApply(module)((params, scene.mean, scene.scale), batch.image, jax.random.key(0))
     return cross_entropy(scene.predict(z), batch.label).mean()

@@ -73,6 +73,7 @@ class WhiteBox(Attack):
         releases = [asked.release] if masking.differentiable(asked) else []
         masked = not releases or masking.masked(probe_key, asked)
         if masked:
+            # Beside the client, where it can be differentiated at all: a false alarm then costs time and no strength.
             releases.append(masking.surrogate(copy_key, asked, self.surrogate_steps))
         inverters = [self.inverter(start_key, asked, release, guess) for release in releases]
         fitted = tune(tune_key, asked, inverters, self.grid, self.tuned_on, context.emit)
@@ -144,10 +145,12 @@ def by_parts(one: Any, starts: ArrayLike, z: ArrayLike, setting: Setting) -> tup
     # Cut by numpy: every eager slice of a new shape would be compiled.
     rows, observed = np.asarray(starts), np.asarray(z)
     k, n = observed.shape[:2]
+    # Every start of an image is a row and holds its k releases: many of either leave room for fewer images.
     size = max(1, min(n, ROWS // max(len(rows), k // 4)))
     columns = Setting(*(np.broadcast_to(np.asarray(part, np.float32), (n,)) for part in setting))
     parts = []
     for begin in range(0, n, size):
+        # The last image fills up the last part: one compiled shape.
         index = np.minimum(begin + np.arange(size), n - 1)
         part = one(rows[:, index], observed[:, index], Setting(*(column[index] for column in columns)))
         parts.append([np.asarray(leaf)[: n - begin] for leaf in part])
@@ -202,9 +205,11 @@ def tune(
         every = dataclasses.replace(attacker, setting=columns)
         guess, finite = every.solve(key, np.concatenate([z] * len(grid), 1))
         differences = np.asarray(guess).reshape(len(grid), -1) - images.reshape(1, -1)
+        # By the truth, which attackers know of their own images: objectives under different priors are no common measure.
         errors, broken = np.square(differences).mean(1), np.logical_not(finite).reshape(len(grid), count).any(1)
         for setting, error, bad in zip(grid, errors.tolist(), broken.tolist(), strict=True):
             report(on_event, step=attacker.steps, loss=error, finite=not bad, **setting._asdict())
+            # False sorts before True: any setting that stayed finite beats all that did not.
             if (bad, error) < least:
                 best, least = dataclasses.replace(attacker, setting=setting), (bad, error)
     return Fitted(best, "the objective or its gradient is not finite" if least[0] else None)

@@ -50,7 +50,7 @@ MARGIN = 1 / 16
 """Blank border around a scan, as a share of the image's side, so that no shift pushes a stroke out of the picture."""
 SCAN_SIZE, SCAN_MAX = 8, 16
 
-DRAWINGS = {"budget": 4, "validation": 2, "test": 4}
+DRAWINGS = {"holdout": 4, "validation": 2, "test": 4}
 """How often each scan is drawn in the splits that are drawn once and for all."""
 
 
@@ -148,7 +148,7 @@ def tint(stroke: Float[Array, "b h w"], ink: Labels, paper: Labels) -> Images:
 def load(seed: int = 0, correlated: bool = False, image_size: int = 32) -> Data:
     """The embedded data set, split by scan; a pure function of its arguments.
 
-    ``defend`` and ``auxiliary`` redraw ink, paper, shift and rotation at every use. ``budget``, ``validation`` and
+    ``defend`` and ``auxiliary`` redraw ink, paper, shift and rotation at every use. ``holdout``, ``validation`` and
     ``test`` are drawn once, each scan several times (``DRAWINGS``), all first drawings before all second ones. In the
     independent set their colours are balanced: every test scan appears in each ink and on each paper exactly once,
     paired at random. In the correlated set they follow its own law.

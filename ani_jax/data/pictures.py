@@ -161,7 +161,7 @@ def load(
         name: jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf[rows]), everything) for name, rows in index.items()
     }
     drawn = {}
-    for number, name in enumerate(("budget", "validation", "test")):
+    for number, name in enumerate(("holdout", "validation", "test")):
         batch = jax.jit(render)(jax.random.fold_in(jax.random.key(seed), number), own[name])
         # jit sorts the names.
         drawn[name] = batch._replace(sensitive={attribute: batch.sensitive[attribute] for attribute in sensitive})

@@ -160,7 +160,7 @@ def choose(data: Data, primary: str, sensitive: tuple[str, ...]) -> Data:
     return dataclasses.replace(
         data,
         defend=source(data.defend),
-        budget=rename(data.budget),
+        holdout=rename(data.holdout),
         auxiliary=source(data.auxiliary),
         validation=rename(data.validation),
         test=rename(data.test),

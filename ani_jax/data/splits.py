@@ -15,7 +15,7 @@ HELD_OUT = 0.10
 FRACTIONS = MappingProxyType(
     {
         "defend": DEFEND * (1 - HELD_OUT),
-        "budget": DEFEND * HELD_OUT,
+        "holdout": DEFEND * HELD_OUT,
         "auxiliary": AUXILIARY,
         "validation": VALIDATION,
         "test": TEST,
@@ -49,7 +49,7 @@ def split(seed: int, labels: np.ndarray, groups: np.ndarray | None = None) -> di
 
     Example:
         >>> {name: len(index) for name, index in split(0, np.arange(200) % 2).items()}
-        {'defend': 72, 'budget': 8, 'auxiliary': 60, 'validation': 20, 'test': 40}
+        {'defend': 72, 'holdout': 8, 'auxiliary': 60, 'validation': 20, 'test': 40}
     """
     labels = np.asarray(labels)
     if seed < 0:

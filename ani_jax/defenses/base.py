@@ -35,6 +35,7 @@ class Forward(NamedTuple):
     aux: Mapping[str, Array]
     logits: Logits
     adversaries: Mapping[str, Array]
+    # All that are built without it share this one, so nobody may write to it.
     extra: Mapping[str, Array] = MappingProxyType({})
 
 
@@ -95,6 +96,7 @@ class Optimizer:
             else self.learning_rate
         )
         scale = optax.scale_by_amsgrad if self.amsgrad else optax.scale_by_adam
+        # Before Adam's scaling, as in PyTorch's Adam; after it, it would be AdamW.
         decay = (optax.add_decayed_weights(self.weight_decay),) if self.weight_decay else ()
         return optax.chain(*decay, scale(b1=self.b1, b2=self.b2), optax.scale_by_learning_rate(rate))
 
@@ -115,6 +117,7 @@ class Adversary:
     name: str
     module: nn.Module
     loss: Callable[[Array, Batch], Float[Array, ""]]
+    # A constant rate, where the defender's decays: adversaries must keep up to the end.
     optimizer: Optimizer = Optimizer()
     health: Callable[[Array, Batch, Mapping[str, Array]], Terms] = lambda output, batch, extra: {}
 
@@ -140,6 +143,7 @@ class Defense:
     classes: int = UNKNOWN
     image_shape: tuple[int, int, int] = UNKNOWN
     width: int = 64
+    # Few, so that the default command is quick: 800 steps at width 16 and 5e-3 raise none from 97.2% to 99.2% (validation).
     steps: int = 120
     learning_rate: float = 1e-3
     axis_name: str | None = None
@@ -189,6 +193,7 @@ class Defense:
 
     def optimizer(self, group: str) -> Optimizer:
         """The optimiser of one of the defender's parameter groups: Adam with cosine decay over all steps that train it."""
+        # All of them: a rate that ran out with the main phase left the funnel's finishing steps without effect.
         steps = sum(phase.steps for phase in self.phases if group in phase.trainable)
         return Optimizer(self.learning_rate, decay_steps=steps)
 
@@ -248,4 +253,5 @@ def freeze(
     client = defense.client
     declared = {name: ClientDensity(client, name) for name in getattr(client, "declares", ())}
     release = Release(variables["client"], ClientApply(client), defense.stochastic, **declared)
+    # No closure: a Partial is a pytree, so one compiled attack serves every predictor of an architecture.
     return release, jax.tree_util.Partial(ServerApply(defense.server), variables["server"])

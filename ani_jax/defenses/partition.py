@@ -28,7 +28,7 @@ from ani_jax.modules.adversaries import ConvClassifier, MirrorDecoder, MLPClassi
 from ani_jax.modules.cloud import SplitCloud
 from ani_jax.modules.edge import SplitEdge
 from ani_jax.modules.probes import ChannelVotes, Heard, LinearClassifier, LocalDecoder, PositionVotes
-from ani_jax.types import Batch, Data, Labels, Logits, PRNGKey, Source
+from ani_jax.types import Batch, Data, Labels, Logits, Source
 
 ATTRIBUTE_OBJECTIVES = ("max_entropy", "neg_ce", "kl_to_prior")
 RECONSTRUCTION_OBJECTIVES = {"mse": reconstruction.mse, "l1": reconstruction.l1, "ssim": reconstruction.ssim_loss}
@@ -90,8 +90,11 @@ class Partition(Prepared, Reversible, Defense):
     attribute_objective: str = "max_entropy"
     reconstruction_objective: str = "mse"
     hinge: bool = True
+    # With "linear" as a third, inks were read 28, 48, 34% (docs/RESULTS.md): it does not keep up with a moving client.
     listeners: str = "positions,channels"
+    # It has little to learn and so keeps up with the client, where the mirrored one falls behind.
     decoder: str = "local"
+    # Three of them did not help where it is needed, nor did a rate of 0.01: seed 2 keeps 39% of inks or more (docs/RESULTS.md).
     adversary_updates: int = 1
     adversary_width: int = 64
     adversary_rate: float = 3e-3
@@ -101,6 +104,7 @@ class Partition(Prepared, Reversible, Defense):
     attribute: float = weight(0.95, private=True)
     reconstruction: float = weight(0.0, private=True)
 
+    # Narrower than the reference it is measured against: some of what it hides, the narrowness hides (docs/RESULTS.md).
     width: int = 16
     steps: int = 2000
     learning_rate: float = 1e-2
@@ -130,6 +134,7 @@ class Partition(Prepared, Reversible, Defense):
             kinds = self._kinds
             good = set(kinds) <= set(LISTENERS) and len(set(kinds)) == len(kinds)
             require(good, "listeners", self.listeners, f"names out of {', '.join(LISTENERS)}, {once}")
+        # Options are checked before there is data too: then it may not be known which attributes there are.
         if self.attribute and (self.attributes or self.classes is not None):
             known = [name for name, _ in self.attributes]
             require(bool(known), "attribute", self.attribute, "0 where the data has no sensitive attribute")
@@ -218,6 +223,7 @@ class Partition(Prepared, Reversible, Defense):
         """Client and server alone, the adversaries alone, then everybody."""
         parties, k, terms = ("client", "server"), self.adversary_updates, ("task", *self.weights.active)
         if not self.weights.active:
+            # The undefended training, step for step (METHODS 7): with nobody to listen, no phase is different from another.
             return (Phase("train", self.pretraining_steps + self.steps, parties, terms),)
         # Steps of several phases may be 0, so each that needs the statistics prepares them: they come out the same.
         return (
@@ -233,7 +239,8 @@ class Partition(Prepared, Reversible, Defense):
 
     def prepare(self, state: Any, data: Data) -> Any:
         """Priors of the hidden attributes, and the losses of the class-mean and the mean image, from ``defend`` alone."""
-        batch = _drawn(data.defend, jax.random.fold_in(state.key, STATISTICS))
+        # As one program: one operation after the other, a drawing takes many times as long to compile.
+        batch = jax.jit(Source.draw, static_argnums=2)(data.defend, jax.random.fold_in(state.key, STATISTICS), DRAWN)
         # One more drawing of each class: kl_to_prior is infinite where a class's prior is 0.
         extra = {
             f"prior/{name}": (jax.nn.one_hot(batch.sensitive[name], classes).sum(0) + 1) / (DRAWN + classes)
@@ -265,6 +272,7 @@ class Partition(Prepared, Reversible, Defense):
                 each = adversarial.max_entropy(logits)
             confusion.append(each.mean())
         if confusion:
+            # Each voter's own entropy, which is flat near uniform while pooled votes add up: attackers read more (METHODS 2.2).
             losses["attribute"] = jnp.stack(confusion).mean()
         if self.reconstruction:
             error = self._error(forward.adversaries[IMAGE], batch)
@@ -290,8 +298,3 @@ def _opinions(output: Array, labels: Labels) -> tuple[Logits, Labels]:
     if output.ndim == 2:
         return output, labels
     return output.reshape(-1, output.shape[-1]), jnp.repeat(labels, output.shape[1])
-
-
-@jax.jit
-def _drawn(source: Source, key: PRNGKey) -> Batch:
-    return source.draw(key, DRAWN)

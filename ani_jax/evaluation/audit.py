@@ -2,8 +2,8 @@
 
     evidence = audit(release, data, predict)
 
-Attackers learn from ``auxiliary``, the best member of each attack is chosen on ``validation``, and ``test`` is scored
-once, here and nowhere else. ``defend`` and ``budget`` are never looked at.
+Attackers learn from ``auxiliary``, one of each family is chosen on ``validation``, and ``test`` is scored once, here and
+nowhere else. ``defend`` and ``holdout`` are never looked at.
 """
 
 import functools
@@ -139,12 +139,14 @@ class _Kept:
         key = f"{name} {hashlib.sha256(f'{self.digest} {settings!r}'.encode()).hexdigest()[:16]}"
         if key not in self.store:
             self.store[key] = to_json(make())
+        # Read back even when fresh: an audit that was interrupted must not differ from one that was not.
         return from_json(kind, self.store[key])
 
 
 def _criterion(scene: Scene, kept: _Kept) -> tuple[Criterion | None, tuple[str, ...]]:
     """The inversion-difficulty criterion where the level has critics for it, or a note why it is missing."""
-    critics = CRITICS.get(scene.level.name)
+    # As attacks do, a level of one's own takes what its base has.
+    critics = CRITICS.get(scene.level.base or scene.level.name)
     if critics is None:
         return None, ()
     scene.emit({"kind": "attack_start", "name": "criterion", "total": 0})

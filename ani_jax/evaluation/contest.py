@@ -32,6 +32,7 @@ def run(scene: Scene, family: Family) -> AttackResult:
         # Asked once the client has answered already; 64 times it may exceed the memory.
         return _failed(family, f"failed: {reason(error)}")
     competitors = compete(scene, family, asked, test_z)
+    # On validation alone; what the others score on test is on record, and chooses nothing.
     records, chosen = tuple(one.record for one in competitors), choose(competitors)
     if chosen is None or chosen.guess is None:
         return _failed(family, records[0].status if records else "failed: no attacker", records)
@@ -39,7 +40,11 @@ def run(scene: Scene, family: Family) -> AttackResult:
     found = target.judge(chosen.guess, Known(scene.asked.sample, scene.data.test, scene.answers, scene.bootstrap))
     beside, undefended = dict(found.references), None
     if target.ceilings:
-        before = _before(scene, family)
+        before = None
+        # The reference says the same however often it is asked: without noise its evidence has one query alone.
+        for queries in (family.queries, 1):
+            with contextlib.suppress(KeyError):
+                before = before or (scene.reference and scene.reference.attack(family.name, target.name, queries))
         undefended = before.scores.get(target.words.strength) if before is not None and before.status == "ok" else None
         beside["undefended"] = undefended.value if undefended else None
         known = before.references.get("raw_input") if before is not None else None
@@ -125,14 +130,6 @@ def _judged(scene: Scene, attack: Attack, fitted: Fitted, key: PRNGKey, asked: A
 def _failed(family: Family, status: str, records: tuple = ()) -> AttackResult:
     nothing = Estimate(None, note=status)
     return AttackResult(family.name, family.target.name, family.queries, "", {}, {}, records, nothing, status=status)
-
-
-def _before(scene: Scene, family: Family) -> AttackResult | None:
-    """The same family's result on the undefended reference, which says the same however often it is asked."""
-    for queries in (family.queries, 1):
-        with contextlib.suppress(KeyError):
-            return scene.reference and scene.reference.attack(family.name, family.target.name, queries)
-    return None
 
 
 def _same_family(scene: Scene, family: Family, asked: tuple[Asked, Observed], name: str) -> float | None:

@@ -78,25 +78,27 @@ def multiply_accumulates(function: Any, *args: Any) -> int:
 
 
 def _count(jaxpr: core.Jaxpr) -> int:
+    # A choice by platform is a conditional too: an equation beside it gives the platform's index.
     by_platform = any(equation.primitive.name == "platform_index" for equation in jaxpr.eqns)
-    return sum(_count_equation(equation, by_platform) for equation in jaxpr.eqns)
-
-
-def _count_equation(equation: core.JaxprEqn, by_platform: bool) -> int:
-    name = equation.primitive.name
-    if name == "dot_general":
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        left = equation.invars[0].aval.shape  # type: ignore[union-attr]
-        return math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)  # type: ignore[union-attr]
-    if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval.shape  # type: ignore[union-attr]
-        out_features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-        return math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // out_features  # type: ignore[union-attr]
-    inner = [_count(jaxpr) for value in equation.params.values() for jaxpr in _jaxprs(value)]
-    if name == "cond":
-        # jax puts the default behind the platforms that are named.
-        return inner[-1] if by_platform else max(inner, default=0)
-    return sum(inner) * equation.params.get("length", 1) if name == "scan" else sum(inner)
+    total = 0
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        inner = [_count(jaxpr) for value in equation.params.values() for jaxpr in _jaxprs(value)]
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape  # type: ignore[union-attr]
+            total += math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)  # type: ignore[union-attr]
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape  # type: ignore[union-attr]
+            # An output sees the kernel of its own feature alone.
+            seen = math.prod(kernel) // kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += math.prod(equation.outvars[0].aval.shape) * seen  # type: ignore[union-attr]
+        elif name == "cond":
+            # jax puts the default behind the platforms that are named.
+            total += inner[-1] if by_platform else max(inner, default=0)
+        else:
+            total += sum(inner) * (equation.params["length"] if name == "scan" else 1)
+    return total
 
 
 def _jaxprs(value: Any) -> list[core.Jaxpr]:

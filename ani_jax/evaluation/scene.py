@@ -111,6 +111,7 @@ class Scene:
                 self.data, test=test, validation=_sample(self.data.validation, images, self.seed)
             )
             scene = Scene.of(self.asked.knowledge, data, self.level, self.seed, self.reference, self.random, self.emit)
+            # The same images as in every other gallery: they come first in this split.
             self.scenes[images] = dataclasses.replace(scene, shown=np.arange(len(self.shown)))
         return self.scenes[images]
 
@@ -154,6 +155,7 @@ class Scene:
 
 def named(key: PRNGKey, name: str) -> Array:
     """A key that depends on a name, so that adding an attack leaves every other one as it was."""
+    # Not hash(), which differs from process to process.
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 

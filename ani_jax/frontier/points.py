@@ -120,15 +120,16 @@ class Point:
     def leakage(self, measure: str) -> float | None:
         """What leaks by one measure; None where that is not known.
 
-        A client that was asked once only is deterministic and would say the same again. The worst attack is not known where all
-        attacks on some target failed.
+        The worst attack is not known where all attacks on some target failed.
         """
         if measure == WORST:
             sound = {leak.target for leak in self.leaks if leak.status == "ok"}
+            # A failed attack is never privacy: with no sound one on some target, the worst is not known.
             if any(leak.target not in sound for leak in self.leaks):
                 return None
             return max((value for leak in self.leaks if (value := _sound(leak)) is not None), default=None)
         known = {leak.measure: _sound(leak) for leak in self.leaks}
+        # Who was asked once only is deterministic and would say the same again, however often a measure asks.
         once = measure.rsplit(", ", 1)[0]
         asked_more = any(leak.queries > 1 for leak in self.leaks)
         return known.get(measure, None if asked_more else known.get(once))
@@ -172,6 +173,7 @@ def front(utility: Sequence[float], leakage: Sequence[float]) -> tuple[bool, ...
         (True, True, False)
     """
     points = list(zip(utility, leakage, strict=True))
+    # Equal points do not dominate each other, or none of them would be left.
     return tuple(not any(u >= mine and v <= own and (u, v) != (mine, own) for u, v in points) for mine, own in points)
 
 
@@ -199,6 +201,7 @@ def hypervolume(utility: Sequence[float], leakage: Sequence[float], majority: fl
     if not 0 <= majority < 1:
         raise ValueError(f"majority={majority}: must be in [0, 1)")
     area, reached = 0.0, 1.0
+    # By falling utility, so that each point adds only what no more accurate one covers already.
     for mine, own in sorted(zip(utility, leakage, strict=True), key=lambda point: (-point[0], point[1])):
         if mine > majority and own < reached:
             area += (mine - majority) * (reached - max(own, 0.0))

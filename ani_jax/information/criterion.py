@@ -72,9 +72,9 @@ def criterion(
         (True, True)
     """
     require(threshold >= 0, "threshold", threshold, "0 or more")
-    view_key, query_key, critic_key, noise_key = jax.random.split(key, 4)
+    ask_key, query_key, critic_key, noise_key = jax.random.split(key, 4)
     if not isinstance(release, Asked):
-        release = prepare(view_key, Knowledge(as_release(release)), data.auxiliary, data.validation, count=sample)
+        release = prepare(ask_key, Knowledge(as_release(release)), data.auxiliary, data.validation, count=sample)
     asked = release
     require(asked.queries == 1, "release.queries", asked.queries, "1")
     own, test_z = flat(asked.sample_z), flat(summarise(query(asked.release, data.test.image, query_key)))
@@ -110,6 +110,7 @@ def criterion(
 def _of_features(key: PRNGKey, z: Features, noise: float, threshold: float) -> tuple[Array, Array | None, Array]:
     """Volume of scaled z, then the Gaussian and the nearest-neighbour entropy of it with noise; None where undefined."""
     volume = (jnp.abs(z) > threshold).sum(axis=1).mean()
+    # ReLU features are 0 with positive probability, which has no density; the volume above is of z as it is sent.
     z = z + noise * jax.random.normal(key, z.shape, z.dtype)
     gaussian = estimates.gaussian_entropy(z) if z.shape[0] > z.shape[1] else None
     # Evenly spaced rows rather than the first: a data set may be sorted by drawing or by class.

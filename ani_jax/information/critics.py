@@ -303,6 +303,7 @@ def _gain(estimator: str, blocks: Float[Array, "k b b"]) -> Float[Array, ""]:
     """What training maximises and selection compares."""
     if estimator not in ("smile", "club"):
         return read_scores(estimator, blocks)
+    # CLUB's q is fitted by likelihood (Cheng 2020): maximising an upper bound would only loosen it.
     joint, marginal = jax.vmap(information.split_scores)(blocks)
     return joint.mean() if estimator == "club" else information.jsd(joint, marginal)
 

@@ -269,6 +269,7 @@ def _check_conditional(critics: Critics, allowed: bool, given: bool) -> None:
 @jax.jit
 def _standardised(sets: list[Pairs]) -> list[Pairs]:
     """Per element, by the first set's statistics."""
+    # The training pairs', so that neither choosing nor reading decides its own units.
     of_x, of_z = map(Standardiser.of, sets[0])
     return [Pairs(of_x(x), of_z(z)) for x, z in sets]
 

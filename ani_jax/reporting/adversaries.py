@@ -45,6 +45,7 @@ def silent(log: Log, batch_size: int) -> tuple[str, ...]:
         losses, blind = _series(log, name), _series(log, f"{name}/blind")
         if majorities:
             best, majority = max(_means(accuracies)), majorities[-1]
+            # Of a mean over WINDOW batches; a shorter log averages fewer.
             error = math.sqrt(majority * (1 - majority) / (batch_size * min(WINDOW, len(accuracies))))
             if best <= majority + ERRORS * error:
                 found.append(_warning(name, "majority class", percent(best), percent(majority)))
@@ -66,6 +67,7 @@ def gaps(log: Log, evidence: Evidence) -> tuple[str, ...]:
     trained: dict[str, float] = {}
     for name in _names(log):
         if accuracies := _series(log, f"{name}/accuracy"):
+            # From the right: the name of an attribute may hold a dash.
             attribute = name.rpartition("-")[0]
             trained[attribute] = max(trained.get(attribute, 0.0), fmean(accuracies[-WINDOW:]))
     found = []

@@ -29,6 +29,7 @@ def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float | N
     """
     if len(left) < FEWEST or len(set(left)) == 1 or len(set(right)) == 1:
         return None
+    # corrcoef reads 0.9999999999999999 for some perfect orders; a reader expects 1.
     return round(float(np.corrcoef(rankdata(left), rankdata(right))[0, 1]), 9)
 
 

@@ -24,8 +24,11 @@ DARK = {INK: "#e4e7eb", MUTED: "#9aa5b1", PAPER: "#16191d"}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 MARKERS = ("o", "D", "s", "^", "v", "P", "X", "*")
 STYLE = {
+    # Unsalted, the ids inside an SVG are random, and equal inputs would give unequal bytes.
     "svg.hashsalt": "ani_jax",
+    # Outlines, since a reader's machine need not have the font.
     "svg.fonttype": "path",
+    # A name with dollar signs is a name, not a formula.
     "text.parse_math": False,
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
@@ -96,6 +99,7 @@ def curves(metrics: Sequence[Mapping[str, Any]], names: Sequence[str] | None = N
         for axis, name, number in zip(axes, names, range(len(names)), strict=True):
             steps, values = found[name]
             stride = max(1, len(steps) // POINTS)
+            # A line through a single value would not show.
             mark = "." if len(steps) < 3 else ""
             axis.plot(steps[::stride], values[::stride], color=COLOURS[number % 4], linewidth=1.4, marker=mark)
             for end in ends:
@@ -232,6 +236,7 @@ def gallery(originals: Picture, rows: Mapping[str, Picture], width: int = 900) -
             figure.text(gap / size[0], (top - line / 2) / size[1], drawable(label), fontsize=12, va="center")
             figure.figimage(strip, gap, top - pitch, origin="upper")
         out = io.BytesIO()
+        # The version of matplotlib would be written into the file and make equal pictures differ.
         figure.savefig(out, format="png", dpi=100, metadata={"Software": None})
     return out.getvalue()
 
@@ -245,6 +250,7 @@ def _point(evidence: Evidence, words: TargetWords) -> tuple[Bars, Bars] | None:
             return None
         ends = None
         if value.low is not None and value.high is not None:
+            # An interval by resampling may miss its own value, and matplotlib refuses a bar of negative length.
             ends = [[factor * max(0.0, value.value - value.low)], [factor * max(0.0, value.high - value.value)]]
         found.append((factor * value.value, ends))
     return found[0], found[1]
@@ -270,6 +276,7 @@ def _flat(event: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
     for name, value in event.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}/")
+        # To Python a bool is an int, but it is no curve.
         elif isinstance(value, int | float | np.number) and not isinstance(value, bool):
             yield f"{prefix}{name}", float(value)
 
@@ -297,6 +304,7 @@ def svg(figure: Figure) -> bytes:
     """Serialises without a date, and repaints ink and paper where the reader prefers dark pages."""
     out = io.BytesIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    # matplotlib writes colours into style attributes, over which a page's rule has to be !important.
     rules = "".join(
         f'[style*="fill: {light}"]{{fill:{dark}!important}}[style*="stroke: {light}"]{{stroke:{dark}!important}}'
         for light, dark in DARK.items()

@@ -73,6 +73,7 @@ def targets(evidences: Sequence[Evidence]) -> tuple[TargetWords, ...]:
     Raises:
         KeyError: an evidence has no words for the target of one of its attacks.
     """
+    # The name comes back as it went in: asked for, missing words are an error here and not a section that is left out.
     attacked = {evidence.words(result.target).name for evidence in evidences for result in evidence.attacks}
     words = {words.name: words for evidence in evidences for words in evidence.targets}
     return tuple(found for name, found in words.items() if name in attacked)
@@ -160,6 +161,7 @@ def _against(base: Evidence, other: Evidence) -> str:
     said = []
     start, end = accuracy(base), accuracy(other)
     if start is not None and end is not None:
+        # Rounded first: what is printed as 0.0 points must not be called a gain.
         moved = round(100 * (end - start), 1)
         overlap = _overlap(base.utility["accuracy"], other.utility["accuracy"])
         verb = "gains" if moved > 0 else "loses"
@@ -177,6 +179,7 @@ def _against(base: Evidence, other: Evidence) -> str:
             write, overlap = form(words, clause.metric), _overlap(old, new)
             change = f"{write(old.value)} → {write(new.value)}"
             if clause.relative:
+                # A percentage of something at or below 0 says nothing.
                 size = f" {abs(100 * (new.value / old.value - 1)):,.0f}%" if old.value > 0 else ""
                 change = f"{'rises' if new.value > old.value else 'falls'}{size} ({change}{overlap})"
             else:

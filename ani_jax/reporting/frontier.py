@@ -55,8 +55,7 @@ class Panel:
 def panels(frontier: Frontier) -> tuple[Panel, ...]:
     """The worst attack's panel, then every attack's own.
 
-    A point that a seed did not measure is left out as a whole: a mean over the seeds that went well would flatter it. A measure
-    that leaves none is no panel; see :func:`caveats`.
+    A point that a seed did not measure is left out as a whole. A measure that leaves none is no panel; see :func:`caveats`.
 
     Args:
         frontier: all points.
@@ -67,6 +66,7 @@ def panels(frontier: Frontier) -> tuple[Panel, ...]:
         for members in cells(frontier.points).values():
             pairs = [(point.accuracy, point.leakage(measure)) for point in members]
             known = [(right, leaked) for right, leaked in pairs if right is not None and leaked is not None]
+            # A mean over the seeds that went well would flatter the point.
             if len(known) == len(pairs):
                 utility, leakage = (mean(values) for values in zip(*known, strict=True))
                 first = members[0]

@@ -31,6 +31,7 @@ def figure(found: Sequence[Panel], columns: int = 3, names: Sequence[str] = ()) 
     """
     if not found:
         raise ValueError("panels: no point has both an accuracy and a leakage; nothing to draw")
+    # Given from outside for a panel alone: a defence that it lacks must not shift the others' colours.
     names = names or _names(found)
     with figures.styled():
         drawn, axes = figures.grid(len(found), columns)
@@ -64,6 +65,7 @@ def _draw(axis: Any, means: Sequence[Mean], number: int) -> None:
     x, y = ([100 * (m.utility.value or 0.0) for m in means], [m.leakage.value or 0.0 for m in means])
     own = front(x, y)
     stairs = [(u, v) for u, v, best in zip(x, y, own, strict=True) if best]
+    # Who needs an accuracy between two points has to take the right one, and its leakage: hence stairs.
     axis.plot(*zip(*stairs, strict=True), color=colour, linewidth=1.3, drawstyle="steps-pre")
     if len(means) > 1 and all(m.leakage.low is not None for m in means):
         axis.fill_between(

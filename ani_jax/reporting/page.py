@@ -3,7 +3,7 @@
 import base64
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -58,6 +58,22 @@ def render(
             alt = f"{subject}: {name} from {first} to {last}."
             picture = data_uri("svg+xml", figures.curves(log, (name,), columns=1))
             curves.setdefault(subject, []).append(Image(picture, alt))
+    galleries = []
+    # Audits of the same test images share a gallery: reconstructions are compared below one row of originals.
+    for originals in dict.fromkeys(evidence.gallery for evidence in evidences if evidence.gallery):
+        rows: dict[str, Picture] = {}
+        for evidence in evidences:
+            for result in evidence.attacks:
+                if evidence.gallery != originals or not result.gallery or result.status != "ok":
+                    continue
+                words = evidence.words(result.target)
+                asked = "" if result.queries == 1 else f", {result.queries} releases"
+                value, metric = score(result, words.strength), words.metric(words.strength)
+                told = "" if value is None else f" ({metric.label} on test {form(words, metric.name)(value)})"
+                rows[f"{evidence.subject}: {result.attack} attack{asked}{told}"] = result.gallery
+        alt = f"{originals.shape[0]} test images above what attackers reconstruct from each release."
+        caption = f"From top to bottom: {'; '.join(('original', *rows))}."
+        galleries.append(Image(data_uri("png", figures.gallery(originals, rows)), alt, caption))
     return document(
         "report.html",
         base=base,
@@ -68,7 +84,7 @@ def render(
         sections=found,
         notes=footnotes(found),
         scatters=scatters,
-        galleries=list(_galleries(evidences)),
+        galleries=galleries,
         curves=curves,
         command=command,
         config=json.dumps(dict(config), indent=2, default=str, ensure_ascii=False),
@@ -86,6 +102,7 @@ def document(template: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ani_jax.reporting"),
         autoescape=True,
+        # A value that nobody gave is an error and not a gap in the page.
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -106,21 +123,3 @@ def data_uri(kind: str, data: bytes) -> str:
         'data:image/png;base64,YWJj'
     """
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-
-
-def _galleries(evidences: Sequence[Evidence]) -> Iterator[Image]:
-    """One gallery for every distinct set of originals, with all subjects' reconstructions below them."""
-    for originals in dict.fromkeys(evidence.gallery for evidence in evidences if evidence.gallery):
-        rows: dict[str, Picture] = {}
-        for evidence in evidences:
-            for result in evidence.attacks:
-                if evidence.gallery != originals or not result.gallery or result.status != "ok":
-                    continue
-                words = evidence.words(result.target)
-                asked = "" if result.queries == 1 else f", {result.queries} releases"
-                value, metric = score(result, words.strength), words.metric(words.strength)
-                told = "" if value is None else f" ({metric.label} on test {form(words, metric.name)(value)})"
-                rows[f"{evidence.subject}: {result.attack} attack{asked}{told}"] = result.gallery
-        alt = f"{originals.shape[0]} test images above what attackers reconstruct from each release."
-        caption = f"From top to bottom: {'; '.join(('original', *rows))}."
-        yield Image(data_uri("png", figures.gallery(originals, rows)), alt, caption)

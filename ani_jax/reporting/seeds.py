@@ -65,9 +65,11 @@ def lines(variants: Mapping[str, Sequence[Pair]]) -> tuple[Line, ...]:
         for quantity, what in quantities.items():
             values = [value for run in runs if (value := _read(run, *what)) is not None]
             before = [value for reference, _ in pairs if (value := _read(reference, *what)) is not None]
+            # A mean over some of the seeds would stand beside means over all of them.
             if len(values) < len(pairs):
                 continue
             paired = len(before) == len(pairs)
+            # Within seeds: these may differ by more than clients do, which cancels here.
             change = mean([new - old for new, old in zip(values, before, strict=True)]) if paired else None
             found.append(Line(variant, quantity, mean(values), change, tuple(values)))
     return tuple(found)

@@ -40,6 +40,7 @@ def advice(cuts: Mapping[str, Evidence]) -> str:
     known = {n: (leaked, e.cost.macs) for n, e in cuts.items() if (leaked := _leaked(e, words)) is not None and e.cost}
     if len(known) < 2:
         return ""
+    # Pairs (leakage, MACs) are compared, so that of two which leak the same the cheaper is named.
     least, cheapest = min(known, key=lambda n: known[n]), min(known, key=lambda n: known[n][1])
     metric, write = words.metric(words.plotted), form(words, words.plotted)
     told = f"{least} leaks least of the {words.name} ({metric.label} {write(known[least][0])})"

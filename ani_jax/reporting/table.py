@@ -2,7 +2,7 @@
 
 import dataclasses
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from ani_jax.records import AttackResult, Estimate, Evidence, TargetWords
 from ani_jax.reporting.findings import (
@@ -123,7 +123,16 @@ def summary(evidences: Sequence[Evidence]) -> str:
     edge = min(max(map(len, labels), default=0) + 2, 44)
     blocks: list[list[list[str]]] = [[]]
     for number, evidence in enumerate(evidences):
-        column = _column(evidence.subject, number, found, marks)
+        own = [row.cells[number] for section in found for row in section.rows]
+        # A long name would push every other column off the line.
+        column = [evidence.subject if len(evidence.subject) <= 24 else evidence.subject[:23] + "…"]
+        # Values end in one column and intervals begin in one: numbers are compared by eye.
+        left = max([len(cell.text) for cell in own], default=0)
+        for cell in own:
+            tail = " ".join(filter(None, (cell.interval, f"({marks[cell.note]})" if cell.note else "")))
+            column.append(f"{cell.text:>{left}} {tail}".rstrip())
+        width = max(map(len, column)) + 2
+        column = [text.ljust(width) for text in column]
         if blocks[-1] and sum(len(c[0]) for c in blocks[-1]) + len(column[0]) > WIDTH - edge:
             blocks.append([])
         blocks[-1].append(column)
@@ -157,6 +166,7 @@ def estimate(value: Estimate | None, form: Formatter, missing: str = "not measur
         return Cell("–", note=(value.note if value else "") or missing)
     if value.low is None or value.high is None:
         return Cell(form(value.value), note=value.note)
+    # The unit stands behind the value already; rstrip takes characters, and no number ends in one of these.
     ends = ", ".join(form(end).rstrip("% dB") for end in (value.low, value.high))
     return Cell(form(value.value), f"[{ends}]", value.note)
 
@@ -179,6 +189,7 @@ def _attack(evidences: Sequence[Evidence], base: int, words: TargetWords, attack
             rows.append(Row(label(name), tuple(cells), "reference"))
     if not words.leakage or any(r.leakage.value is not None for r in ran):
         rows.append(Row("normalised leakage", tuple(_scored(r, "leakage", ratio) for r in results)))
+    # No attack of this family ran through: one row is kept, to say so.
     if not rows:
         rows.append(Row("score", tuple(_scored(r, words.strength, ratio) for r in results)))
     asked = "" if queries == 1 else f", {queries} releases"
@@ -226,6 +237,7 @@ def _change(kind: str, values: Sequence[float | None], base: int) -> list[Row]:
         if value is None:
             cells.append(Cell("–", note="not measured"))
         elif kind == "points":
+            # Rounding can leave a minus in front of zero, which reads as a loss.
             cells.append(Cell(f"{100 * (value - start) + 0.0:+.1f} pt".replace("-0.0", "+0.0")))
         elif start <= 0:
             cells.append(Cell("–", note="no relative change: the reference is 0 or less"))
@@ -241,14 +253,3 @@ def _scored(result: AttackResult | None, metric: str, form: Formatter) -> Cell:
     if result.status != "ok":
         return Cell("failed", note=result.status)
     return estimate(read(result, metric), form)
-
-
-def _column(subject: str, index: int, found: Sequence[Section], marks: Mapping[str, int]) -> list[str]:
-    """One subject's cells, header first: values right-aligned, intervals left-aligned, all of one width."""
-    cells = [row.cells[index] for section in found for row in section.rows]
-    head = subject if len(subject) <= 24 else subject[:23] + "…"
-    left = max([len(cell.text) for cell in cells], default=0)
-    tails = [" ".join(filter(None, (cell.interval, f"({marks[cell.note]})" if cell.note else ""))) for cell in cells]
-    texts = [head, *(f"{cell.text:>{left}} {tail}".rstrip() for cell, tail in zip(cells, tails, strict=True))]
-    width = max(map(len, texts)) + 2
-    return [text.ljust(width) for text in texts]

@@ -83,6 +83,7 @@ class Attribute(Target):
         The floor that leakage is counted from is the highest of these.
         """
         sample, labels = (np.asarray(batch.sensitive[self.name]) for batch in (known.sample, known.test))
+        # The attackers' own frequencies: those of test are nobody's to know.
         prior = np.bincount(sample, minlength=self.classes) / len(sample)
         majority = metrics.classification(np.broadcast_to(prior, (len(labels), self.classes)), labels, known.bootstrap)
         floor, mediated = majority["balanced_accuracy"], None
@@ -149,6 +150,7 @@ def normalised(score: Estimate, floor: Estimate, undefended: Estimate | None) ->
         0.0 if one.low is None or one.high is None else (one.high - one.low) / (2 * 1.96) for one in (undefended, floor)
     ]
     width, error = undefended.value - floor.value, math.hypot(*errors)
+    # Without intervals the error is 0, and a width of 0 divides nothing.
     if width <= max(2 * error, 1e-9):
         reason = f"the undefended score is within two standard errors ({2 * error:.3f}) of the floor {floor.value:.3f}"
         return Estimate(None, note=f"{reason}; {advantage}")

@@ -19,6 +19,7 @@ Loss = Callable[[Array, Batch, Any], Float[Array, " b"]]
 """``(output, batch, aim) -> (b,)``; static; ``aim`` is the traced value of :meth:`Target.aim`."""
 
 
+# Compared by identity: == of two arrays is no truth value.
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answers:
     """What the provider itself answers: predicted primary classes of the auxiliary sample and of the test images.
@@ -76,6 +77,7 @@ class Target:
 
     name: str
 
+    # Given as staticmethod: a plain function would be bound, and get the target for its output.
     loss: ClassVar[Loss]
     """What a network attacker minimises."""
     selection: ClassVar[Loss]

@@ -42,6 +42,7 @@ class Image(Target):
     name: str = "image"
 
     loss = staticmethod(image_loss)
+    # Not the loss: a network is kept by what makes an attack strong.
     selection = staticmethod(image_mse)
 
     @classmethod
@@ -114,6 +115,7 @@ def class_mean(answers: Answers, sample: np.ndarray) -> Float[np.ndarray, "m h w
         answers: the provider's.
         sample: (n, h, w, c) images.
     """
+    # Of a class that is never answered for the sample there is no mean: the mean image answers for it.
     means = [
         sample[answers.sample == k].mean(0) if (answers.sample == k).any() else sample.mean(0)
         for k in range(answers.classes)

@@ -69,6 +69,7 @@ class Bootstrap:
         values = np.asarray(statistic(self.weights), np.float64)
         if not np.isfinite(values[0]):
             return Estimate(None, note="not defined on this sample")
+        # A resample may have lost a class, or everything that varies.
         rest = values[1:][np.isfinite(values[1:])]
         if not len(rest):
             return Estimate(float(values[0]), note="no resample defines it")
@@ -104,7 +105,11 @@ def classification(scores: ArrayLike, labels: ArrayLike, bootstrap: Bootstrap) -
         >>> found["balanced_accuracy"].value, round(found["accuracy"].value, 3)
         (0.75, 0.667)
     """
-    scores, labels = _class_scores(scores, labels)
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels)
+    if scores.ndim != 2 or labels.shape != scores.shape[:1]:
+        raise ValueError(f"scores: shape {scores.shape} for labels of shape {labels.shape}; must be (n, K) and (n,)")
+    if labels.min() < 0 or labels.max() >= scores.shape[1]:
+        raise ValueError(f"labels: {labels.min()} to {labels.max()}; must be 0 to {scores.shape[1] - 1}")
     correct = (scores.argmax(1) == labels).astype(np.float64)
     return {
         "balanced_accuracy": bootstrap.estimate(lambda weights: _balanced(correct, labels, weights)),
@@ -145,6 +150,7 @@ def image_errors(guess: ArrayLike, truth: ArrayLike) -> dict[str, np.ndarray]:
     if guess.shape != truth.shape or guess.ndim != 4:
         raise ValueError(f"guess: shape {guess.shape}; must be that of truth, {truth.shape}, four-dimensional")
     mse = np.square(guess.astype(np.float64) - truth).mean((1, 2, 3))
+    # Capped, because records have no infinity.
     errors = {"mse": mse, "psnr": -10 * np.log10(np.maximum(mse, 10 ** (-PSNR_CAP / 10)))}
     if min(truth.shape[1:3]) >= 11:
         errors["ssim"] = np.asarray(ssim(guess, truth), np.float64)  # type: ignore[arg-type]
@@ -170,8 +176,10 @@ def retrieval(guess: ArrayLike, truth: ArrayLike) -> np.ndarray:
     """
     found, real = np.asarray(guess, np.float64), np.asarray(truth, np.float64)
     found, real = found.reshape(len(found), -1), real.reshape(len(real), -1)
+    # Distances stay what they are; smaller numbers leave less to cancel.
     centre = real.mean(0)
     found, real = found - centre, real - centre
+    # A guess's own square is the same for all originals.
     nearest = (np.square(real).sum(1)[None, :] - 2 * found @ real.T).argmin(1)
     return (real[nearest] == real).all(1).astype(np.float64)
 
@@ -194,7 +202,16 @@ def reconstruction(
     scores = {name: bootstrap.mean(values) for name, values in errors.items()}
     scores.setdefault("ssim", Estimate(None, note="images under 11 pixels a side have no SSIM"))
     mse = errors["mse"]
-    scores["mse_worst"] = bootstrap.estimate(lambda weights: _lowest(mse, weights))
+    order = np.argsort(mse, kind="stable")
+
+    def lowest(weights: np.ndarray) -> np.ndarray:
+        # From the lowest error up until the share is full, at least one image; the last one counts in part.
+        ordered = weights[:, order]
+        share = np.maximum(WORST * ordered.sum(1), 1)[:, None]
+        taken = np.clip(share - (np.cumsum(ordered, axis=1) - ordered), 0, ordered)
+        return taken @ mse[order] / taken.sum(1)
+
+    scores["mse_worst"] = bootstrap.estimate(lowest)
     for name, floor in floors.items():
         scores[f"r2_{name}"] = r_squared(mse, floor, bootstrap)
     scores["retrieval"] = bootstrap.mean(retrieval(guess, truth))
@@ -219,48 +236,33 @@ def r_squared(mse: ArrayLike, floor: ArrayLike, bootstrap: Bootstrap) -> Estimat
     return bootstrap.estimate(lambda weights: 1 - _over(weights @ mse, weights @ floor))
 
 
-def _class_scores(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    scores, labels = np.asarray(scores, np.float64), np.asarray(labels)
-    if scores.ndim != 2 or labels.shape != scores.shape[:1]:
-        raise ValueError(f"scores: shape {scores.shape} for labels of shape {labels.shape}; must be (n, K) and (n,)")
-    if labels.min() < 0 or labels.max() >= scores.shape[1]:
-        raise ValueError(f"labels: {labels.min()} to {labels.max()}; must be 0 to {scores.shape[1] - 1}")
-    return scores, labels
-
-
 def _over(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Division that says NaN where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator != 0)
 
 
 def _balanced(correct: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    # Classes of the sample: one that a resample lacks is 0 / 0 there, and the resample is left out.
     one_hot = (labels[:, None] == np.unique(labels)[None, :]).astype(np.float64)
     return _over(weights @ (one_hot * correct[:, None]), weights @ one_hot).mean(1)
 
 
 def _auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Macro average over the classes that occur; undefined where only one does."""
+    """Macro average over the classes that occur of the weighted probability that one of them outscores one of the rest.
+
+    Undefined where only one class occurs.
+    """
     classes = np.unique(labels)
     if len(classes) < 2:
         return np.full(len(weights), np.nan)
-    return np.mean([_binary_auc(scores[:, k], labels == k, weights) for k in classes], axis=0)
-
-
-def _binary_auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted probability that a positive outscores a negative, ties counting one half."""
-    order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf) != 0)
-    ordered, positive = weights[:, order], positive[order].astype(np.float64)
-    up = np.add.reduceat(ordered * positive, starts, axis=1)
-    down = np.add.reduceat(ordered * (1 - positive), starts, axis=1)
-    below = np.cumsum(down, axis=1) - down / 2
-    return _over((up * below).sum(1), up.sum(1) * down.sum(1))
-
-
-def _lowest(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted mean over the lowest ``WORST`` part of the values (at least one example)."""
-    order = np.argsort(values, kind="stable")
-    ordered = weights[:, order]
-    share = np.maximum(WORST * ordered.sum(1), 1)[:, None]
-    taken = np.clip(share - (np.cumsum(ordered, axis=1) - ordered), 0, ordered)
-    return taken @ values[order] / taken.sum(1)
+    found = []
+    for k in classes:
+        order = np.argsort(scores[:, k], kind="stable")
+        # Equal scores are summed before they are compared: a tie counts one half, whatever the order within it.
+        starts = np.flatnonzero(np.diff(scores[order, k], prepend=-np.inf) != 0)
+        ordered, positive = weights[:, order], (labels == k)[order].astype(np.float64)
+        up = np.add.reduceat(ordered * positive, starts, axis=1)
+        down = np.add.reduceat(ordered * (1 - positive), starts, axis=1)
+        below = np.cumsum(down, axis=1) - down / 2
+        found.append(_over((up * below).sum(1), up.sum(1) * down.sum(1)))
+    return np.mean(found, axis=0)

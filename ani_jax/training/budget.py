@@ -37,7 +37,7 @@ RATE = 0.25
 DECAY = 0.5
 """Weight of the past in ``ema``."""
 RANGE = (-7.0, 7.0)
-"""Of log m; clipping is the anti-windup."""
+"""Of log m."""
 CHOICE = 50
 """Steps between two states that may be kept."""
 TIGHTENING = 0.3
@@ -95,9 +95,12 @@ class UtilityBudget:
         if not pairs or "validation/accuracy" not in ceiling[-1]:
             raise ValueError("utility_budget: the undefended reference has no log of its held-out cross-entropy")
         end_loss, end_accuracy = pairs[-1]
+        # The slope near the end is wanted: rows from early training, far below it, must not count.
         rises = [(loss - end_loss, end_accuracy - right) for loss, right in pairs if 0 < end_accuracy - right <= 0.1]
         squares = sum(fall**2 for _, fall in rises)
+        # A slope below 0 would ask for a smaller cross-entropy than the ceiling itself has.
         slope = max(sum(rise * fall for rise, fall in rises) / squares, 0.0) if squares else 1.0
+        # The excess is a ratio to this loss, so it must not be 0.
         return cls(lost, max(end_loss + slope * lost, 1e-3), max(ceiling[-1]["validation/accuracy"] - lost, 0.0))
 
 
@@ -131,6 +134,7 @@ def appraise(
     variables = {
         party: {"params": state.params[party], "batch_stats": state.statistics[party]} for party in ("client", "server")
     }
+    # Of the state alone: looked at again, it meets the same noise and is worth the same.
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
     sent: Any = defense.client.apply(variables["client"], batch.image, key, train=False)
     logits: Any = defense.server.apply(variables["server"], sent.z, train=False)
@@ -164,8 +168,10 @@ def ascend(
     Returns:
         The state with its multiplier, ema, constraint value (ema over target, minus 1) and weights moved.
     """
+    # An ema below 0 has seen nothing yet (state.BUDGET): no cross-entropy is negative.
     ema = jnp.where(state.budget["ema"] < 0, loss, DECAY * state.budget["ema"] + (1 - DECAY) * loss)
     excess = ema / (budget.loss * jnp.exp(state.budget["log_target"])) - 1
+    # Clipping to RANGE is the anti-windup: from the bound, the way back starts at once.
     log_multiplier = jnp.clip(state.budget["log_multiplier"] - RATE * jnp.clip(excess, -1, 1), *RANGE)
     scaled = defense.weights.scaled(weights, jnp.exp(log_multiplier))
     moved = {"log_multiplier": log_multiplier, "ema": ema, "constraint": excess}
@@ -175,7 +181,7 @@ def ascend(
 def tighten(state: State, seen: Appraisal, budget: UtilityBudget) -> State:
     """Moves the target of dual ascent by what a state's accuracy says of it: back inside the budget, down outside.
 
-    Down only where the target was met: elsewhere the multiplier is on its way already.
+    Down only where dual ascent has met the target.
 
     Args:
         state: whose target it is.
@@ -183,6 +189,7 @@ def tighten(state: State, seen: Appraisal, budget: UtilityBudget) -> State:
         budget: the accuracy that is needed, and the scale on which it is missed.
     """
     fault = jnp.clip((budget.accuracy - seen.accuracy) / budget.lost, -1, 1)
+    # Measured: lowering the target where dual ascent has not met it yet overshot; there the multiplier is on its way.
     fault = jnp.where(state.budget["constraint"] > 0, jnp.minimum(fault, 0), fault)
     log_target = jnp.clip(state.budget["log_target"] - TIGHTENING * fault, TIGHTEST, 0.0)
     return dataclasses.replace(state, budget=state.budget | {"log_target": log_target})
@@ -226,8 +233,9 @@ class Watch(Callback):
         if not run.part.due(EVERY):
             return {}
         state, weights = run.state, run.defense.weights.arrays()
-        found = appraise(state, run.data.budget, weights, run.defense)
+        found = appraise(state, run.data.holdout, weights, run.defense)
         seen = {"heldout/loss": found.loss, "heldout/accuracy": found.accuracy}
+        # UtilityBudget.of reads the accuracy on validation from a log's last entry.
         if run.part.end == run.part.total:
             seen["validation/accuracy"] = appraise(state, run.data.validation, weights, run.defense).accuracy
         return seen
@@ -249,6 +257,7 @@ class Spend(Callback):
 
     def __init__(self, utility: UtilityBudget, checkpoints: Checkpoints | None = None):
         self.utility = utility
+        # Among the run's own steps it would be dropped as soon as newer ones are saved.
         self.saved = None if checkpoints is None else Checkpoints(checkpoints.directory / "kept", keep=1)
         self.kept: State | None = None
         self.seen: Appraisal | None = None
@@ -262,6 +271,7 @@ class Spend(Callback):
         if not any(spends(run.defense, phase) for phase, _ in schedule(run.defense)):
             raise ValueError(f"utility: {run.defense.name} has no privacy weight above 0 that it could scale")
         if self.saved is not None and (found := self.saved.restore(run.state)) is not None:
+            # What it is worth is not saved beside it: appraised again, it is the same.
             self.kept, self.seen = found[1], self._appraise(run, found[1])
 
     def look(self, run: Run) -> Mapping[str, Array]:
@@ -269,7 +279,7 @@ class Spend(Callback):
         logged = {}
         if run.part.due(EVERY) and spends(run.defense, run.part.phase):
             state, weights = run.state, run.defense.weights.arrays()
-            found = appraise(state, run.data.budget, weights, run.defense)
+            found = appraise(state, run.data.holdout, weights, run.defense)
             moved = ascend(state, found.loss, weights, self.utility, run.defense)
             run.change(weights=moved.weights, budget=moved.budget)
             logged = {"heldout/loss": found.loss, "heldout/accuracy": found.accuracy}
@@ -282,9 +292,10 @@ class Spend(Callback):
     def consider(self, run: Run) -> None:
         """Keeps the state if it is preferred, and moves the target by what was seen; asked again, it decides the same.
 
-        What is kept is on disk on return: a run that is killed later must not go on without it.
+        What is kept is on disk on return.
         """
         state = run.state
+        # Before a phase that protects, all is accurate and nothing hidden: it would win where no later state keeps the budget.
         if not any(spends(run.defense, phase) for phase, _ in schedule(run.defense)[: int(state.phase) + 1]):
             return
         seen = self._appraise(run, state)
@@ -293,6 +304,7 @@ class Spend(Callback):
             # The training loop donates its state, so what is kept must be a copy.
             self.kept, self.seen = jax.tree.map(jnp.copy, state), seen
             if self.saved is not None:
+                # Waited for: a run that is killed later must not go on without it.
                 self.saved.save(int(state.step), state)
         values = {"accuracy": float(seen.accuracy), "leakage": float(seen.leakage)}
         run.tell({"kind": "selection", "step": int(state.step), "kept": better, **values})

@@ -90,6 +90,7 @@ class Run:
         if self._unread is None:
             return
         (part, outcome, seen), self._unread = self._unread, None
+        # Asked even where no log is due: whatever follows a bad step is built on it.
         if not read(outcome.good):
             error = complaint(read(outcome.metrics), step := int(read(outcome.step)), self.saved)
             self._skipped += 1
@@ -100,6 +101,7 @@ class Run:
         self._skipped = 0
         if part.due(self.config.log_every):
             values = read({**outcome.metrics, **seen})
+            # The device vouched for the step's numbers alone; what callbacks saw beside them must be finite too.
             if not all(map(math.isfinite, values.values())):
                 raise complaint(values, part.end, self.saved)
             self.tell({"kind": "metrics", "step": part.end, "phase": part.phase.name, "metrics": values})
@@ -192,6 +194,7 @@ class Stop(Callback):
 
     def look(self, run: Run) -> Mapping[str, Array]:
         """Asks."""
+        # Asked first, whatever is known: several processes count their questions, so all must ask equally often.
         run.stopping = self.told() or run.stopping
         return {}
 
@@ -209,6 +212,7 @@ def complaint(values: Mapping[str, float], step: int, saved: int | None) -> Trai
         'step 7: term/beta, loss not finite; the last good checkpoint is that of step 5'
     """
     bad = [name for name, value in values.items() if not math.isfinite(value)]
+    # A sum is bad because a part of it is: terms and adversaries first, then the norms of groups, totals last.
     bad.sort(key=lambda name: (not name.startswith(("term/", "adversary/")), "/" not in name))
     known = (
         "no checkpoint was saved before it" if saved is None else f"the last good checkpoint is that of step {saved}"

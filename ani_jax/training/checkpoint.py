@@ -58,6 +58,7 @@ class Checkpoints:
         """
         self.wait()
         if is_main():
+            # Copied here and not in the background: the next step donates the state.
             self._saving = self._writer.submit(self._write, step, jax.tree.map(_plain, state))
         if wait:
             self.wait()
@@ -80,15 +81,17 @@ class Checkpoints:
         with _ONE_AT_A_TIME, _checkpointer() as checkpointer:
             checkpointer.save(folder, plain)
             checkpointer.wait_until_finished()
+        # Written under another name first: a step is listed with its whole manifest or not at all.
         partial = self._manifest(step).with_suffix(".partial")
         partial.write_text(json.dumps(_checksums(folder), indent=1, sort_keys=True))
         partial.replace(self._manifest(step))
         listed = self._listed()
         for old in listed[: -self.keep]:
+            # Manifests before files, for the same reason as above.
             self._manifest(old).unlink()
         kept = {str(old) for old in listed[-self.keep :]}
         for path in self.directory.iterdir():
-            # Old steps, and what a killed save left behind.
+            # Old steps, and what a killed save left behind; what a utility budget keeps lies here too, and begins with no digit.
             if path.is_dir() and path.name[0].isdigit() and path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -120,30 +123,32 @@ class Checkpoints:
         Raises:
             CheckpointError: steps were saved but none of them is intact, or its structure is another one.
         """
-        found = on_main(lambda: self._newest(like))
+
+        def newest() -> tuple[int, Any] | None:
+            saved = self.steps()
+            step = next((step for step in reversed(saved) if self.intact(step)), None)
+            if step is None and saved:
+                raise CheckpointError(
+                    f"workdir={self.directory.parent}: every checkpoint in it is damaged (steps {saved}); "
+                    "delete its checkpoints folder to start again, or name another workdir"
+                )
+            if step is None:
+                return None
+            try:
+                with _ONE_AT_A_TIME, _checkpointer() as checkpointer:
+                    plain = checkpointer.restore(self.directory / str(step), jax.tree.map(_plain, like))
+                return step, jax.tree.map(_like, like, plain)
+            except (ValueError, KeyError, TypeError) as error:
+                reason = str(error).splitlines()[0][:120]
+                raise CheckpointError(
+                    f"workdir={self.directory.parent}: checkpoint {step} does not fit this version's state ({reason}); "
+                    "name another workdir"
+                ) from None
+
+        found = on_main(newest)
+        # Every process passes arrays of the same shapes to from_main, so no step at all is -1.
         step = int(from_main(jnp.int32(-1 if found is None else found[0])))
         return None if step < 0 else (step, from_main(like if found is None else found[1]))
-
-    def _newest(self, like: Any) -> tuple[int, Any] | None:
-        saved = self.steps()
-        step = next((step for step in reversed(saved) if self.intact(step)), None)
-        if step is None and saved:
-            raise CheckpointError(
-                f"workdir={self.directory.parent}: every checkpoint in it is damaged (steps {saved}); "
-                "delete its checkpoints folder to start again, or name another workdir"
-            )
-        if step is None:
-            return None
-        try:
-            with _ONE_AT_A_TIME, _checkpointer() as checkpointer:
-                plain = checkpointer.restore(self.directory / str(step), jax.tree.map(_plain, like))
-            return step, jax.tree.map(_like, like, plain)
-        except (ValueError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0][:120]
-            raise CheckpointError(
-                f"workdir={self.directory.parent}: checkpoint {step} does not fit this version's state ({reason}); "
-                "name another workdir"
-            ) from None
 
     def _manifest(self, step: int) -> pathlib.Path:
         return self.directory / f"{step}.json"
@@ -158,6 +163,7 @@ def _checksums(folder: pathlib.Path) -> dict[str, str]:
 def _checkpointer() -> ocp.StandardCheckpointer:
     if jax.process_count() == 1:
         return ocp.StandardCheckpointer()
+    # Orbax would wait for every process of the run, and only the main one ever comes here.
     alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="main")
     return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
@@ -170,6 +176,7 @@ def _plain(leaf: Any) -> np.ndarray:
 def _like(leaf: Any, plain: np.ndarray) -> jax.Array:
     if is_key(leaf):
         return jax.random.wrap_key_data(jnp.asarray(plain), impl=jax.random.key_impl(leaf))
+    # Orbax 0.12.8 restores the shape that was saved, whatever shape it is asked for.
     if plain.shape != leaf.shape:
         raise ValueError(f"shape {plain.shape} saved, {leaf.shape} asked")
     return jnp.asarray(plain, leaf.dtype)

@@ -113,6 +113,7 @@ class Devices:
         """
         placement = self.placement
         if placement == "auto":
+            # A CPU tells nothing of its memory: there, everything is taken to fit.
             room = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
             placement = "host" if sum(leaf.nbytes for leaf in jax.tree.leaves(source)) > room / 2 else "device"
         if placement == "device":
@@ -161,6 +162,7 @@ def read(tree: Any) -> Any:
 @functools.cache
 def _mesh() -> Mesh:
     # In this order the devices of a process are neighbours, and so are its rows of a batch.
+    # Not jax.make_mesh: its axes are Explicit by default, and here XLA is to place the communication.
     return Mesh(np.array(jax.devices()), (AXIS,))
 
 
@@ -175,6 +177,7 @@ def _cut() -> NamedSharding:
 def _on_every_device(tree: Any, rows: bool) -> Any:
     """Copies on the devices of this process: the rows of one array, as pmap takes them, or one array that is whole on each."""
     leaves, structure = jax.tree.flatten(tree)
+    # By hand: jax.device_put_replicated, which did it in one call, is gone.
     copies = [jax.device_put(leaves, device) for device in jax.local_devices()]
     if not rows:
         assemble = jax.make_array_from_single_device_arrays
@@ -204,6 +207,7 @@ def jitted(work: Work, state: State, feed: Feed, data_key: PRNGKey, shared: bool
         return jax.lax.with_sharding_constraint(batch, _cut()) if shared else batch
 
     state, outcome = advance(work, state, draw)
+    # Between dispatches the state is whole on every device: it is read, saved and resumed as one device's.
     return jax.lax.with_sharding_constraint((state, outcome), _replicated()) if shared else (state, outcome)
 
 

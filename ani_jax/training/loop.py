@@ -49,11 +49,14 @@ def train(
         Stopped: a callback said so.
     """
     devices.check(config.batch_size)
+    # frontier.sweep splits it alike: whoever is trained among others must see the same batches.
     init_key, data_key = jax.random.split(jax.random.key(config.seed))
     run = Run(defense, data, config, devices, callbacks, devices.scatter(init(defense, init_key)))
+    # Only steps run inside the device axis; callbacks apply the defence to one device's arrays, where no such axis is.
     phases, spread_defense = schedule(defense), dataclasses.replace(defense, axis_name=devices.axis_name)
     total = phases[-1][1]
     with contextlib.ExitStack() as closing:
+        # A stack closes every one, whatever another raises on closing; before start, which may fail as well.
         for callback in callbacks:
             closing.callback(callback.close)
         for callback in callbacks:
@@ -62,7 +65,9 @@ def train(
         run.tell({"kind": "start", "step": first, "total": total})
         plan = list(parts(phases, first, config))
         feeds = devices.feed(data.defend, data_key, config.batch_size, [(part.first, part.count) for part in plan])
+        # Not strict: originals that lie on the devices are an endless feed.
         for part, feed in zip(plan, feeds):
+            # Only where a phase begins: run.state may move the whole state between devices, there and back.
             if part.index > entered:
                 run.state, entered = enter(run.state, part.index, part.phase, data), part.index
             work = Work(spread_defense, part.phase, config.batch_size, part.count, config.clip, config.skip_nonfinite)
@@ -79,6 +84,7 @@ def train(
         run.flush()
         for callback in callbacks:
             callback.end(run)
+    # After closing, so that whoever hears of the end finds everything on disk.
     run.tell({"kind": "end", "step": total, "total": total})
     return run.state
 
@@ -93,6 +99,7 @@ def evaluate(defense: Defense, state: State, batch: Batch, key: Array, chunk: in
     return float(sum(correct)) / len(batch.label)
 
 
+# At module level: a release is a pytree with a static architecture, so all of one architecture share the program.
 @jax.jit
 def _correct(release: Any, predict: Any, image: Array, label: Array, key: Array) -> Array:
     return accuracy(predict(release(image, key)), label).sum()

@@ -36,6 +36,7 @@ def enter(state: State, index: int, phase: Phase, data: Any) -> State:
         phase: the phase at that position.
         data: passed to ``prepare``.
     """
+    # A resumed state is not prepared again: what was prepared is part of it.
     if int(state.phase) >= index:
         return state
     prepared = phase.prepare(state, data) if phase.prepare else state
@@ -65,7 +66,8 @@ class Part(NamedTuple):
         return self.first + self.count
 
     def due(self, every: int) -> bool:
-        """Whether a multiple of ``every`` lies among its steps, or the run ends; a phase may end between two multiples."""
+        """Whether a multiple of ``every`` lies among its steps, or the run ends."""
+        # Not end % every: a dispatch, like a phase, may end between two multiples.
         return self.end // every > self.first // every or self.end == self.total
 
 
@@ -79,6 +81,7 @@ def parts(phases: Sequence[tuple[Phase, int]], step: int, config: TrainConfig) -
     """
     for index, (phase, end) in enumerate(phases):
         while step < end:
+            # No dispatch crosses into another phase: that is another program.
             count = min(config.steps_per_dispatch, end - step)
             yield Part(index, phase, step, count, phases[-1][1])
             step += count

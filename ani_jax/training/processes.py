@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+# Private, because JAX has no public barrier whose time limit can be chosen.
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
@@ -20,6 +22,7 @@ HEARTBEAT = 60
 """Seconds after which the others give up on a process that is gone; a stuck collective would wait for ever."""
 LATEST = 3600
 """Seconds that processes wait for the slowest one before they agree on something."""
+# Numbers the barriers, alike in all processes: the name of a barrier is used once.
 _calls = itertools.count()
 
 
@@ -49,6 +52,7 @@ def leave() -> None:
 
 def count() -> int:
     """How many processes work together now."""
+    # After leave, process_count still counts the others.
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
@@ -112,6 +116,7 @@ def share(find: Callable[[], Result]) -> Result:
         return found
     text = np.frombuffer(json.dumps(found).encode(), np.uint8)
     size = int(from_main(jnp.int32(len(text))))
+    # A broadcast needs one shape everywhere, so the others repeat their own text to that length.
     return json.loads(np.asarray(from_main(np.resize(text, size))).tobytes())
 
 

@@ -50,6 +50,7 @@ def reversed_update(
     (gradients, sent_gradients), (metrics, statistics) = jax.grad(both, (0, 1), has_aux=True)(trainable, sent)
     (client_gradients,) = pull(sent_gradients)
     gradients = rules.average({**client_gradients, **gradients})
+    # Taken out before the norm below: "gradient_norm" is the defender's alone, as in the alternation.
     learnt = {group: gradients.pop(group) for group in adversary_groups}
     state, norms = rules.learn(state, gradients)
     # Clipped each by itself, as in the alternation.

@@ -31,8 +31,8 @@ class State:
         step: optimiser steps taken over all phases.
         key: root of all randomness; never advanced, step ``t`` uses ``fold_in(key, t)``.
         extra: arrays that a phase's ``prepare`` fills.
-        budget: the utility budget's log multiplier, ema, constraint value and the log of its target over the one that was
-            given; unused without one.
+        budget: the *utility* budget's, as nothing else is called one: its log multiplier, ema, constraint value and the log of
+            its target over the one that was given; unused without one. ``Data.holdout`` is its slice of the data.
     """
 
     params: dict[str, Any]
@@ -59,6 +59,7 @@ def init(defense: Defense, key: PRNGKey) -> State:
     client_key, server_key, adversary_key, run_key = jax.random.split(key, 4)
     image = jnp.zeros((2, *defense.image_shape), jnp.float32)
     client = initialise(defense.client, client_key, image, client_key)
+    # Only its shape is needed: asked for abstractly, it costs a start neither compilation nor arithmetic.
     sent = jax.eval_shape(lambda v: defense.client.apply(v, image, client_key, train=False), client)
     z = jnp.zeros(sent.z.shape, sent.z.dtype)
     server = initialise(defense.server, server_key, z)
@@ -68,6 +69,7 @@ def init(defense: Defense, key: PRNGKey) -> State:
         for index, adversary in enumerate(sorted(defense.adversaries, key=lambda adversary: adversary.name))
     }
     params = {
+        # A client without anything to learn has no such collection at all.
         "client": client.get("params", {}),
         "server": server.get("params", {}),
         "adversaries": {name: variables["params"] for name, variables in adversaries.items()},
@@ -77,6 +79,7 @@ def init(defense: Defense, key: PRNGKey) -> State:
         statistics={"client": client.get("batch_stats", {}), "server": server.get("batch_stats", {})},
         optimizers={group: optimizer.init(at(params, group)) for group, optimizer in optimizers(defense).items()},
         weights=defense.weights.arrays(),
+        # Before the first phase, so that its prepare runs too.
         phase=jnp.int32(-1),
         step=jnp.int32(0),
         key=run_key,

@@ -45,6 +45,7 @@ def make_step(
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         before, key = state, jax.random.fold_in(state.key, state.step)
         if defense.axis_name is not None:
+            # Devices hold different images, and each must draw noise of its own.
             key = jax.random.fold_in(key, jax.lax.axis_index(defense.axis_name))
 
         def send(trainable: Mapping[str, Any]) -> tuple[Sent, Any]:
@@ -58,14 +59,17 @@ def make_step(
             state, metrics, server_statistics = reversed_update(rules, state, sent, pull, batch)
         else:
             watched: Metrics = {}
+            # Unrolled: convolutions inside lax.scan were measured a hundred times slower on the CPU.
             for _ in range(phase.adversary_updates):
                 state, watched = adversary_update(rules, state, jax.lax.stop_gradient(sent.z), batch)
             state, metrics, server_statistics = defender_update(rules, state, sent, pull, batch)
             metrics |= watched
         statistics = rules.average({"client": client_statistics, "server": server_statistics})
         state = dataclasses.replace(state, statistics=statistics, step=state.step + 1)
+        # Before they are judged: a number that is bad on one device is then bad on all, and all decide alike.
         metrics = rules.average(metrics)
         if skip_nonfinite:
+            # The step counts all the same: its number chooses the batch, so left as it was it would be bad for ever.
             good, kept = finite(metrics), dataclasses.replace(before, step=state.step)
             state = jax.tree.map(lambda old, new: jnp.where(good, new, old), kept, state)
         return state, metrics
@@ -89,6 +93,7 @@ def adversary_update(rules: Rules, state: State, z: Features, batch: Batch) -> t
 
     gradients, (_, metrics) = jax.grad(own, has_aux=True)(state.params["adversaries"])
     for name, gradient in rules.average(gradients).items():
+        # One at a time: what is learnt together is clipped together.
         state, norm = rules.learn(state, {f"adversaries/{name}": gradient})
         metrics |= norm
     return state, metrics
@@ -198,6 +203,7 @@ def advance(work: Work, state: State, draw: Callable[[Int[Array, ""]], Batch]) -
         return state, Outcome(metrics, state.step + 0, finite(metrics))
 
     state, outcome = once(state)
+    # The default, and no loop: see make_step for what one costs on the CPU.
     if work.count == 1:
         return state, outcome
 

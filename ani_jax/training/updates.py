@@ -62,6 +62,7 @@ def apply(module: Any, params: Any, statistics: Any, *inputs: Any, train: bool) 
     if not train:
         return module.apply(variables, *inputs, train=False), statistics
     output, updated = module.apply(variables, *inputs, train=True, mutable=["batch_stats"])
+    # A module without batch normalisation gives no such collection back.
     return output, updated.get("batch_stats", statistics)
 
 
@@ -69,8 +70,6 @@ def own_losses(
     defense: Defense, params: Mapping[str, Any], heard: Mapping[str, Features], batch: Batch, extra: Mapping[str, Array]
 ) -> tuple[Array, tuple[dict[str, Array], Metrics]]:
     """The sum of the adversaries' own plain losses, with their answers and what is logged.
-
-    No adversary has a parameter of another's, so the gradient of the sum is each one's own.
 
     Args:
         defense: whose adversaries.
@@ -86,6 +85,7 @@ def own_losses(
         loss = metrics[f"adversary/{name}"] = adversary.loss(answers[name], batch)
         for key, value in adversary.health(answers[name], batch, extra).items():
             metrics[f"adversary/{name}/{key}"] = value
+        # No adversary has a parameter of another's, so the gradient of the sum is each one's own.
         total += loss
     return total, (answers, metrics)
 
@@ -101,6 +101,7 @@ def objective(rules: Rules, forward: Forward, batch: Batch, weights: Mapping[str
     """
     losses = rules.defense.client_loss(forward, batch)
     factors = rules.defense.weights.factors(weights)
+    # What is not asked for is dead code to the compiler; a weight of 0 would not do, since 0 * NaN is NaN.
     losses = {name: losses[name] for name in rules.phase.objective}
     total = jnp.asarray(sum(factors.get(name, 1.0) * loss for name, loss in losses.items()))
     metrics = {"loss": total, "accuracy": accuracy(forward.logits, batch.label).mean()}

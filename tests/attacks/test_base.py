@@ -172,6 +172,20 @@ def test_a_level_of_your_own_changes_settings_adds_attacks_and_leaves_them_out()
     assert alone.attacks == (ridge, Residual(Image(), steps=7), Mirror(Image(), steps=3))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"base": "quik"}, "level.base=quik: must be one of smoke, quick, standard, thorough"),
+        ({"settings": {"Residul": None}}, "level.settings=Residul: must be one of AttributeNetwork, Kernel, "),
+    ],
+)
+def test_a_level_with_a_misspelt_name_is_refused(wrong, message):
+    with pytest.raises(ValueError) as error:
+        families((INK, Image()), Level("mine", 64, (1,), **wrong), NOTHING)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
 def test_titles():
     family = Family("attribute", INK, (Probe(INK),))
     assert family.title == "attribute ink"

@@ -75,15 +75,13 @@ class Middle(NamedTuple):
 def test_a_correction_starts_at_its_base(key):
     batch = Batch(images(4), jnp.arange(4), {})
     asked = base.prepare(key, Knowledge(query.as_release(lambda x: x)), Source(batch, fixed), batch, count=8)
-    parameters = jax.tree_util.tree_map_with_path(
-        network._without_pixels, Halved().init(key, asked.held_z, train=False)["params"]
-    )
 
-    class Half(Halved):
+    class Squashed(Halved):
         def __call__(self, z, *, train):
             return jax.nn.sigmoid(super().__call__(z, train=train))
 
-    corrected = network.Network(parameters, asked.standardise, Middle(), Half())
+    untrained, context = Halving(Half("half"), steps=0), Context(key, asked, lambda attack: Fitted(None))
+    corrected = network.fit_network(key, Squashed(), untrained, context, Middle()).attacker
     np.testing.assert_allclose(corrected.on(asked.held_z), 0.25, atol=1e-6)
 
 

@@ -18,7 +18,7 @@ def test_an_entry_tells_the_truth_about_its_data(name):
     assert data.primary.name == entry.primary
     assert tuple(task.name for task in data.sensitive) == entry.sensitive == tuple(data.test.sensitive)
     originals = [data.defend.stored.group, data.auxiliary.stored.group]
-    originals += [split.group for split in (data.budget, data.validation, data.test)]
+    originals += [split.group for split in (data.holdout, data.validation, data.test)]
     assert len(np.unique(np.concatenate(originals))) == entry.size
 
 

@@ -48,7 +48,7 @@ def test_names_tasks_and_sizes(data, correlated):
 
 
 def fixed_splits(data):
-    return data.budget, data.validation, data.test
+    return data.holdout, data.validation, data.test
 
 
 def test_the_seed_decides_everything(data):

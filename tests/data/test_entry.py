@@ -42,7 +42,7 @@ def check(data, entry, size):
     assert data.name == entry.name
     assert (data.primary.name, tuple(task.name for task in data.sensitive)) == (entry.primary, entry.sensitive)
     batches = [
-        data.budget,
+        data.holdout,
         data.validation,
         data.test,
         *(s.draw(jax.random.key(0), 9) for s in (data.defend, data.auxiliary)),

@@ -14,7 +14,7 @@ from tests.data.test_prepared import picture, store
 
 
 def every_split(data):
-    return [data.defend.stored, data.auxiliary.stored, data.budget, data.validation, data.test]
+    return [data.defend.stored, data.auxiliary.stored, data.holdout, data.validation, data.test]
 
 
 def labels_of(split, primary):

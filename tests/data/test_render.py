@@ -80,7 +80,11 @@ def test_choosing_renames_every_split(key):
     data = digits.load(image_size=8)
     chosen = choose(data, "ink", ("digit", "paper"))
     assert (chosen.primary, chosen.sensitive) == (digits.INK, (digits.DIGIT, digits.PAPER))
-    for part, former in ((chosen.test, data.test), (chosen.validation, data.validation), (chosen.budget, data.budget)):
+    for part, former in (
+        (chosen.test, data.test),
+        (chosen.validation, data.validation),
+        (chosen.holdout, data.holdout),
+    ):
         assert np.array_equal(part.label, former.sensitive["ink"])
         assert np.array_equal(part.sensitive["digit"], former.label)
         assert np.array_equal(part.image, former.image)

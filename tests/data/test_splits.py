@@ -20,7 +20,7 @@ def sizes_of(dealt):
 
 def test_fractions_are_those_of_the_threat_model():
     assert dict(splits.FRACTIONS) == pytest.approx(
-        {"defend": 0.36, "budget": 0.04, "auxiliary": 0.30, "validation": 0.10, "test": 0.20}
+        {"defend": 0.36, "holdout": 0.04, "auxiliary": 0.30, "validation": 0.10, "test": 0.20}
     )
     assert sum(splits.FRACTIONS.values()) == pytest.approx(1)
 
@@ -101,7 +101,7 @@ def test_many_tiny_classes_do_not_starve_a_split():
         ((0, np.zeros((10, 2), int)), r"labels: shape \(10, 2\)"),
         ((0, np.zeros(100)), r"labels: shape \(100,\) of float64"),
         ((0, np.zeros(100, int), np.zeros(99, int)), r"groups: shape \(99,\); allowed: that of labels, \(100,\)"),
-        ((0, np.zeros(8, int)), r"8 originals in 8 groups are too few, 'budget' would be empty"),
+        ((0, np.zeros(8, int)), r"8 originals in 8 groups are too few, 'holdout' would be empty"),
         ((0, np.zeros(100, int), np.arange(100) // 50), r"100 originals in 2 groups are too few"),
         ((0, np.zeros(0, int)), r"0 originals in 0 groups are too few"),
     ],

@@ -192,7 +192,7 @@ def test_floors_and_priors_are_those_of_the_training_data(name, data):
 def test_only_defend_is_looked_at(data):
     defense = small(attribute=0.4, reconstruction=0.3)
     blank = data.test._replace(image=jnp.zeros_like(data.test.image))
-    others = dataclasses.replace(data, auxiliary=Source(blank, fixed), validation=blank, test=blank, budget=blank)
+    others = dataclasses.replace(data, auxiliary=Source(blank, fixed), validation=blank, test=blank, holdout=blank)
     assert same(ready(defense, data)[0].extra, ready(defense, others)[0].extra)
 
 

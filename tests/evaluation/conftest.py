@@ -19,9 +19,9 @@ def toy_batch(key, count, side=8):
 @pytest.fixture(scope="session")
 def toy():
     parts = [toy_batch(jax.random.key(i), count) for i, count in enumerate((200, 64, 256, 128, 200))]
-    defend, budget, auxiliary, validation, test = parts
+    defend, holdout, auxiliary, validation, test = parts
     tasks = Task("shade", ("dark", "light")), (Task("side", ("left", "right")),)
-    return Data(Source(defend, fixed), budget, Source(auxiliary, fixed), validation, test, "toy", *tasks)
+    return Data(Source(defend, fixed), holdout, Source(auxiliary, fixed), validation, test, "toy", *tasks)
 
 
 @pytest.fixture(scope="session")

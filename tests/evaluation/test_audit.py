@@ -380,7 +380,10 @@ def test_an_attack_that_registers_itself_competes_and_is_on_record(data, monkeyp
     darkest = np.asarray(found.gallery.array())
     assert (darkest == darkest[0]).all()
     monkeypatch.undo()
-    assert "darkest" not in {family.name for family in families((Image(),), level, Knowledge(as_release(lambda x: x)))}
+    plain = dataclasses.replace(level, settings=nets)
+    assert "darkest" not in {family.name for family in families((Image(),), plain, Knowledge(as_release(lambda x: x)))}
+    with pytest.raises(ValueError, match=r"level\.settings=Darkest: must be one of"):
+        families((Image(),), level, Knowledge(as_release(lambda x: x)))
 
 
 def test_targets_that_a_caller_adds_come_after_those_of_the_data(data):

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ani_jax.evaluation.critics import Critics
 
 from ani_jax.attacks import attribute, decoder
 from ani_jax.attacks.base import LEVELS, Attack, Family
 from ani_jax.evaluation import audit as module
 from ani_jax.evaluation.audit import audit
+from ani_jax.information.critics import Critics
 from ani_jax.records import to_json
 from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.image import Image
@@ -56,13 +56,13 @@ def spied(data):
     return audit(client, data, attacks=watched, level="smoke"), learnt
 
 
-def test_attackers_learn_nothing_from_defend_budget_and_test(toy):
+def test_attackers_learn_nothing_from_defend_holdout_and_test(toy):
     spoilt = jax.tree.map(lambda leaf: leaf * jnp.nan if leaf.dtype == jnp.float32 else 0 * leaf, toy.defend.stored)
     sensitive = {"side": 1 - toy.test.sensitive["side"]}
     flipped = toy.test._replace(image=toy.test.image**2, label=1 - toy.test.label, sensitive=sensitive)
-    budget = jax.tree.map(lambda leaf: leaf * jnp.nan if leaf.dtype == jnp.float32 else 0 * leaf, toy.budget)
+    holdout = jax.tree.map(lambda leaf: leaf * jnp.nan if leaf.dtype == jnp.float32 else 0 * leaf, toy.holdout)
     before, learnt = spied(toy)
-    after, again = spied(dataclasses.replace(toy, defend=Source(spoilt, fixed), budget=budget, test=flipped))
+    after, again = spied(dataclasses.replace(toy, defend=Source(spoilt, fixed), holdout=holdout, test=flipped))
     # Four attackers, and the probe once more on raw images.
     assert [len(leaves) > 0 for leaves in learnt] == [True] * 5
     jax.tree.map(np.testing.assert_array_equal, learnt, again)
@@ -145,6 +145,9 @@ def test_the_criterion_stands_beside_the_attacks_where_the_level_has_critics(toy
     assert any(name.startswith("criterion ") for name in store)
     assert audit(client, toy, **options).criterion == found.criterion
     assert audit(client, toy, attacks=ATTACKS[1:], level="smoke").criterion is None
+    # A level of one's own takes its base's critics.
+    own = dataclasses.replace(level, name="mine", base="critical")
+    assert audit(client, toy, attacks=ATTACKS[1:], level=own).criterion == found.criterion
 
 
 def test_a_criterion_that_fails_is_a_note(toy, monkeypatch):

@@ -80,11 +80,11 @@ def test_more_noise_leaves_less_and_a_higher_threshold_less_volume():
     assert other.volume == pytest.approx(2 * 0.0455, abs=0.03)
 
 
-def test_images_are_those_of_a_given_view():
+def test_images_are_those_that_a_client_was_asked_about():
     knowledge = Knowledge(as_release(scaled(2.0)))
-    view = prepare(jax.random.key(5), knowledge, data().auxiliary, data().validation, count=SAMPLE)
-    found = criterion(jax.random.key(0), view, data(), FAST, noise=0.5, threshold=1.0, self_test=())
-    assert found.scale == pytest.approx(float(jnp.sqrt(jnp.square(view.sample_z).mean())), rel=1e-5)
+    asked = prepare(jax.random.key(5), knowledge, data().auxiliary, data().validation, count=SAMPLE)
+    found = criterion(jax.random.key(0), asked, data(), FAST, noise=0.5, threshold=1.0, self_test=())
+    assert found.scale == pytest.approx(float(jnp.sqrt(jnp.square(asked.sample_z).mean())), rel=1e-5)
     assert found.information.value == pytest.approx(measured().information.value, abs=0.15)
     often = prepare(jax.random.key(5), knowledge, data().auxiliary, data().validation, count=10, queries=2)
     with pytest.raises(ValueError, match=r"release\.queries=2: must be 1"):

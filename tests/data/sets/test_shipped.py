@@ -60,7 +60,7 @@ def test_celeb_a_never_divides_an_identity_and_takes_any_attribute(tmp_path):
     features, rows = shipped("celeb_a")
     store(tmp_path, rows, features, "celeb_a")
     data = catalog.load("celeb_a", image_size=8, primary="Eyeglasses", sensitive=("Smiling",), data_dir=tmp_path)
-    splits = (data.defend.stored, data.auxiliary.stored, data.budget, data.validation, data.test)
+    splits = (data.defend.stored, data.auxiliary.stored, data.holdout, data.validation, data.test)
     groups = [set(np.asarray(split.group).tolist()) for split in splits]
     assert sum(len(group) for group in groups) == len(set.union(*groups)) == 60
     assert data.primary.class_names == ("no", "yes")

@@ -4,8 +4,8 @@ import ctypes
 import os
 from pathlib import Path
 
-SETTINGS = {"jax_persistent_cache_min_compile_time_secs": 0.1, "jax_persistent_cache_min_entry_size_bytes": -1}
-"""Nearly every program is worth keeping."""
+SETTINGS = {"jax_persistent_cache_min_compile_time_secs": 0, "jax_persistent_cache_min_entry_size_bytes": -1}
+"""Every program is worth keeping: a small one takes 60 ms to compile and 5 ms to read."""
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 """Names of ``mallopt``'s parameters, from glibc's malloc.h."""
 

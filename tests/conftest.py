@@ -12,8 +12,11 @@ os.environ.setdefault("NPROC", "32")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
 import jax
+import jaxtyping
 import pytest
 from jax._src.interpreters import mlir
+
+from tests import shapes
 
 CACHE = pathlib.Path(
     os.environ.get("JAX_COMPILATION_CACHE_DIR", pathlib.Path(tempfile.gettempdir()) / "ani_jax_test_cache")
@@ -27,11 +30,21 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # jax keeps each program's text, each in an MLIR context of its own: 1.1 of the 1.4 MB that a small program takes.
 mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
+jaxtyping.install_import_hook(shapes.FLOORS, "tests.shapes.checked")
+
 PEAK = 2.5
 """Gigabytes that a worker may take, so that two fit a small laptop."""
 
 MAPS = 25_000
 """Linux grants 65,530."""
+
+
+@pytest.fixture(autouse=True)
+def _own_words(request):
+    """A test of what is refused reads the library's own words, as its users do, before the hook's."""
+    jaxtyping.config.update("jaxtyping_disable", "refuse" in request.node.name)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ REDRAWS = 4
 OnEvent = Callable[[Mapping[str, Any]], None]
 
 
+@runtime_checkable
 class Attacker(Protocol):
     """A fitted attacker: a pytree callable, pure."""
 

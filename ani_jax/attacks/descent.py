@@ -18,7 +18,7 @@ What is unknown may be pixels or a code of them: see :class:`Canvas`. The loop r
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,7 @@ class Setting(NamedTuple):
     energy: Any = 0.0
 
 
+@runtime_checkable
 class Canvas(Protocol):
     """What the unknowns are; static and hashable."""
 

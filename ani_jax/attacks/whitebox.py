@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -158,6 +158,7 @@ def by_parts(one: Any, starts: ArrayLike, z: ArrayLike, setting: Setting) -> tup
     return images, finite
 
 
+@runtime_checkable
 class Tunable(Protocol):
     """An attacker with a setting: a dataclass."""
 

@@ -3,13 +3,14 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ani_jax.data.files import Examples, Tally, Watch
 from ani_jax.data.pictures import Spec
 from ani_jax.types import Data
 
 
+@runtime_checkable
 class Reader(Protocol):
     """Reads official files: ``(folder, tally, watch) -> {split: examples}``."""
 

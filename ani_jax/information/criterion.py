@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from ani_jax.attacks.base import SAMPLE, Asked, prepare
 from ani_jax.attacks.query import as_release, flat, query, summarise
@@ -107,7 +107,9 @@ def criterion(
 
 
 @jax.jit
-def _of_features(key: PRNGKey, z: Features, noise: float, threshold: float) -> tuple[Array, Array | None, Array]:
+def _of_features(
+    key: PRNGKey, z: Features, noise: Float[Array, ""], threshold: Float[Array, ""]
+) -> tuple[Array, Array | None, Array]:
     """Volume of scaled z, then the Gaussian and the nearest-neighbour entropy of it with noise; None where undefined."""
     volume = (jnp.abs(z) > threshold).sum(axis=1).mean()
     # ReLU features are 0 with positive probability, which has no density; the volume above is of z as it is sent.

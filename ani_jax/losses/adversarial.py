@@ -15,10 +15,10 @@ confidently *wrong*, which gives the attribute away: prefer :func:`max_entropy`.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ani_jax.losses.checks import floating, require, require_rank
-from ani_jax.types import Features, Logits
+from ani_jax.losses.checks import Logits, floating, require, require_rank
 
 
 def max_entropy(logits: Logits) -> Float[Array, " b"]:
@@ -41,7 +41,7 @@ def max_entropy(logits: Logits) -> Float[Array, " b"]:
     return -_expectation(log_p, log_p)
 
 
-def kl_to_prior(logits: Logits, prior: Float[Array, " k"]) -> Float[Array, " b"]:
+def kl_to_prior(logits: Logits, prior: Float[Array | np.ndarray, " k"]) -> Float[Array, " b"]:
     """L_attr = -KL(softmax A(z) || p(s)), for the defender to maximise: it should say what it would without z.
 
     Equals :func:`max_entropy` minus log k for a uniform prior, and suits unequal classes better.
@@ -65,7 +65,7 @@ def kl_to_prior(logits: Logits, prior: Float[Array, " k"]) -> Float[Array, " b"]
     return -_expectation(log_p, log_p - jnp.log(prior)[None])
 
 
-def hinged(loss: Float[Array, "..."], ceiling: float | Float[Array, ""]) -> Float[Array, "..."]:
+def hinged(loss: float | Float[Array | np.ndarray, "..."], ceiling: float | Float[Array, ""]) -> Float[Array, "..."]:
     """min(loss, ceiling): stops pushing once an adversary is as bad as it need be.
 
     An unbounded -L_rec diverges: a defender can always make a reconstruction worse. Only the defender's update is
@@ -89,7 +89,7 @@ def hinged(loss: Float[Array, "..."], ceiling: float | Float[Array, ""]) -> Floa
     return jnp.where(loss < ceiling, loss, ceiling)
 
 
-def reverse_gradient(x: Features, scale: float | Float[Array, ""] = 1.0) -> Features:
+def reverse_gradient(x: Float[Array | np.ndarray, "..."], scale: float | Float[Array, ""] = 1.0) -> Float[Array, "..."]:
     """Identity forward, gradient times -scale backward (Ganin & Lempitsky 2015).
 
     One backward pass then trains adversary and encoder at once. At the same adversary parameters the encoder gets the
@@ -123,7 +123,7 @@ _reverse.defvjp(
 )
 
 
-def _log_softmax(logits: Logits) -> Logits:
+def _log_softmax(logits: Logits) -> Float[Array, "b k"]:
     logits = floating(logits)
     require_rank(logits, "logits", 2)
     return jax.nn.log_softmax(logits)

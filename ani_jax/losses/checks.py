@@ -3,7 +3,14 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+Images = Float[Array | np.ndarray, "b h w c"]
+"""The vocabulary of ``ani_jax.types``, of numpy's arrays too: what a public loss takes."""
+Labels = Int[Array | np.ndarray, " b"]
+Logits = Float[Array | np.ndarray, "b k"]
+Features = Float[Array | np.ndarray, "b ..."]
 
 
 def require(ok: bool, name: str, value: Any, allowed: str) -> None:

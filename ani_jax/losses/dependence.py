@@ -7,12 +7,12 @@ rank with one leading axis of examples, compute in float32 or better, and need O
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
 from ani_jax.losses import pairwise
-from ani_jax.losses.checks import floating, require, require_rank
-from ani_jax.types import Features, Labels
+from ani_jax.losses.checks import Features, Labels, floating, require, require_rank
 
 RELEASE_EPSILON = 1e-10
 """[code] What the funnel's authors add to squared distances; pass it as ``epsilon`` to reproduce their D."""
@@ -153,7 +153,7 @@ def corrected_distance_correlation(
 
 def local_distance_correlation(
     x: Features,
-    z: Float[Array, "b ... c"],
+    z: Float[Array | np.ndarray, "b ... c"],
     *,
     mask: Labels | None = None,
     axis_name: str | None = None,
@@ -183,7 +183,7 @@ def local_distance_correlation(
         >>> local_distance_correlation(x, jnp.stack([x, jnp.ones(5)], axis=1)[..., None]).round(4).item()
         0.5
     """
-    positions = z.reshape(z.shape[0], -1, z.shape[-1])
+    positions = jnp.asarray(z).reshape(z.shape[0], -1, z.shape[-1])
 
     def of(here: Float[Array, "b c"]) -> Statistic:
         return corrected_distance_correlation(x, here, mask=mask, axis_name=axis_name)

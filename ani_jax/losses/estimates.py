@@ -8,13 +8,14 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import digamma
 from jaxtyping import Array, Float
 
 from ani_jax.losses import pairwise
 from ani_jax.losses.checks import floating, require, require_rank
 
-Samples = Float[Array, "b ..."]
+Samples = Float[Array | np.ndarray, "b ..."]
 Nats = Float[Array, ""]
 
 
@@ -266,9 +267,9 @@ def gaussian_channel_capacity(power: float | Nats, stddev: float | Nats, dimensi
 
 
 def gaussian_fisher_information(
-    mean_jacobian: Float[Array, "d p"],
-    stddev: Float[Array, " d"],
-    stddev_jacobian: Float[Array, "d p"] | None = None,
+    mean_jacobian: Float[Array | np.ndarray, "d p"],
+    stddev: Float[Array | np.ndarray, " d"],
+    stddev_jacobian: Float[Array | np.ndarray, "d p"] | None = None,
 ) -> Float[Array, "p p"]:
     """Fisher information about x of one release z ~ N(mean(x), diag stddev(x)^2), its variance term included.
 

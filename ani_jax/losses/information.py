@@ -13,13 +13,14 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from ani_jax.losses.checks import floating, require
 
-Scores = Float[Array, "..."]
-ScoreMatrix = Float[Array, "b b"]
+Scores = Float[Array | np.ndarray, "..."]
+ScoreMatrix = Float[Array | np.ndarray, "b b"]
 Nats = Float[Array, ""]
 
 
@@ -246,7 +247,7 @@ def _log_mean_exp(scores: Scores) -> Nats:
     return logsumexp(scores) - math.log(scores.size)
 
 
-def _square(scores: ScoreMatrix) -> ScoreMatrix:
+def _square(scores: ScoreMatrix) -> Float[Array, "b b"]:
     scores = floating(scores)
     require(scores.ndim == 2 and scores.shape[0] == scores.shape[1], "scores.shape", scores.shape, "(b, b)")
     return scores

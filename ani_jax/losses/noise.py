@@ -8,6 +8,7 @@ means of logs.
 import math
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ani_jax.losses.checks import floating, require
@@ -18,7 +19,7 @@ LAPLACE_CONSTANT = 1 + math.log(2)
 """Entropy of a Laplace variable of scale 1, in nats."""
 
 
-def mean_log_scale(log_scale: Float[Array, "b ..."]) -> Float[Array, " b"]:
+def mean_log_scale(log_scale: Float[Array | np.ndarray, "b ..."]) -> Float[Array, " b"]:
     """Mean over elements of the log of the noise's scale: the R of additive noise (METHODS 2.1) [reconstruction].
 
     Mean of logs, never the log of the mean: under the latter one loud element hides any number of quiet ones.
@@ -40,7 +41,7 @@ def mean_log_scale(log_scale: Float[Array, "b ..."]) -> Float[Array, " b"]:
     return _mean(floating(log_scale), "log_scale")
 
 
-def gaussian_entropy_per_element(log_stddev: Float[Array, "b ..."]) -> Float[Array, " b"]:
+def gaussian_entropy_per_element(log_stddev: Float[Array | np.ndarray, "b ..."]) -> Float[Array, " b"]:
     """Entropy per element of independent Gaussian noise: mean(log stddev) + log(2 pi e) / 2.
 
     Mean of logs, never the log of the mean (see :func:`mean_log_scale`). Differential, so negative for small noise,
@@ -62,7 +63,7 @@ def gaussian_entropy_per_element(log_stddev: Float[Array, "b ..."]) -> Float[Arr
     return mean_log_scale(log_stddev) + GAUSSIAN_CONSTANT
 
 
-def laplace_entropy_per_element(log_scale: Float[Array, "b ..."]) -> Float[Array, " b"]:
+def laplace_entropy_per_element(log_scale: Float[Array | np.ndarray, "b ..."]) -> Float[Array, " b"]:
     """Entropy per element of independent Laplace noise: mean(log scale) + 1 + log 2.
 
     Mean of logs, never the log of the mean (see :func:`mean_log_scale`).
@@ -83,7 +84,7 @@ def laplace_entropy_per_element(log_scale: Float[Array, "b ..."]) -> Float[Array
     return mean_log_scale(log_scale) + LAPLACE_CONSTANT
 
 
-def mask_log_reward(mask: Float[Array, "b ..."]) -> Float[Array, " b"]:
+def mask_log_reward(mask: Float[Array | np.ndarray, "b ..."]) -> Float[Array, " b"]:
     """mean(log m) of the share m of noise in z = (1 - m) x + m n (METHODS 2.1) [reconstruction].
 
     Mean of logs, never the log of the mean: it punishes every element that is left open, the more the closer m is to 0.
@@ -106,7 +107,7 @@ def mask_log_reward(mask: Float[Array, "b ..."]) -> Float[Array, " b"]:
     return _mean(jnp.log(jnp.maximum(mask, jnp.finfo(mask.dtype).tiny)), "mask")
 
 
-def mask_mean_reward(mask: Float[Array, "b ..."]) -> Float[Array, " b"]:
+def mask_mean_reward(mask: Float[Array | np.ndarray, "b ..."]) -> Float[Array, " b"]:
     """mean(m) of the share m of noise: linear, so it is content to suppress some elements and leave others open.
 
     Args:
@@ -125,6 +126,6 @@ def mask_mean_reward(mask: Float[Array, "b ..."]) -> Float[Array, " b"]:
     return _mean(floating(mask), "mask")
 
 
-def _mean(values: Float[Array, "b ..."], name: str) -> Float[Array, " b"]:
+def _mean(values: Float[Array | np.ndarray, "b ..."], name: str) -> Float[Array, " b"]:
     require(values.ndim >= 1, f"{name}.shape", values.shape, "of rank 1 or more")
     return values.reshape(values.shape[0], -1).mean(1)

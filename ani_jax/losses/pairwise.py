@@ -9,17 +9,18 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Num
 
 from ani_jax.losses.checks import floating, require, require_batch
-from ani_jax.types import Features
 
+Numbers = Num[Array | np.ndarray, "b ..."]
 Matrix = Float[Array, "b b"]
 Vector = Float[Array, " b"]
 
 
 def prepare(
-    x: Features, z: Features, mask: Array | None, axis_name: str | None, *, rescale: bool
+    x: Numbers, z: Numbers, mask: Array | np.ndarray | None, axis_name: str | None, *, rescale: bool
 ) -> tuple[Float[Array, "b d"], Float[Array, "b e"], Vector]:
     """Two batches ready for a dependence measure: flattened, in float32 or better, gathered over devices, shifted.
 
@@ -27,8 +28,8 @@ def prepare(
     precision.
 
     Args:
-        x: (b, ...), any rank and float type.
-        z: (b, ...), any rank and float type.
+        x: (b, ...), any rank and numeric type.
+        z: (b, ...), any rank and numeric type.
         mask: (b,), 1 where the example counts and 0 where it is padding, whose values are then never read; None: all
             count.
         axis_name: the mapped axis over whose devices the batch is spread, or None.
@@ -46,16 +47,16 @@ def prepare(
         >>> x[:, 0].tolist(), z.shape, mask.tolist()
         ([0.0, 1.0], (2, 4), [1.0, 1.0])
     """
-    x, z = jnp.asarray(x), jnp.asarray(z)
-    require_batch(x, "x", z, "z")
-    batch = x.shape[0]
+    pair = jnp.asarray(x), jnp.asarray(z)
+    require_batch(pair[0], "x", pair[1], "z")
+    batch = pair[0].shape[0]
     counts = jnp.ones(batch) if mask is None else jnp.asarray(mask)
     require(counts.shape == (batch,), "mask.shape", counts.shape, f"({batch},)")
-    x, z = (floating(value).reshape(batch, -1) for value in (x, z))
-    counts = (counts != 0).astype(jnp.promote_types(x.dtype, z.dtype))
+    a, b = (floating(value).reshape(batch, -1) for value in pair)
+    counts = (counts != 0).astype(jnp.promote_types(a.dtype, b.dtype))
     if axis_name is not None:
-        x, z, counts = (jax.lax.all_gather(value, axis_name, axis=0, tiled=True) for value in (x, z, counts))
-    return _shifted(x, counts, rescale), _shifted(z, counts, rescale), counts
+        a, b, counts = (jax.lax.all_gather(value, axis_name, axis=0, tiled=True) for value in (a, b, counts))
+    return _shifted(a, counts, rescale), _shifted(b, counts, rescale), counts
 
 
 def _shifted(x: Float[Array, "b d"], mask: Vector, rescale: bool) -> Float[Array, "b d"]:

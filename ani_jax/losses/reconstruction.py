@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ani_jax.losses.checks import floating, require, require_rank, require_same_shape
+from ani_jax.losses.checks import Features, Images, floating, require, require_rank, require_same_shape
 from ani_jax.losses.pairwise import safe_power
-from ani_jax.types import Features, Images
 
 WINDOW = 11
 """Side of SSIM's Gaussian window, in pixels."""

@@ -4,10 +4,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from ani_jax.losses.checks import floating, require, require_rank
-from ani_jax.types import Labels, Logits
+from ani_jax.losses.checks import Labels, Logits, floating, require, require_rank
 
 
 def cross_entropy(logits: Logits, labels: Labels) -> Float[Array, " b"]:
@@ -146,7 +145,7 @@ def balanced_accuracy(predictions: Labels, labels: Labels, classes: int) -> Floa
     return (correct / jnp.maximum(size, 1)).sum() / jnp.maximum((size > 0).sum(), 1)
 
 
-def _checked(logits: Logits, labels: Labels) -> Logits:
+def _checked(logits: Logits, labels: Labels) -> Float[Array, "b k"]:
     logits, labels = floating(logits), jnp.asarray(labels)
     require_rank(logits, "logits", 2)
     require(labels.shape == logits.shape[:1], "labels.shape", labels.shape, f"({logits.shape[0]},)")
@@ -154,6 +153,6 @@ def _checked(logits: Logits, labels: Labels) -> Logits:
     return logits
 
 
-def _true_class(values: Float[Array, "b k"], labels: Int[Array, " b"]) -> Float[Array, " b"]:
+def _true_class(values: Float[Array, "b k"], labels: Labels) -> Float[Array, " b"]:
     # Not a product with one_hot: of a class that does not exist that would be a silent 0, and this is NaN.
     return jnp.take_along_axis(values, jnp.asarray(labels)[:, None], axis=1)[:, 0]

@@ -141,7 +141,7 @@ class _Raise(nn.Module):
     floor: int = 16
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Images:
+    def __call__(self, x: Float[Array, "b p q f"]) -> Images:
         height, _, channels = self.image_shape
         times = (height // x.shape[1]).bit_length() - 1
         for _ in range(times - 1):

@@ -79,15 +79,15 @@ def test_upsampling_is_a_transposed_convolution(key):
 @pytest.mark.parametrize(
     ("module", "z", "message"),
     [
-        (MirrorDecoder((8, 8, 3)), jnp.zeros((2, 4, 4)), "z: shape"),
-        (MirrorDecoder((8, 8)), jnp.zeros((2, 4)), "image_shape: "),
-        (ConvClassifier(4), jnp.zeros((2, 4), jnp.int32), "z: dtype int32"),
-        (MLPClassifier(4), jnp.zeros(4), "z: shape"),
+        (lambda: MirrorDecoder((8, 8, 3)), jnp.zeros((2, 4, 4)), "z: shape"),
+        (lambda: MirrorDecoder((8, 8)), jnp.zeros((2, 4)), "image_shape: "),
+        (lambda: ConvClassifier(4), jnp.zeros((2, 4), jnp.int32), "z: dtype int32"),
+        (lambda: MLPClassifier(4), jnp.zeros(4), "z: shape"),
     ],
 )
 def test_refuses(module, z, message, key):
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(module.init, key, z)
+        jax.eval_shape(module().init, key, z)
 
 
 def test_refuses_sides_and_channels_that_do_not_divide():

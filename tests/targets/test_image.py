@@ -70,7 +70,7 @@ def test_ssim_counts_in_the_loss_from_eleven_pixels_on():
 
 def test_networks_are_chosen_by_what_makes_an_attack_strong():
     test = known().test
-    guess = np.asarray(test.image)[::-1]
+    guess = test.image[::-1]
     assert Image().strength(guess, test) == pytest.approx(-float(Image.selection(guess, test).mean()), rel=1e-5)
 
 

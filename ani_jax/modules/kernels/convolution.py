@@ -334,7 +334,7 @@ JOINED = {
 
 def _define(primitive: Primitive) -> None:
     """Gives a primitive its rules: derivatives, shape, vmap, and what it becomes on each platform."""
-    plain, fast = PLAIN[primitive], FAST[primitive]
+    plain = PLAIN[primitive]
 
     def abstract(a: Any, b: Any, *, spec: Spec) -> Any:
         lead = a.ndim - 4
@@ -360,7 +360,7 @@ def _define(primitive: Primitive) -> None:
         # A symbolic batch cannot be cut into chunks.
         if not all(isinstance(size, int) for size in (*a.shape, *b.shape)):
             return plain(a, b, spec=spec)
-        return _for_members(fast)(a, b, spec=spec, many=a.ndim == 5)
+        return _for_members(FAST[primitive])(a, b, spec=spec, many=a.ndim == 5)
 
     primitive.def_impl(functools.partial(xla.apply_primitive, primitive))
     primitive.def_abstract_eval(abstract)

@@ -5,7 +5,8 @@ output, the input's gradient and the kernel's) are three primitives, each biline
 other two as its transposes: forward and reverse mode of any order follow. Under ``vmap`` an axis of one argument alone
 joins its images, channels or features; an axis of both stays in front, as so many convolutions at once.
 
-Off the CPU, and for a symbolic batch (``jax.export``), each is lowered to XLA's own. On the CPU `FAST` is.
+Off the CPU, and for a symbolic batch (``jax.export``), each is lowered to XLA's own; on the CPU, to the form in `FAST`.
+What each form buys of a whole step is in docs/SPEED.md; one that bought less than a tenth would not be here.
 """
 
 import functools
@@ -66,21 +67,19 @@ def known(x: Array, kernel: Array, strides: Sequence[int], padding: Any, options
     """
     if "dimension_numbers" not in options or any(value not in NEUTRAL.get(k, (None,)) for k, value in options.items()):
         return None
-    if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
+    if x.ndim != 4 or kernel.ndim != 4 or x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
         return None
-    sizes = (*x.shape[1:], *kernel.shape)
-    if x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
+    (_, h, w, c), (m, n, channels, _) = x.shape, kernel.shape
+    if c != channels or not all(isinstance(size, int) and size > 0 for size in (h, w, *kernel.shape)):
         return None
-    if not all(isinstance(size, int) and size > 0 for size in sizes):
-        return None
-    image, sides, steps = x.shape[1:3], kernel.shape[:2], (strides[0], strides[1])
-    pads = lax.padtype_to_pads(image, sides, steps, padding) if isinstance(padding, str) else padding
-    out = lax.conv_general_shape_tuple((1, *x.shape[1:]), kernel.shape, steps, pads, LAYOUT)[1:3]
+    steps = (strides[0], strides[1])
+    pads = lax.padtype_to_pads((h, w), (m, n), steps, padding) if isinstance(padding, str) else padding
+    _, p, q, _ = lax.conv_general_shape_tuple((1, h, w, c), kernel.shape, steps, pads, LAYOUT)
     # Plain integers: a spec is a static argument, so it must hash and compare.
-    (top, bottom), (left, right), out = ((int(a), int(b)) for a, b in (*pads, out))
+    (top, bottom), (left, right), out = ((int(a), int(b)) for a, b in (*pads, (p, q)))
     if min(top, bottom, left, right) < 0 or min(out) < 1:
         return None
-    return Spec(steps, ((top, bottom), (left, right)), image, sides, out)
+    return Spec(steps, ((top, bottom), (left, right)), (h, w), (m, n), out)
 
 
 def convolution(
@@ -177,7 +176,7 @@ def fast_input_gradient(g: Array, kernel: Array, *, spec: Spec, many: bool) -> A
     for size, side, stride, (low, _), out in zip(spec.image, spec.sides, spec.strides, spec.pads, spec.out):
         pads.append((side - 1 - low, size + low - 1 - (out - 1) * stride, stride - 1))
     g = lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
-    transposed = Spec((1, 1), ((0, 0), (0, 0)), g.shape[1:3], spec.sides, spec.image)
+    transposed = Spec((1, 1), ((0, 0), (0, 0)), (g.shape[1], g.shape[2]), spec.sides, spec.image)
     return form(g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), transposed)
 
 

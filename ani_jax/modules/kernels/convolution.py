@@ -183,6 +183,8 @@ def fast_input_gradient(g: Array, kernel: Array, *, spec: Spec, many: bool) -> A
 def fast_kernel_gradient(x: Array, g: Array, *, spec: Spec, many: bool) -> Array:
     """The CPU's `plain_kernel_gradient`: a product with patches where it is large or one of many."""
     c, (b, p, q, f) = x.shape[3], g.shape
+    if _pointwise(spec):
+        return (x.reshape(-1, c).T @ g.reshape(-1, f))[None, None]
     sides = math.prod(spec.sides)
     small = b * p * q < 2**13 or (b * p * q * f * c * sides < 2e8 and b * p * q < 2**14)
     if f < 32 or (small and not many):
@@ -200,9 +202,20 @@ def fast_kernel_gradient(x: Array, g: Array, *, spec: Spec, many: bool) -> Array
     return (total.T if wide else total).reshape(*spec.sides, c, f)
 
 
+def _pointwise(spec: Spec) -> bool:
+    return spec.sides == (1, 1) and spec.strides == (1, 1) and spec.image == spec.out
+
+
+def _product(x: Array, kernel: Array, spec: Spec) -> Array:
+    del spec
+    return (x.reshape(-1, x.shape[3]) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
+
+
 def _form(spec: Spec, x: Array, features: int, many: bool) -> Callable[[Array, Array, Spec], Array] | None:
     """The fastest form of a convolution of x on the CPU; None is XLA's."""
     (b, h, w, c), stride = x.shape, max(spec.strides)
+    if _pointwise(spec):
+        return _product
     # A banded matrix wastes image width / kernel width of its work, which few channels are worth.
     if stride == 1 and spec.sides[1] > 1 and w * c * features <= 256 * spec.sides[1]:
         return _banded

@@ -241,7 +241,7 @@ def test_what_the_primitives_do_not_know_goes_to_lax(name):
 
 
 def test_errors_are_laxs():
-    with pytest.raises(TypeError, match="feature dimension"):
+    with pytest.raises(ValueError, match="feature dimension"):
         ours()(jnp.zeros((2, 4, 4, 2)), jnp.zeros((3, 3, 1, 1)))
     with pytest.raises(TypeError, match="dtypes"):
         ours()(jnp.zeros((2, 4, 4, 1), jnp.uint8), jnp.zeros((3, 3, 1, 1)))

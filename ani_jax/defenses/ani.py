@@ -29,9 +29,8 @@ from ani_jax.losses.task import cross_entropy
 from ani_jax.modules.adversaries import depth_to_space, space_to_depth
 from ani_jax.modules.attention import batch_norm
 from ani_jax.modules.cloud import CnnCloud
-from ani_jax.modules.conv import Conv
 from ani_jax.modules.edge import check_images
-from ani_jax.modules.pool import max_pool
+from ani_jax.modules.kernels import Conv, max_pool
 from ani_jax.types import Batch, Features, Images, PRNGKey, Sent
 
 NOISES = ("additive", "masking", "masking_uniform")

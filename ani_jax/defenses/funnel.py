@@ -30,9 +30,8 @@ from ani_jax.losses.dependence import (
 from ani_jax.losses.task import smoothed_kl
 from ani_jax.modules.attention import CBAM, SqueezeExcite, TripletAttention, batch_norm
 from ani_jax.modules.cloud import SplitCloud
-from ani_jax.modules.conv import Conv
 from ani_jax.modules.edge import CnnBlock, VggBlock, check_images
-from ani_jax.modules.pool import max_pool
+from ani_jax.modules.kernels import Conv, max_pool
 from ani_jax.modules.probes import decorrelate
 from ani_jax.types import Batch, PRNGKey, Sent
 

@@ -1,5 +1,6 @@
 """What a client costs the device: parameters, multiply-accumulates and bytes (METHODS 6)."""
 
+import functools
 import math
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from ani_jax.modules.kernels.convolution import PLAIN
 from ani_jax.records import CostCard
 from ani_jax.types import Features, Images, PRNGKey, Release
 
@@ -62,9 +64,9 @@ def multiply_accumulates(function: Any, *args: Any) -> int:
     """Multiply-accumulates of the convolutions and matrix products in a JAX function, counted in its jaxpr.
 
     Counted here rather than read off XLA's cost analysis, which mixes in elementwise work and differs between a
-    convolution and the matrix product that computes it. Padding counts as if it were data; of the implementations for
-    several platforms the default one counts, the textbook's, whatever a platform saves or wastes; of a true conditional's
-    branches the dearest; loops of unknown length count once.
+    convolution and the matrix product that computes it. Padding counts as if it were data; a convolution counts as the
+    textbook's, whatever a platform saves or wastes; of a conditional's branches the dearest; loops of unknown length
+    count once.
 
     Args:
         function: a JAX function or a callable pytree.
@@ -78,8 +80,6 @@ def multiply_accumulates(function: Any, *args: Any) -> int:
 
 
 def _count(jaxpr: core.Jaxpr) -> int:
-    # A choice by platform is a conditional too: an equation beside it gives the platform's index.
-    by_platform = any(equation.primitive.name == "platform_index" for equation in jaxpr.eqns)
     total = 0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
@@ -93,9 +93,11 @@ def _count(jaxpr: core.Jaxpr) -> int:
             # An output sees the kernel of its own feature alone.
             seen = math.prod(kernel) // kernel[equation.params["dimension_numbers"].rhs_spec[0]]
             total += math.prod(equation.outvars[0].aval.shape) * seen  # type: ignore[union-attr]
+        elif equation.primitive in PLAIN:
+            plain = functools.partial(PLAIN[equation.primitive], **equation.params)
+            total += multiply_accumulates(plain, *(operand.aval for operand in equation.invars))
         elif name == "cond":
-            # jax puts the default behind the platforms that are named.
-            total += inner[-1] if by_platform else max(inner, default=0)
+            total += max(inner, default=0)
         else:
             total += sum(inner) * (equation.params["length"] if name == "scan" else 1)
     return total

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ani_jax.modules.conv import Conv
-from ani_jax.modules.pool import max_pool
+from ani_jax.modules.kernels import Conv, max_pool
 from ani_jax.types import Features, Images, Logits
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ani_jax.modules.conv import Conv
+from ani_jax.modules.kernels import Conv
 
 
 def _check(x: Array, reduction: int = 1, kernel_size: int = 1) -> None:

@@ -4,8 +4,8 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from ani_jax.modules.attention import TripletAttention, batch_norm
-from ani_jax.modules.conv import Conv
 from ani_jax.modules.edge import BACKBONES, block, check_depth
+from ani_jax.modules.kernels import Conv
 from ani_jax.types import Logits
 
 

@@ -8,8 +8,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from ani_jax.modules.attention import batch_norm
-from ani_jax.modules.conv import Conv
-from ani_jax.modules.pool import max_pool
+from ani_jax.modules.kernels import Conv, max_pool
 from ani_jax.types import PRNGKey, Sent
 
 CNN_BLOCKS = (1, 2, 2)

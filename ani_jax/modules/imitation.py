@@ -5,8 +5,7 @@ import math
 import flax.linen as nn
 
 from ani_jax.modules.adversaries import doublings
-from ani_jax.modules.conv import Conv
-from ani_jax.modules.pool import max_pool
+from ani_jax.modules.kernels import Conv, max_pool
 from ani_jax.types import Features, Images
 
 

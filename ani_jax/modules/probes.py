@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ani_jax.modules.adversaries import depth_to_space
-from ani_jax.modules.conv import Conv
+from ani_jax.modules.kernels import Conv
 from ani_jax.types import Features, Images, Logits
 
 Votes = Float[Array, "b n k"]

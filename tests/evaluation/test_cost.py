@@ -5,8 +5,8 @@ import pytest
 from ani_jax.attacks.query import as_release
 from ani_jax.defenses.funnel import CnnFunnel
 from ani_jax.evaluation.cost import cost_card, multiply_accumulates, parameter_count
-from ani_jax.modules.conv import conv2d
 from ani_jax.modules.edge import CnnEdge
+from ani_jax.modules.kernels import Conv
 from ani_jax.types import Release
 
 
@@ -62,5 +62,12 @@ def test_parameters_are_those_of_the_params_collection():
 @pytest.mark.parametrize("shape", [(64, 8, 8, 128, 3, 64), (1, 32, 32, 2, 7, 1)])
 def test_what_a_platform_saves_or_wastes_does_not_count(shape):
     b, h, w, c, side, f = shape
-    found = multiply_accumulates(conv2d, jnp.zeros((b, h, w, c)), jnp.zeros((side, side, c, f)))
-    assert found == b * h * w * c * side**2 * f
+    module, x = Conv(f, (side, side)), jnp.zeros((b, h, w, c))
+    params = jax.eval_shape(module.init, jax.random.key(0), x)
+    once = b * h * w * c * side**2 * f
+    assert multiply_accumulates(module.apply, params, x) == once
+    # The output and both gradients, and as much again for another member.
+    loss = jax.grad(lambda params, x: jnp.sum(module.apply(params, x) ** 2), (0, 1))
+    assert multiply_accumulates(loss, params, x) == 3 * once
+    members = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape)), (params, x))
+    assert multiply_accumulates(jax.vmap(loss), *members) == 6 * once

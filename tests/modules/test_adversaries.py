@@ -13,7 +13,6 @@ from ani_jax.modules.adversaries import (
     depth_to_space,
     space_to_depth,
 )
-from ani_jax.modules.conv import plain
 
 FEATURES = [(2, 8, 8, 12), (2, 16, 16, 3), (2, 32, 32, 3), (2, 1, 1, 5), (2, 5, 6, 3), (2, 64, 64, 1), (2, 40)]
 DECODERS = [MirrorDecoder((32, 32, 3), width=8), ResidualDecoder((32, 32, 3), width=8, blocks=1)]
@@ -65,7 +64,9 @@ def test_upsampling_is_a_transposed_convolution(key):
     """3x3 to four times the channels and `depth_to_space`, against PyTorch's stride-2 transposed convolution, 6x6."""
     torch = pytest.importorskip("torch")
     x, kernel = jax.random.normal(key, (2, 4, 5, 3)), jax.random.normal(key, (3, 3, 3, 4 * 2))
-    ours = depth_to_space(plain(x, kernel))
+    ours = depth_to_space(
+        jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    )
     # Output pixel 2q + phase sees input q + tap - 1, which the transposed kernel holds at phase + 2 * (2 - tap).
     turned = np.zeros((3, 2, 6, 6), np.float32)
     split = np.asarray(kernel).reshape(3, 3, 3, 2, 2, 2)

@@ -9,9 +9,11 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from ani_jax.modules import conv, pool
+from ani_jax.modules.kernels import convolution, pool
 from experiments.benchmark import __main__ as command
 from experiments.benchmark import cases, sides, suites
 from experiments.benchmark.__main__ import Config
@@ -173,13 +175,24 @@ def test_a_side_that_fails_says_why_in_one_line(monkeypatch):
         side.build("matmul", Shape())
 
 
-def test_stock_changes_nothing_but_the_convolution(monkeypatch):
-    plain, own = conv.conv2d, pool.largest
-    monkeypatch.setattr(conv, "conv2d", plain)
-    monkeypatch.setattr(pool, "largest", own)
+def test_stock_is_xlas_own_convolution_and_pooling(monkeypatch):
+    # Set to what they are, so that both are put back.
+    monkeypatch.setattr(convolution, "known", convolution.known)
+    monkeypatch.setattr(pool, "largest", pool.largest)
+    shape = Shape(batch=4, width=4, image=8)
+
+    def program():
+        release = cases._undefended(shape)
+        return str(jax.make_jaxpr(lambda x: release(x, jax.random.key(0)))(jnp.zeros((4, 8, 8, 3))))
+
+    ours = program()
     assert set(cases.stock()) == set(cases.ours())
-    assert conv.conv2d is conv.plain
-    assert pool.largest is not own
+    stock = program()
+    assert "convolution[" in ours
+    assert "reduce_window_max" not in ours
+    assert "convolution[" not in stock
+    assert "conv_general_dilated[" in stock
+    assert "reduce_window_max" in stock
 
 
 def test_frozen_kernels_do_not_count():

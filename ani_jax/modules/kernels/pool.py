@@ -32,13 +32,13 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b p q c"]:
     return largest(x)
 
 
-# XLA's reduce_window has a slow way back, select-and-scatter: 44 ms for 128 x 32 x 32 x 32 on two cores, against 3.5 this way.
 def _cells(x: Array) -> Array:
     b, h, w, c = x.shape
     return x.reshape(b, h // 2, 2, w // 2, 2, c)
 
 
-@jax.custom_vjp
+# XLA's reduce_window has a slow way back, select-and-scatter: 44 ms for 128 x 32 x 32 x 32 on two cores, against 3.5 this way.
+@jax.custom_jvp
 def largest(x: Float[Array, "b h w c"]) -> Float[Array, "b p q c"]:
     """What :func:`max_pool` computes once it has looked at the shape, with the gradient that it promises.
 
@@ -49,13 +49,12 @@ def largest(x: Float[Array, "b h w c"]) -> Float[Array, "b p q c"]:
     return _cells(x).max((2, 4))
 
 
-def _backward(saved: tuple[Array, Array], g: Array) -> tuple[Array]:
-    x, y = saved
-    cells = _cells(x)
+@largest.defjvp
+def _tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """The mean of the tangents of those that tie."""
+    (x,), (t,) = primals, tangents
+    y, cells = largest(x), _cells(x)
     # A sum of four comparisons rather than a reduction: XLA's CPU code for it is three times faster.
-    ties = sum((cells[:, :, i, :, j] == y).astype(g.dtype) for i in (0, 1) for j in (0, 1))
-    share = (g / ties)[:, :, None, :, None, :]
-    return (jnp.where(cells == y[:, :, None, :, None, :], share, 0).reshape(x.shape),)
-
-
-largest.defvjp(lambda x: (lambda y: (y, (x, y)))(largest(x)), _backward)
+    ties = sum((cells[:, :, i, :, j] == y).astype(t.dtype) for i in (0, 1) for j in (0, 1))
+    chosen = jnp.where(cells == y[:, :, None, :, None, :], _cells(t), 0)
+    return y, chosen.sum((2, 4)) / ties

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from ani_jax.records import Criterion, Evidence, TargetWords
 from ani_jax.reporting.findings import form, score, small, strongest, targets
@@ -29,8 +28,8 @@ def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float | N
     """
     if len(left) < FEWEST or len(set(left)) == 1 or len(set(right)) == 1:
         return None
-    # corrcoef reads 0.9999999999999999 for some perfect orders; a reader expects 1.
-    return round(float(np.corrcoef(rankdata(left), rankdata(right))[0, 1]), 9)
+    # Some perfect orders read 0.9999999999999999; a reader expects 1.
+    return round(float(spearmanr(left, right).statistic), 9)
 
 
 def lines(evidences: Sequence[Evidence]) -> tuple[str, ...]:

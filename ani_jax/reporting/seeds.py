@@ -7,9 +7,9 @@ of the mean difference over seeds (Student's t). With a single seed there is non
 import csv
 import dataclasses
 import io
-import math
 from collections.abc import Mapping, Sequence
 
+from scipy.stats import sem
 from scipy.stats import t as student
 
 from ani_jax.records import Estimate, Evidence
@@ -95,8 +95,7 @@ def mean(values: Sequence[float]) -> Estimate:
     centre = sum(values) / count
     if count < 2:
         return Estimate(centre, note="one seed")
-    spread = math.sqrt(sum((value - centre) ** 2 for value in values) / (count - 1) / count)
-    half = float(student.ppf(0.975, count - 1)) * spread
+    half = float(student.ppf(0.975, count - 1) * sem(values))
     return Estimate(centre, centre - half, centre + half)
 
 

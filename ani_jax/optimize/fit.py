@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from ani_jax.types import PRNGKey
 
@@ -139,8 +139,8 @@ def adam(learning_rate: float, steps: int | None = None, clip: float | None = No
     return optax.GradientTransformation(_injected(learning_rate, steps, clip).init, _update(clip, steps is not None))
 
 
-def _rule(learning_rate: Array, steps: Array | None, clip: float | None) -> optax.GradientTransformation:
-    def rate(count: Array) -> Array:
+def _rule(learning_rate: Any, steps: Any, clip: float | None) -> optax.GradientTransformation:
+    def rate(count: ArrayLike) -> Array:
         # optax.warmup_cosine_decay_schedule from a tenth of the peak rate; optax's wants a number of steps that is not traced.
         warmup = jnp.maximum(1, steps // 10)
         after = (count - warmup) / (jnp.maximum(steps, warmup + 1) - warmup)
@@ -151,7 +151,7 @@ def _rule(learning_rate: Array, steps: Array | None, clip: float | None) -> opta
     return optax.chain(*clipped, optax.adam(learning_rate if steps is None else rate))
 
 
-# Static: injected as an array, the norm would be another program's constant; None is static whatever is said.
+# Static, since to clip or not is another program; rate and length are arrays in the state of one.
 _injected = optax.inject_hyperparams(_rule, static_args="clip")
 
 

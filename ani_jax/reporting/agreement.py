@@ -29,7 +29,7 @@ def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float | N
     if len(left) < FEWEST or len(set(left)) == 1 or len(set(right)) == 1:
         return None
     # Some perfect orders read 0.9999999999999999; a reader expects 1.
-    return round(float(spearmanr(left, right).statistic), 9)
+    return round(float(spearmanr(left, right).statistic), 9)  # type: ignore[attr-defined]
 
 
 def lines(evidences: Sequence[Evidence]) -> tuple[str, ...]:

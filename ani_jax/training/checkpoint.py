@@ -156,7 +156,7 @@ class Checkpoints:
                 return None
             try:
                 asked = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_plain, like)))
-                return step, jax.tree.map(_like, like, self._manager.restore(step, args=asked).state)
+                return step, jax.tree.map(_like, like, self._manager.restore(step, args=asked)["state"])
             except (ValueError, KeyError, TypeError) as error:
                 reason = str(error).splitlines()[0][:120]
                 raise CheckpointError(

@@ -37,7 +37,7 @@ def test_where_data_lies_is_no_part_of_a_config():
 def test_another_format_is_never_taken_for_this_one():
     text = RunConfig().json()
     values = json.loads(text)
-    assert values.pop("format") == FORMAT == 2
+    assert values.pop("format") == FORMAT == 3
     for old in (values, {**values, "format": 1}):
         with pytest.raises(
             ValueError, match=r"^format 1 is that of another version of ani_jax; this one reads format 3$"

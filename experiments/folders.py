@@ -1,14 +1,14 @@
 """Folders: for one process at a time, marked with what is in them; and files that are there whole or not at all."""
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
 import socket
-import time
 from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
+
+import filelock
 
 from ani_jax.config import Config
 from ani_jax.training import processes
@@ -48,27 +48,20 @@ def held(
     """
     if folder.exists() and not folder.is_dir():
         raise WorkdirError(f"{flag}={folder}: is a file; name a folder")
+    lock = filelock.FileLock(folder / LOCK, preserve_lock_file=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("a+")
+        acquired = lock.acquire(PATIENCE if wait else 0)
+    except filelock.Timeout:
+        holder = " ".join(("another process", *(f"({name})" for name in (folder / LOCK).read_text().splitlines())))
+        if not wait:
+            raise WorkdirError(f"{flag}={folder}: {holder} is using it; wait, or name another folder") from None
+        say(f"waiting for {folder}, which {holder} is using")
+        acquired = lock.acquire()
     except OSError as error:
         raise WorkdirError(f"{flag}={folder}: cannot be written ({error.strerror}); name a folder that can") from None
-    with lock:
-        began, told = time.monotonic(), False
-        while True:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            lock.seek(0)
-            holder = " ".join(("another process", *(f"({name.strip()})" for name in lock)))
-            if not wait:
-                raise WorkdirError(f"{flag}={folder}: {holder} is using it; wait, or name another folder")
-            if not told and time.monotonic() - began > PATIENCE:
-                say(f"waiting for {folder}, which {holder} is using")
-                told = True
-            time.sleep(0.1)
-        lock.truncate(0)
-        print(f"process {os.getpid()} on {socket.gethostname()}", file=lock, flush=True)
+    with acquired:
+        (folder / LOCK).write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         place = folder / MARKS[kind]
         if not place.exists():
             if any(path.name != LOCK for path in folder.iterdir()):

@@ -13,17 +13,20 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import json
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas
+
 from ani_jax.config import FORMAT, RunConfig
 from ani_jax.defenses import registry
 from ani_jax.frontier import sweep
-from ani_jax.frontier.points import WORST, Frontier, Point
-from ani_jax.records import Evidence, to_json
+from ani_jax.records import Evidence
 from ani_jax.reporting import agreement, frontier, frontier_page, page, splits
+from ani_jax.reporting.frame import Frame
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.loop import Stopped, TrainingError
 from ani_jax.training.phases import schedule
@@ -88,14 +91,14 @@ class Member:
         """What its defence is called; without protection, also by what makes it another client than a reference."""
         return named(self.config) if self.config.defense == "none" else self.config.defense
 
-    def point(self, run: runs.Run) -> Point:
+    def point(self, run: runs.Run) -> Frame:
         """What the frontier keeps of the finished run."""
-        return Point.of(run.evidence, self.name, self.multiplier, dict(self.weights))
+        return frontier.audited(run.evidence, self.name, self.multiplier, self.weights)
 
-    def failed(self, error: Exception) -> Point:
+    def failed(self, error: Exception) -> Frame:
         """What it keeps of a run that could not be trained."""
         reason, seed = f"not trained: {error}", self.config.train.seed
-        return Point(self.name, self.multiplier, dict(self.weights), seed, status=reason)
+        return frontier.point(self.name, self.multiplier, self.weights, seed, status=reason)
 
 
 def named(config: RunConfig) -> str:
@@ -136,7 +139,7 @@ def grid(chosen: Sequence[RunConfig], weights: int, seeds: int, span: float) -> 
 
 def execute(
     row: Sequence[Member], group: int, folder: Path, cache: Path, machine: Machine | None = None
-) -> Iterator[list[Point]]:
+) -> Iterator[list[Frame]]:
     """Brings the members of a row, which have one defence and seed, to their end, from wherever they stand.
 
     ``group`` of them are trained by one program, without checkpoints: told to end, a group begins anew. A group of 1 is a run.
@@ -155,7 +158,7 @@ def execute(
         except TrainingError as error:
             yield [member.failed(error)]
             continue
-        known = [Point.of(run.evidence, named(run.config), 1.0, {}) for run in references]
+        known = [frontier.audited(run.evidence, named(run.config), 1.0, {}) for run in references]
         yield [*known, member.point(own)]
 
 
@@ -192,25 +195,28 @@ def train_in_groups(row: Sequence[Member], group: int, place: Path, machine: Mac
 
 
 def weighed(rows: list[list[Member]], folder: Path, cache: Path, machine: Machine, line: str) -> None:
-    """Finds every point, references first, and leaves table, picture and numbers; several members share a reference."""
-    found: dict[tuple[str, int], Point] = {}
-    done, first = 0, rows[0][0].config
+    """Finds every point, references first, and leaves table, picture and numbers."""
+    found, done, first = [], 0, rows[0][0].config
     for row in rows:
         size = sweep.group_size(len(row), FLAGS.group, first.train.steps_per_dispatch)
         for points in execute(row, size, folder, cache, machine):
-            found |= {(point.title, point.seed): point for point in points}
-            done, last = done + 1, points[-1]
-            leaked = last.leakage(WORST)
-            said = last.status if None in (last.accuracy, leaked) else f"{last.accuracy:.1%}, {leaked:.2f} leaks"
+            found += points
+            done, last = done + 1, points[-1].iloc[0]
+            leaked = frontier.leakages(points[-1])[frontier.WORST].item()
+            known = pandas.notna([last.accuracy, leaked]).all()
+            said = f"{last.accuracy:.1%}, {leaked:.2f} leaks" if known else last.status
             say(f"[{done}/{sum(map(len, rows))}] {last.title}, seed {last.seed}: {said}")
-    points = tuple(sorted(found.values(), key=lambda point: bool(point.weights)))
-    result = Frontier(first.dataset, first.audit, points)
-    write(folder / "frontier.json", to_json(result))
+    # Several members share a reference.
+    result = pandas.concat(found).drop_duplicates(["title", "seed", "measure"])
+    result = result.sort_values("weights", key=lambda weights: weights != "", kind="stable", ignore_index=True)
+    points = result.astype(object).where(result.notna(), None).to_dict("records")
+    told = {"dataset": first.dataset, "level": first.audit}
+    write(folder / "frontier.json", json.dumps({**told, "points": points}))
     write(folder / "frontier.csv", frontier.as_csv(result))
     # What has no point with a leakage has no picture.
-    if panels := frontier.panels(result):
-        write(folder / "frontier.svg", frontier_page.figure(panels).decode())
-        write(folder / "frontier.html", frontier_page.render(result, command=line))
+    if len(frontier.means(result)):
+        write(folder / "frontier.svg", frontier_page.figure(result).decode())
+        write(folder / "frontier.html", frontier_page.render(result, command=line, **told))
     print(f"{frontier.table(result)}\n\nreport:    {folder / 'frontier.html'}\npoints:    {folder / 'frontier.csv'}")
 
 

@@ -61,7 +61,7 @@ def by_seed(found: Sequence[runs.Run], cache: Path, out: Path) -> None:
         variants.setdefault(flags.variant(run.config), []).append((reference, run.evidence))
     lines = seeds.lines(variants)
     out.mkdir(parents=True, exist_ok=True)
-    write(out / "summary.csv", seeds.as_csv(lines))
+    write(out / "summary.csv", lines.to_csv(index=False))
     write(out / "summary.svg", figures.variants(variants).decode())
     told = agreement.lines([run.evidence for run in found])
     print("\n".join((seeds.table(lines), *told, f"\nsummary: {out / 'summary.csv'}, {out / 'summary.svg'}")))

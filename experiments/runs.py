@@ -142,8 +142,8 @@ def problem(config: RunConfig, data: Data | None = None) -> tuple[Data, Defense]
 def trained(run: Run) -> Trained:
     """The client that a finished run's evidence is about."""
     data, defense = problem(run.config)
-    saved = run.folder / "checkpoints" / ("" if run.config.utility_budget is None else "kept")
-    found = Checkpoints(saved).restore(init(defense, jax.random.key(run.config.train.seed)))
+    like, spent = init(defense, jax.random.key(run.config.train.seed)), run.config.utility_budget is not None
+    found = Checkpoints(run.folder / "checkpoints").restore(like, best=spent)
     if found is None:
         raise WorkdirError(f"workdir={run.folder}: holds no checkpoint to audit")
     return data, defense, found[1]

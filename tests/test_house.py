@@ -1,6 +1,7 @@
 """Promises about the tree itself: WORKSPACE.md is true, its recipes work, the house is no harder to live in than it was."""
 
 import ast
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -8,6 +9,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tomllib
 
 import jax
 import pytest
@@ -161,6 +163,26 @@ def test_import_is_light():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_what_is_imported_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    lines = project["dependencies"] + extras["bench"] + extras["tf"]
+    declared = {re.match(r"[\w-]+", line)[0].lower().replace("_", "-") for line in lines}
+    imported = set()
+    for path in [*LIBRARY, *(ROOT / "experiments").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.split(".")[0])
+    # A distribution need not bear the name of what it installs: PIL comes with pillow.
+    sources = importlib.metadata.packages_distributions()
+    others = imported - sys.stdlib_module_names - {"ani_jax", "experiments"}
+    assert {"jax", "numpy", "sklearn"} <= others
+    found = {name: {one.lower().replace("_", "-") for one in sources.get(name, [name])} for name in others}
+    assert {name for name, known in found.items() if not known & declared} == set()
 
 
 def test_quick_start_is_two_commands():

@@ -5,7 +5,6 @@ tfds writes into a folder named ``incomplete...`` and renames it last, so a data
 
 import contextlib
 import dataclasses
-import fcntl
 import importlib.util
 import io
 import os
@@ -16,6 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+import filelock
 import tensorflow_datasets as tfds
 
 from ani_jax.data.entry import Entry
@@ -129,8 +129,7 @@ class Official(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if target.exists():
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        with (target.parent.parent / f".{target.parent.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with filelock.FileLock(target.parent.parent / f".{target.parent.name}.lock"):
             # Nobody else is at work now, so what is incomplete was left by a process that was killed.
             for leftover in target.parent.glob(f"incomplete.*_{target.name}"):
                 shutil.rmtree(leftover)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from ani_jax.types import PRNGKey
 
@@ -121,15 +121,6 @@ def fit(
     return Fit(best_params, tuple(history), done, _finite(best), last=params)
 
 
-class _Adam(NamedTuple):
-    """State of :func:`adam`: what differs between two rates is data, so that they share their compiled steps."""
-
-    inner: Any
-    count: Array
-    rate: Array
-    steps: Array
-
-
 # Cached, because ``update`` is a static argument of the step: an equal one that is another object would compile anew.
 @functools.lru_cache(maxsize=64)
 def adam(learning_rate: float, steps: int | None = None, clip: float | None = None) -> optax.GradientTransformation:
@@ -144,33 +135,30 @@ def adam(learning_rate: float, steps: int | None = None, clip: float | None = No
         >>> adam(1e-3, 100) is adam(1e-3, 100), adam(1e-3, 100).update is adam(3e-3, 50).update
         (True, True)
     """
-    # The rate travels in the state, so that the trials of a tuning, which differ in nothing else, share their compiled steps.
-    inner, update = _adam(clip, steps is not None)
-
-    def init(params: Any) -> _Adam:
-        return _Adam(inner.init(params), jnp.int32(0), jnp.float32(learning_rate), jnp.float32(steps or 0))
-
-    return optax.GradientTransformation(init, update)
+    # The rate and the number of steps travel in the state, so that trials of a tuning share their compiled steps.
+    return optax.GradientTransformation(_injected(learning_rate, steps, clip).init, _update(clip, steps is not None))
 
 
-@functools.lru_cache(maxsize=8)
-def _adam(clip: float | None, scheduled: bool) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
-    """Adam's directions, and the update that scales them by the rate of the step."""
-    inner = optax.chain(*([] if clip is None else [optax.clip_by_global_norm(clip)]), optax.scale_by_adam())
-
-    def share(count: Array, steps: Array) -> Array:
+def _rule(learning_rate: Any, steps: Any, clip: float | None) -> optax.GradientTransformation:
+    def rate(count: ArrayLike) -> Array:
         # optax.warmup_cosine_decay_schedule from a tenth of the peak rate; optax's wants a number of steps that is not traced.
         warmup = jnp.maximum(1, steps // 10)
         after = (count - warmup) / (jnp.maximum(steps, warmup + 1) - warmup)
         cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(after, 0, 1)))
-        return jnp.where(count < warmup, 0.1 + 0.9 * count / warmup, cosine)
+        return learning_rate * jnp.where(count < warmup, 0.1 + 0.9 * count / warmup, cosine)
 
-    def update(gradients: Any, state: _Adam, params: Any = None) -> tuple[Any, _Adam]:
-        directions, after = inner.update(gradients, state.inner, params)
-        rate = state.rate * (share(state.count, state.steps) if scheduled else 1)
-        return jax.tree.map(lambda leaf: -rate * leaf, directions), state._replace(inner=after, count=state.count + 1)
+    clipped = () if clip is None else (optax.clip_by_global_norm(clip),)
+    return optax.chain(*clipped, optax.adam(learning_rate if steps is None else rate))
 
-    return inner, update
+
+# Static, since to clip or not is another program; rate and length are arrays in the state of one.
+_injected = optax.inject_hyperparams(_rule, static_args="clip")
+
+
+@functools.lru_cache(maxsize=8)
+def _update(clip: float | None, scheduled: bool) -> Callable[..., Any]:
+    """The one update of all rates and lengths, which it reads from the state."""
+    return _injected(1.0, 1 if scheduled else None, clip).update
 
 
 @functools.partial(jax.jit, static_argnames="objective")

@@ -10,7 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from ani_jax.records import Evidence
-from ani_jax.reporting.findings import percent, score, small, strongest
+from ani_jax.reporting.findings import percent, small
+from ani_jax.reporting.frame import frame, select
 
 WINDOW = 5
 """Logged steps that are averaged: one batch is too few to tell chance from a little more."""
@@ -70,16 +71,14 @@ def gaps(log: Log, evidence: Evidence) -> tuple[str, ...]:
             # From the right: the name of an attribute may hold a dash.
             attribute = name.rpartition("-")[0]
             trained[attribute] = max(trained.get(attribute, 0.0), fmean(accuracies[-WINDOW:]))
-    found = []
-    for attribute, own in trained.items():
-        best = strongest(evidence, attribute)
-        fresh = best and score(best, evidence.words(attribute).strength)
-        if fresh is not None:
-            found.append(
-                f"{attribute}: the co-trained adversaries ended at {percent(own)}, retrained attackers reach {percent(fresh)}, "
-                f"a gap of {100 * (fresh - own):.1f} points"
-            )
-    return tuple(found)
+    best = select(frame([evidence]), part="attack", strongest=True, queries=1)
+    fresh = best[best.metric == best.strength].set_index("target").value
+    return tuple(
+        f"{attribute}: the co-trained adversaries ended at {percent(own)}, retrained attackers reach "
+        f"{percent(fresh[attribute])}, a gap of {100 * (fresh[attribute] - own):.1f} points"
+        for attribute, own in trained.items()
+        if attribute in fresh
+    )
 
 
 def _warning(name: str, floor: str, best: str, against: str) -> str:

@@ -1,23 +1,24 @@
 """Whether the inversion-difficulty criterion ranks clients as attackers do (METHODS 6)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
-from ani_jax.records import Criterion, Evidence, TargetWords
-from ani_jax.reporting.findings import form, score, small, strongest, targets
-from ani_jax.reporting.text import aligned
+from ani_jax.records import Evidence, TargetWords
+from ani_jax.reporting.findings import Formatter, form, small, targets
+from ani_jax.reporting.frame import Column, frame, wide
+from ani_jax.reporting.text import clients
 
 FEWEST = 3
 """Clients below which a rank correlation says nothing."""
-PARTS: dict[str, Callable[[Criterion], float | None]] = {
-    "I(x; z + noise)": lambda criterion: criterion.information.value,
-    "effective volume": lambda criterion: criterion.volume_ratio,
-    "mean |z|": lambda criterion: criterion.mean_abs,
-    "Gaussian entropy": lambda criterion: criterion.entropy_gaussian,
-    "neighbours' entropy": lambda criterion: criterion.entropy_knn,
+PARTS = {
+    "I(x; z + noise)": "information",
+    "effective volume": "volume_ratio",
+    "mean |z|": "mean_abs",
+    "Gaussian entropy": "entropy_gaussian",
+    "neighbours' entropy": "entropy_knn",
 }
+"""What a reader calls the numbers of the criterion, and their names in the frame."""
 
 
 def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float | None:
@@ -29,8 +30,8 @@ def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float | N
     """
     if len(left) < FEWEST or len(set(left)) == 1 or len(set(right)) == 1:
         return None
-    # corrcoef reads 0.9999999999999999 for some perfect orders; a reader expects 1.
-    return round(float(np.corrcoef(rankdata(left), rankdata(right))[0, 1]), 9)
+    # Some perfect orders read 0.9999999999999999; a reader expects 1.
+    return round(float(spearmanr(left, right).statistic), 9)  # type: ignore[attr-defined]
 
 
 def lines(evidences: Sequence[Evidence]) -> tuple[str, ...]:
@@ -39,14 +40,12 @@ def lines(evidences: Sequence[Evidence]) -> tuple[str, ...]:
     A criterion that works is near -1: the more it reads, the smaller the error. Clients without the one or the other are left
     out, and nothing is said about fewer than ``FEWEST``.
     """
-    found = []
+    found, data = [], frame(evidences)
     for words in _inputs(evidences):
-        errors = [score(strongest(evidence, words.name), words.strength) for evidence in evidences]
-        label = words.metric(words.strength).label
-        for name, read in PARTS.items():
-            parts = [evidence.criterion and read(evidence.criterion) for evidence in evidences]
-            pairs = [(p, e) for p, e in zip(parts, errors, strict=True) if p is not None and e is not None]
-            value = rank_correlation([part for part, _ in pairs], [error for _, error in pairs])
+        error, label = (words.name, words.strength, 1), words.metric(words.strength).label
+        for name, part in PARTS.items():
+            pairs = wide(data, [("criterion", part, 0), error], len(evidences)).dropna().to_numpy()
+            value = rank_correlation(pairs[:, 0], pairs[:, 1])
             if value is not None:
                 found.append(
                     f"{name} against the strongest reconstruction's {label}: "
@@ -55,7 +54,7 @@ def lines(evidences: Sequence[Evidence]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def table(clients: Mapping[str, Evidence]) -> str:
+def table(evidences: Mapping[str, Evidence]) -> str:
     """Aligned text, a line a client: every part of its criterion, then the strongest reconstruction's error.
 
     Example:
@@ -63,13 +62,12 @@ def table(clients: Mapping[str, Evidence]) -> str:
         client  I(x; z + noise)  effective volume  mean |z|  Gaussian entropy  neighbours' entropy
         funnel  –                –                 –         –                 –
     """
-    inputs = _inputs(tuple(clients.values()))
-    rows: list[Sequence[str]] = [("client", *PARTS, *(words.metric(words.strength).label for words in inputs))]
-    for name, evidence in clients.items():
-        cells = [(small, evidence.criterion and read(evidence.criterion)) for read in PARTS.values()]
-        cells += [(form(w, w.strength), score(strongest(evidence, w.name), w.strength)) for w in inputs]
-        rows.append((name, *("–" if value is None else write(value) for write, value in cells)))
-    return aligned(rows)
+    columns: dict[str, tuple[Formatter, Column]] = {
+        name: (small, ("criterion", part, 0)) for name, part in PARTS.items()
+    }
+    for words in _inputs(tuple(evidences.values())):
+        columns[words.metric(words.strength).label] = (form(words, words.strength), (words.name, words.strength, 1))
+    return clients("client", evidences, columns)
 
 
 def caveats(clients: Mapping[str, Evidence]) -> tuple[str, ...]:
@@ -79,14 +77,13 @@ def caveats(clients: Mapping[str, Evidence]) -> tuple[str, ...]:
         >>> caveats({"funnel": Evidence("funnel", "digits", 0, "quick", {}, {}, {}, ())})
         ()
     """
-    found = []
-    for name, evidence in clients.items():
-        if evidence.criterion is None:
-            continue
-        told = evidence.criterion.information
-        if told.value is not None and told.value <= 0:
-            found.append(f"{name}: I(x; z + noise) reads 0 or less: no critic found anything, which says nothing of z")
-        found += [f"{name}: the self-test failed: {test.note}" for test in told.self_tests if not test.passed]
+    found, names = [], [*clients]
+    for row in frame(clients.values()).itertuples():
+        if (row.part, row.metric) == ("criterion", "information") and row.value <= 0:
+            told = "I(x; z + noise) reads 0 or less: no critic found anything, which says nothing of z"
+            found.append(f"{names[row.run]}: {told}")
+        elif row.part == "self-test" and row.status != "ok":
+            found.append(f"{names[row.run]}: the self-test failed: {row.note}")
     return tuple(found)
 
 

@@ -16,8 +16,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
-from ani_jax.records import Evidence, Picture, TargetWords
-from ani_jax.reporting.findings import read, strongest, targets
+from ani_jax.records import Estimate, Evidence, Picture, TargetWords
+from ani_jax.reporting.findings import targets
+from ani_jax.reporting.frame import Frame, frame, read, select
 
 INK, MUTED, PAPER = "#1f2933", "#68727d", "#ffffff"
 DARK = {INK: "#e4e7eb", MUTED: "#9aa5b1", PAPER: "#16191d"}
@@ -130,14 +131,11 @@ def scatter(evidences: Sequence[Evidence], measures: Sequence[str] | None = None
     measures = available if measures is None else tuple(measures)
     if not measures or any(measure not in available for measure in measures):
         raise ValueError(f"measures is {tuple(measures)}: expected some of the measured targets {available}")
-    words = {found.name: found for found in targets(evidences)}
+    words, found = {known.name: known for known in targets(evidences)}, frame(evidences)
     with styled():
         figure, axes = grid(len(measures), columns)
         for axis, target in zip(axes, measures, strict=True):
-            for number, evidence in enumerate(evidences):
-                if (point := _point(evidence, words[target])) is None:
-                    continue
-                (x, x_bars), (y, y_bars) = point
+            for number, ((x, x_bars), (y, y_bars)) in _points(found, words[target]).items():
                 axis.errorbar(
                     x,
                     y,
@@ -147,9 +145,9 @@ def scatter(evidences: Sequence[Evidence], measures: Sequence[str] | None = None
                     color=COLOURS[number % len(COLOURS)],
                     elinewidth=1.2,
                     markersize=7,
-                    label=drawable(evidence.subject),
+                    label=drawable(evidences[number].subject),
                 )
-            _frame(axis, words[target], evidences, "accuracy on the task, %")
+            _frame(axis, words[target], found, "accuracy on the task, %")
         legend(figure, axes)
         return svg(figure)
 
@@ -171,14 +169,18 @@ def variants(pairs: Mapping[str, Sequence[tuple[Evidence, Evidence]]], columns: 
     available = measured(everything)
     if not available:
         raise ValueError("pairs: no run has both an accuracy and an attack; nothing to draw")
+    before, found = (frame(side) for side in zip(*(pair for runs in pairs.values() for pair in runs), strict=True))
+    start = read(before, part="utility", metric="accuracy")
+    owners = [name for name, runs in pairs.items() for _ in runs]
     with styled():
         figure, axes = grid(len(available), columns)
         for axis, words in zip(axes, (w for w in targets(everything) if w.name in available), strict=True):
-            for number, (name, runs) in enumerate(pairs.items()):
+            points = _points(found, words)
+            for number, name in enumerate(pairs):
                 drawn = [
-                    (100 * (before.utility["accuracy"].value or 0) - point[0][0], point[1][0])
-                    for before, run in runs
-                    if (point := _point(run, words)) is not None
+                    (100 * (start[run].value or 0) - right, leaked)
+                    for run, ((right, _), (leaked, _)) in points.items()
+                    if owners[run] == name
                 ]
                 if not drawn:
                     continue
@@ -186,14 +188,15 @@ def variants(pairs: Mapping[str, Sequence[tuple[Evidence, Evidence]]], columns: 
                 style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
                 axis.plot(x, y, linestyle="", markersize=4, alpha=0.5, **style)
                 axis.plot(np.mean(x), np.mean(y), linestyle="", markersize=9, label=drawable(name), **style)
-            _frame(axis, words, everything, "points of accuracy lost")
+            _frame(axis, words, found, "points of accuracy lost")
         legend(figure, axes, 2)
         return svg(figure)
 
 
 def measured(evidences: Sequence[Evidence]) -> tuple[str, ...]:
     """The targets for which at least one subject has both accuracy and leakage."""
-    return tuple(words.name for words in targets(evidences) if any(_point(e, words) is not None for e in evidences))
+    found = frame(evidences)
+    return tuple(words.name for words in targets(evidences) if _points(found, words))
 
 
 def gallery(originals: Picture, rows: Mapping[str, Picture], width: int = 900) -> bytes:
@@ -241,31 +244,39 @@ def gallery(originals: Picture, rows: Mapping[str, Picture], width: int = 900) -
     return out.getvalue()
 
 
-def _point(evidence: Evidence, words: TargetWords) -> tuple[Bars, Bars] | None:
-    """Accuracy in percent and what leaks by the strongest attack, in the axis' unit; None where either is missing."""
-    found: list[Bars] = []
-    leaked = read(strongest(evidence, words.name), words.plotted)
-    for value, factor in ((evidence.utility.get("accuracy"), 100.0), (leaked, _factor(words))):
-        if value is None or value.value is None:
-            return None
-        ends = None
-        if value.low is not None and value.high is not None:
-            # An interval by resampling may miss its own value, and matplotlib refuses a bar of negative length.
-            ends = [[factor * max(0.0, value.value - value.low)], [factor * max(0.0, value.high - value.value)]]
-        found.append((factor * value.value, ends))
-    return found[0], found[1]
+def _points(found: Frame, words: TargetWords) -> dict[int, tuple[Bars, Bars]]:
+    """Run -> accuracy in percent and what leaks by the strongest attack, in the axis' unit; no run that lacks either."""
+    leaked = read(found, target=words.name, part="attack", queries=1, strongest=True, metric=words.plotted)
+    rights, leaks = _bars(read(found, part="utility", metric="accuracy"), 100.0), _bars(leaked, _factor(words))
+    return {run: (right, leaks[run]) for run, right in rights.items() if run in leaks}
+
+
+def _bars(numbers: Mapping[int, Estimate], factor: float) -> dict[int, Bars]:
+    bars = {}
+    for run, number in numbers.items():
+        value, low, high = number.value, number.low, number.high
+        if value is None:
+            continue
+        # An interval by resampling may miss its own value, and matplotlib refuses a bar of negative length.
+        ends = (
+            None
+            if low is None or high is None
+            else [[factor * max(0.0, value - low)], [factor * max(0.0, high - value)]]
+        )
+        bars[run] = (factor * value, ends)
+    return bars
 
 
 def _factor(words: TargetWords) -> float:
     return 100.0 if words.metric(words.plotted).unit == "percent" else 1.0
 
 
-def _frame(axis: Any, words: TargetWords, evidences: Sequence[Evidence], utility: str) -> None:
+def _frame(axis: Any, words: TargetWords, found: Frame, utility: str) -> None:
     """The line at which nothing leaks, and what the axes show."""
-    attacks = (strongest(evidence, words.name) for evidence in evidences)
-    floors = (found.references.get(words.floor) if words.floor else 0.0 for found in attacks if found)
-    if (floor := next((floor for floor in floors if floor is not None), None)) is not None:
-        axis.axhline(_factor(words) * floor, color=MUTED, linewidth=0.9, linestyle="--")
+    own = select(found, target=words.name, queries=1, strongest=True)
+    floors = select(own, part="reference", metric=words.floor).value.dropna() if words.floor else 0.0 * own.run
+    if len(floors):
+        axis.axhline(_factor(words) * floors.iloc[0], color=MUTED, linewidth=0.9, linestyle="--")
     axis.margins(0.2)
     metric = words.metric(words.plotted)
     axis.set_title(drawable(f"{words.name}: {metric.label}{', %' if metric.unit == 'percent' else ''}"))

@@ -4,8 +4,10 @@ The *reference* that changes are measured against is the evidence whose subject 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from ani_jax.records import AttackResult, Estimate, Evidence, TargetWords
+from ani_jax.records import Estimate, Evidence, TargetWords
+from ani_jax.reporting.frame import Frame, frame, read, select
 
 Formatter = Callable[[float], str]
 
@@ -79,37 +81,6 @@ def targets(evidences: Sequence[Evidence]) -> tuple[TargetWords, ...]:
     return tuple(found for name, found in words.items() if name in attacked)
 
 
-def strongest(evidence: Evidence, target: str, queries: int = 1) -> AttackResult | None:
-    """The successful attack on ``target`` that found most, by the target's own measure of strength.
-
-    The choice is made on test scores over the attacks that saw ``queries`` releases an image, so it is an upper envelope.
-    """
-    family = [r for r in evidence.attacks if r.target == target and r.queries == queries]
-    if not family:
-        return None
-    words = evidence.words(target)
-    scored = [(value, r) for r in family if (value := score(r, words.strength)) is not None]
-    return max(scored, key=lambda pair: pair[0] if words.higher else -pair[0])[1] if scored else None
-
-
-def read(result: AttackResult | None, metric: str) -> Estimate | None:
-    """What an attack scored, its normalised leakage for "leakage"; None where it is absent, failed or did not measure it."""
-    if result is None or result.status != "ok":
-        return None
-    return result.leakage if metric == "leakage" else result.scores.get(metric)
-
-
-def score(result: AttackResult | None, metric: str) -> float | None:
-    """The value of :func:`read`."""
-    found = read(result, metric)
-    return None if found is None else found.value
-
-
-def accuracy(evidence: Evidence) -> float | None:
-    """The provider's accuracy on ``test``, None where it was not measured."""
-    return evidence.utility["accuracy"].value if "accuracy" in evidence.utility else None
-
-
 def form(words: TargetWords, metric: str) -> Formatter:
     """How a target's metric is written."""
     return UNITS[words.metric(metric).unit]
@@ -122,18 +93,18 @@ def headline(evidences: Sequence[Evidence]) -> tuple[str, ...]:
         ValueError: no evidence.
         KeyError: see :func:`targets`.
     """
-    base = reference(evidences)
+    base, found = reference(evidences), frame(evidences)
     if len(evidences) > 1:
-        return tuple(_against(evidences[base], e) for i, e in enumerate(evidences) if i != base)
-    alone = evidences[base]
-    right = accuracy(alone)
+        return tuple(_against(found, evidences, base, other) for other in range(len(evidences)) if other != base)
+    (alone,) = evidences
+    right = read(found, part="utility", metric="accuracy").get(0, Estimate(None)).value
     clauses = [] if right is None else [f"accuracy {percent(right)}"]
     for words in targets(evidences):
-        found = score(strongest(alone, words.name), words.strength)
-        if found is None:
+        best = read(found, part="attack", target=words.name, queries=1, strongest=True, metric=words.strength).get(0)
+        if best is None or best.value is None:
             clauses.append(f"no attack on the {words.name} succeeded in running")
         else:
-            clauses.append(words.alone.replace("{}", form(words, words.strength)(found)))
+            clauses.append(words.alone.replace("{}", form(words, words.strength)(best.value)))
     return (f"{alone.subject}: {'; '.join(clauses) or 'nothing was measured'}.",)
 
 
@@ -156,43 +127,52 @@ def caveats(evidences: Sequence[Evidence]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _against(base: Evidence, other: Evidence) -> str:
-    """The sentence that compares one subject with the reference."""
+def _against(found: Frame, evidences: Sequence[Evidence], base: int, other: int) -> str:
+    """The sentence that compares one subject with the reference, by their runs in the frame."""
     said = []
-    start, end = accuracy(base), accuracy(other)
-    if start is not None and end is not None:
+
+    def pair(**columns: Any) -> tuple[float, float, str] | None:
+        """Before and after, and whether their intervals overlap; None where either was not measured."""
+        numbers = read(found, **columns)
+        old, new = (numbers.get(run, Estimate(None)) for run in (base, other))
+        return None if old.value is None or new.value is None else (old.value, new.value, _overlap(old, new))
+
+    if (accuracies := pair(part="utility", metric="accuracy")) is not None:
+        start, end, overlap = accuracies
         # Rounded first: what is printed as 0.0 points must not be called a gain.
         moved = round(100 * (end - start), 1)
-        overlap = _overlap(base.utility["accuracy"], other.utility["accuracy"])
         verb = "gains" if moved > 0 else "loses"
         said.append(f"{verb} {abs(moved):.1f} points of accuracy ({percent(start)} → {percent(end)}{overlap})")
-    for words in targets((base, other)):
-        before, after = strongest(base, words.name), strongest(other, words.name)
-        if before is None or after is None:
+    for words in targets((evidences[base], evidences[other])):
+        best = {"target": words.name, "strongest": True}
+        if pair(**best, part="attack", queries=1, metric=words.strength) is None:
             said.append(f"no successful attack on the {words.name} can be compared")
             continue
-        most = max(r.queries for r in other.attacks if r.target == words.name and r.status == "ok")
+        most = select(found, run=other, target=words.name, status="ok").queries.max()
         for clause in words.clauses:
-            old, new = read(before, clause.metric), read(after, clause.metric)
-            if old is None or new is None or old.value is None or new.value is None:
+            if (numbers := pair(**best, part="attack", queries=1, metric=clause.metric)) is None:
                 continue
-            write, overlap = form(words, clause.metric), _overlap(old, new)
-            change = f"{write(old.value)} → {write(new.value)}"
+            old, new, overlap = numbers
+            write = form(words, clause.metric)
+            change = f"{write(old)} → {write(new)}"
             if clause.relative:
                 # A percentage of something at or below 0 says nothing.
-                size = f" {abs(100 * (new.value / old.value - 1)):,.0f}%" if old.value > 0 else ""
-                change = f"{'rises' if new.value > old.value else 'falls'}{size} ({change}{overlap})"
+                size = f" {abs(100 * (new / old - 1)):,.0f}%" if old > 0 else ""
+                change = f"{'rises' if new > old else 'falls'}{size} ({change}{overlap})"
             else:
                 # The floor is one of the metric that is plotted: of another it would say nothing.
-                floor = after.references.get(words.floor) if clause.metric == words.plotted else None
+                floors = read(found, **best, queries=1, part="reference", metric=words.floor)
+                floor = floors.get(other, Estimate(None)).value if clause.metric == words.plotted else None
                 known = "" if floor is None else f", {label(words.floor)} {write(floor)}"
                 change += f" ({(known + overlap)[2:]})" if known or overlap else ""
-            often = score(strongest(other, words.name, most), clause.metric) if most > 1 else None
-            repeated = "" if often is None else f", {write(often)} when asked {most} times"
+            often = (
+                read(found, **best, part="attack", queries=most, metric=clause.metric).get(other, Estimate(None)).value
+            )
+            repeated = "" if often is None or most == 1 else f", {write(often)} when asked {most} times"
             said.append(f"{clause.phrase} {change}{repeated}")
     if not said:
-        return f"{other.subject}: nothing that both measured can be compared."
-    return f"Against {base.subject}, {other.subject} {'; '.join(said)}."
+        return f"{evidences[other].subject}: nothing that both measured can be compared."
+    return f"Against {evidences[base].subject}, {evidences[other].subject} {'; '.join(said)}."
 
 
 def _overlap(old: Estimate, new: Estimate) -> str:

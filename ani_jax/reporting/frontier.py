@@ -1,185 +1,227 @@
-"""A frontier in numbers: means over seeds with their bands, who is not dominated, table and spreadsheet."""
+"""A frontier in numbers: what leaks at every point, means over seeds with their bands, who is not dominated.
 
-import collections
-import csv
-import dataclasses
-import io
-from collections.abc import Sequence
+Leakage is 0 where nothing is learnt beyond the floor and 1 where everything is, by the metric that each target names: normalised
+leakage (METHODS 5.1) or one of its own. So the worst attack is the one that finds most, whatever it aims at.
+"""
 
-from ani_jax.frontier.points import WORST, Frontier, Point, front, hypervolume, measures
-from ani_jax.records import Estimate
+from collections.abc import Mapping, Sequence
+
+import pandas
+
+from ani_jax.frontier.points import front, hypervolume
+from ani_jax.records import Estimate, Evidence
 from ani_jax.reporting.findings import Formatter, percent, ratio
+from ani_jax.reporting.frame import LEAKAGE, Frame, frame, select
 from ani_jax.reporting.seeds import mean
-from ani_jax.reporting.table import estimate
+from ani_jax.reporting.table import Cell, estimate
 from ani_jax.reporting.text import aligned
 
-
-@dataclasses.dataclass(frozen=True)
-class Mean:
-    """One defence at one multiplier over all seeds.
-
-    Attributes:
-        title: what the point is called.
-        defense: its defence.
-        multiplier: of its privacy weights.
-        utility: mean accuracy with its 95% interval (Student's t over seeds; none of a single seed).
-        leakage: mean leakage, likewise.
-        seeds: (accuracy, leakage) of each seed.
-        front: no other mean, of any defence, dominates this one.
-    """
-
-    title: str
-    defense: str
-    multiplier: float
-    utility: Estimate
-    leakage: Estimate
-    seeds: tuple[tuple[float, float], ...]
-    front: bool = False
+REFERENCE = "none"
+"""Subject of the undefended reference, and first word of its name."""
+FLOORS = ("chance", "label_mediated")
+"""References that say what is known without z."""
+WORST = "worst attack"
+"""The measure that takes the attack which leaks most at each point."""
+POINT = ["defense", "multiplier", "seed"]
+"""Columns that tell points apart."""
+LEAK = {"attack": str, "target": str, "queries": int, "score": float, "leakage": float, "status": str}
+"""What is known of an attack at a point, and its type."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Panel:
-    """Utility against leakage by one measure.
-
-    Attributes:
-        measure: an attack, or the worst.
-        means: every defence and multiplier that all seeds measured.
-        volumes: defence -> mean over seeds of the hypervolume of its points.
-    """
-
-    measure: str
-    means: tuple[Mean, ...]
-    volumes: dict[str, Estimate]
-
-
-def panels(frontier: Frontier) -> tuple[Panel, ...]:
-    """The worst attack's panel, then every attack's own.
-
-    A point that a seed did not measure is left out as a whole. A measure that leaves none is no panel; see :func:`caveats`.
+def point(
+    defense: str,
+    multiplier: float,
+    weights: Mapping[str, float],
+    seed: int,
+    accuracy: float | None = None,
+    majority: float | None = None,
+    leaks: Sequence[tuple[str, str, int, float | None, float | None, str]] = (),
+    status: str = "ok",
+) -> Frame:
+    """One member of a frontier, trained and audited: a row an attack, or one without an attack. Frontiers are concatenations.
 
     Args:
-        frontier: all points.
+        defense: what it is called among the others.
+        multiplier: of its privacy weights; 1 where it has none.
+        weights: those weights.
+        seed: of split, training and audit.
+        accuracy: of the provider's answers on ``test``.
+        majority: the accuracy of an answer that ignores what was sent.
+        leaks: attack, target, number of releases of an image that it saw, score by the metric that says how strong an attack on
+            this target is, leakage (None where it is not defined), and "ok" or "failed: <reason>".
+        status: of a point without attacks: "ok", or why there is nothing to show.
+
+    Example:
+        >>> found = point("funnel", 0.1, {"beta": 3.0}, 0, 0.97, 0.1, [("decoder", "image", 64, 0.01, 0.5, "ok")])
+        >>> found[["title", "measure", "leakage"]].to_csv(index=False).splitlines()
+        ['title,measure,leakage', 'funnel ×0.1,"image: decoder, 64 releases",0.5']
     """
-    found = []
-    for measure in measures(frontier.points):
-        means = []
-        for members in cells(frontier.points).values():
-            pairs = [(point.accuracy, point.leakage(measure)) for point in members]
-            known = [(right, leaked) for right, leaked in pairs if right is not None and leaked is not None]
-            # A mean over the seeds that went well would flatter the point.
-            if len(known) == len(pairs):
-                utility, leakage = (mean(values) for values in zip(*known, strict=True))
-                first = members[0]
-                means.append(Mean(first.title, first.defense, first.multiplier, utility, leakage, tuple(known)))
-        if not means:
-            continue
-        on = front([m.utility.value or 0.0 for m in means], [m.leakage.value or 0.0 for m in means])
-        means = [dataclasses.replace(m, front=best) for m, best in zip(means, on, strict=True)]
-        names = dict.fromkeys(point.defense for point in frontier.points)
-        volumes = {
-            name: volume
-            for name in names
-            if (volume := _volume([p for p in frontier.points if p.defense == name], measure)) is not None
-        }
-        found.append(Panel(measure, tuple(means), volumes))
-    return tuple(found)
+    rows = pandas.DataFrame([*leaks] or [("", "", 0, None, None, status)], columns=[*LEAK]).astype(LEAK)
+    often = rows.queries.map(lambda queries: "" if queries == 1 else f", {queries} releases")
+    whose = {
+        "title": f"{defense} ×{multiplier:g}" if weights else defense,
+        "defense": defense,
+        "multiplier": multiplier,
+        "weights": " ".join(f"{name}={value:g}" for name, value in weights.items()),
+        "seed": seed,
+        "accuracy": accuracy,
+        "majority": majority,
+        "measure": (rows.target + ": " + rows.attack + often).where(rows.queries > 0, ""),
+    }
+    return rows.assign(**whose).astype({"accuracy": float, "majority": float})
 
 
-def cells(points: Sequence[Point]) -> dict[tuple[str, float], list[Point]]:
-    """The seeds of every defence and multiplier."""
-    found: dict[tuple[str, float], list[Point]] = {}
-    for point in points:
-        found.setdefault((point.defense, point.multiplier), []).append(point)
-    return found
+def audited(evidence: Evidence, defense: str, multiplier: float, weights: Mapping[str, float]) -> Frame:
+    """The point of an audit.
+
+    Args:
+        evidence: of this member.
+        defense: its name.
+        multiplier: of its privacy weights.
+        weights: those weights.
+
+    Raises:
+        KeyError: the evidence has no words for the target of one of its attacks.
+
+    Example:
+        >>> evidence = Evidence("funnel", "digits", 3, "quick", {}, {}, {"accuracy": Estimate(0.97)}, ())
+        >>> audited(evidence, "funnel", 0.1, {"beta": 3.0})[["seed", "accuracy"]].to_numpy()
+        array([[3.  , 0.97]])
+    """
+    found, keys = frame([evidence]), ["attack", "target", "queries", "status"]
+    utility = select(found, part="utility").set_index("metric").value
+    own, references = (select(found, part=part).set_index(keys) for part in ("attack", "reference"))
+    strength = own[own.metric == own.strength]
+    leaks = pandas.DataFrame(
+        {"score": strength.value, "leakage": own[own.metric == own.leaks].value}, own.index.unique()
+    )
+    if evidence.subject == REFERENCE:
+        # Its own audit has nothing to normalise by: it leaks all that there is, where that is clearly something.
+        floors = references[references.metric.isin(FLOORS)].value.groupby(keys).max().reindex(strength.index)
+        leaks.loc[strength.index[(strength.low > floors) & (strength.leaks == LEAKAGE)], "leakage"] = 1.0
+    rows = leaks.reset_index()[[*LEAK]].itertuples(index=False)
+    return point(
+        defense, multiplier, weights, evidence.seed, utility.get("accuracy"), utility.get("majority_class"), [*rows]
+    )
 
 
-def _volume(points: Sequence[Point], measure: str) -> Estimate | None:
-    """Mean over seeds of one defence's hypervolume; a point that was not measured covers nothing, a seed needs at least one."""
-    found = []
-    for seed in dict.fromkeys(point.seed for point in points):
-        own = [point for point in points if point.seed == seed]
-        rows = [(p.accuracy, leaked, p.majority) for p in own if (leaked := p.leakage(measure)) is not None]
-        known = [(right, leaked, least) for right, leaked, least in rows if right is not None and least is not None]
-        if not known:
-            return None
-        utility, leakage, majority = zip(*known, strict=True)
-        found.append(hypervolume(utility, leakage, max(majority)))
-    return mean(found) if found else None
+def leakages(points: Frame) -> Frame:
+    """What leaks: a row a point, a column a measure, the worst attack first; NaN where that is not known.
+
+    The worst attack is not known where all attacks on some target failed.
+
+    Args:
+        points: the frontier.
+    """
+    rows = points.assign(sound=points.status == "ok", leakage=points.leakage.where(points.status == "ok"))
+    found = rows.set_index([*POINT, "measure"]).leakage.unstack(sort=False)
+    whose = rows.groupby(POINT, sort=False)
+    # Who was asked once only is deterministic and would say the same again, however often a measure asks.
+    once = whose.queries.max() <= 1
+    for row in rows[rows.queries > 1].drop_duplicates("measure").itertuples():
+        if (asked := f"{row.target}: {row.attack}") in found:
+            found[row.measure] = found[row.measure].fillna(found[asked].where(once))
+    # A failed attack is never privacy: with no sound one on some target, the worst is not known.
+    known = rows.groupby([*POINT, "target"]).sound.any().groupby(POINT).all()
+    found.insert(0, WORST, whose.leakage.max().where(known))
+    return found.drop(columns="", errors="ignore")
 
 
-def findings(frontier: Frontier) -> tuple[str, ...]:
+def members(points: Frame) -> Frame:
+    """Accuracy and leakage of every point by every measure that found something somewhere, the worst attack's rows first."""
+    found = leakages(points).dropna(axis="columns", how="all")
+    whose = points.drop_duplicates(POINT)[["title", *POINT, "accuracy", "majority"]]
+    return found.melt(value_name="leakage", ignore_index=False).reset_index().merge(whose)
+
+
+def means(points: Frame) -> Frame:
+    """Mean accuracy and leakage over seeds, with their intervals, by every measure; ``front`` where no other mean dominates it.
+
+    A point that a seed did not measure is left out as a whole: a mean over the seeds that went well would flatter it. A measure
+    may be left out that way; see :func:`caveats`.
+    """
+    groups = members(points).groupby(["measure", "defense", "multiplier", "title"], sort=False)
+    found = mean(groups["accuracy"]).join(mean(groups["leakage"])).dropna(subset=["accuracy", "leakage"]).reset_index()
+    panels = found.groupby("measure", sort=False)
+    return found.assign(front=[best for _, own in panels for best in front(own.accuracy, own.leakage)])
+
+
+def volumes(points: Frame) -> Frame:
+    """Mean over seeds of every defence's hypervolume by every measure, with its interval.
+
+    A point that was not measured covers nothing, a seed needs at least one.
+    """
+
+    def covered(own: Frame) -> float:
+        known = own.dropna()
+        return hypervolume(known.accuracy, known.leakage, known.majority.max()) if len(known) else float("nan")
+
+    seeds = members(points).groupby(["measure", "defense", "seed"], sort=False)[["accuracy", "leakage", "majority"]]
+    covers = seeds.apply(covered).rename("volume")
+    return mean(covers.groupby(level=["measure", "defense"], sort=False)).dropna(subset="volume")
+
+
+def findings(points: Frame) -> tuple[str, ...]:
     """One sentence on who is not dominated under the worst attack, one on each defence's hypervolume."""
-    found = [panel for panel in panels(frontier) if panel.measure == WORST]
-    if not found:
+    found = select(means(points), measure=WORST)
+    if found.empty:
         return ("No point has both an accuracy and a leakage.",)
-    best = sorted((m for m in found[0].means if m.front), key=lambda m: -(m.utility.value or 0.0))
-    named = "; ".join(f"{m.title} ({percent(m.utility.value or 0)}, leakage {_text(m.leakage, ratio)})" for m in best)
-    volumes = "; ".join(f"{name} {_text(volume, ratio)}" for name, volume in found[0].volumes.items())
+    best = found[found.front].sort_values("accuracy", ascending=False, kind="stable")
+    named = "; ".join(
+        f"{m.title} ({percent(m.accuracy)}, leakage {_text(m, 'leakage', ratio)})" for _, m in best.iterrows()
+    )
+    covers = "; ".join(f"{name} {_text(m, 'volume', ratio)}" for name, m in volumes(points).loc[WORST].iterrows())
     return (
-        f"Not dominated under the worst attack, {len(best)} of {len(found[0].means)}: {named}.",
-        f"Hypervolume under the worst attack: {volumes}.",
+        f"Not dominated under the worst attack, {len(best)} of {len(found)}: {named}.",
+        f"Hypervolume under the worst attack: {covers}.",
     )
 
 
-def caveats(frontier: Frontier) -> tuple[str, ...]:
+def caveats(points: Frame) -> tuple[str, ...]:
     """Members that could not be trained, attacks that failed, and what the number of seeds allows to say."""
-    found = []
-    for point in frontier.points:
-        title = f"{point.title}, seed {point.seed}"
-        if point.status != "ok":
-            found.append(f"{title}: {point.status}; it is no point of the frontier")
-        found += [
-            f"{title}: {leak.measure} {leak.status}; it says nothing about privacy"
-            for leak in point.leaks
-            if leak.status != "ok"
-        ]
-    undefined = collections.Counter(
-        (leak.measure, point.seed)
-        for point in frontier.points
-        for leak in point.leaks
-        if leak.status == "ok" and leak.leakage is None
-    )
+    found, sound = [], points[points.status == "ok"]
+    for row in points[points.status != "ok"].itertuples():
+        said = f"{row.measure} {row.status}; it says nothing about privacy"
+        whole = f"{row.status}; it is no point of the frontier"
+        found.append(f"{row.title}, seed {row.seed}: {said if row.measure else whole}")
+    undefined = sound[sound.leakage.isna() & (sound.measure != "")].groupby(["measure", "seed"], sort=False).size()
     found += [
         f"{measure}, seed {seed}: its leakage is not defined at {count} points, for which neither it nor its mean over seeds is "
         "shown, and which the worst attack does not count"
         for (measure, seed), count in undefined.items()
     ]
-    if len({point.seed for point in frontier.points}) == 1:
-        found.append("one seed: no band can be given")
-    return tuple(found)
+    return (*found, "one seed: no band can be given") if points.seed.nunique() == 1 else tuple(found)
 
 
-def table(frontier: Frontier) -> str:
+def table(points: Frame) -> str:
     """Aligned text: every point's means under the worst attack, "*" where it is not dominated, and the hypervolumes."""
     rows = [("", "client", "accuracy", "worst leakage")]
-    for panel in panels(frontier):
-        if panel.measure == WORST:
-            rows += [
-                ("*" if m.front else "", m.title, _text(m.utility, percent), _text(m.leakage, ratio))
-                for m in panel.means
-            ]
+    rows += [
+        ("*" if m.front else "", m.title, _text(m, "accuracy", percent), _text(m, "leakage", ratio))
+        for _, m in select(means(points), measure=WORST).iterrows()
+    ]
     # Of two findings the first says in words what the rows say.
-    return "\n".join([aligned(rows), "", findings(frontier)[-1], *(f"! {caveat}" for caveat in caveats(frontier))])
+    return "\n".join([aligned(rows), "", findings(points)[-1], *(f"! {caveat}" for caveat in caveats(points))])
 
 
-def as_csv(frontier: Frontier) -> str:
+def as_csv(points: Frame) -> str:
     """All points: a row for every member and attack, and one for its worst attack; ``front`` is said of means over seeds."""
-    on = {(p.measure, m.defense, m.multiplier) for p in panels(frontier) for m in p.means if m.front}
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    head = ("defense", "multiplier", "weights", "seed", "accuracy", "majority", "measure", "score", "leakage", "front")
-    writer.writerow((*head, "status"))
-    for point in frontier.points:
-        weights = " ".join(f"{name}={value:g}" for name, value in point.weights.items())
-        member = (point.defense, point.multiplier, weights, point.seed, point.accuracy, point.majority)
-        rows = [(WORST, None, point.leakage(WORST), point.status)]
-        rows += [(leak.measure, leak.score, leak.leakage, leak.status) for leak in point.leaks]
-        for measure, score, leaked, status in rows:
-            best = (measure, point.defense, point.multiplier) in on
-            writer.writerow((*member, measure, score, leaked, int(best), status))
-    return out.getvalue()
+    worst = points.drop_duplicates(POINT).assign(measure=WORST, score=None, leakage=leakages(points)[WORST].to_numpy())
+    worst["status"] = worst.status.where(worst.queries == 0, "ok")
+    rows = pandas.concat([worst, points[points.queries > 0]])
+    rows = rows.iloc[rows.groupby(POINT, sort=False).ngroup().argsort(kind="stable")]
+    rows = rows.merge(means(points)[["measure", "defense", "multiplier", "front"]], how="left")
+    rows["front"] = rows.front.eq(True).astype(int)
+    head = ["defense", "multiplier", "weights", "seed", "accuracy", "majority", "measure", "score", "leakage", "front"]
+    return rows[[*head, "status"]].to_csv(index=False)
 
 
-def _text(value: Estimate, form: Formatter) -> str:
-    cell = estimate(value, form)
-    return f"{cell.text} {cell.interval}".rstrip()
+def cell(row: Frame, name: str, form: Formatter) -> Cell:
+    """A mean and its interval, of one row."""
+    value, low, high = (None if pandas.isna(row[one]) else row[one] for one in (name, f"{name}_low", f"{name}_high"))
+    return estimate(Estimate(value, low, high), form)
+
+
+def _text(row: Frame, name: str, form: Formatter) -> str:
+    found = cell(row, name, form)
+    return f"{found.text} {found.interval}".rstrip()

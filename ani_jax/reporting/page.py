@@ -10,7 +10,8 @@ import jinja2
 
 from ani_jax.records import Evidence, Picture
 from ani_jax.reporting import figures
-from ani_jax.reporting.findings import caveats, form, headline, reference, score, small
+from ani_jax.reporting.findings import caveats, form, headline, reference, small
+from ani_jax.reporting.frame import ATTACK, frame
 from ani_jax.reporting.table import footnotes, sections
 
 
@@ -58,17 +59,22 @@ def render(
             alt = f"{subject}: {name} from {first} to {last}."
             picture = data_uri("svg+xml", figures.curves(log, (name,), columns=1))
             curves.setdefault(subject, []).append(Image(picture, alt))
+    numbers = frame(evidences)
+    strengths = (
+        numbers[(numbers.part == "attack") & (numbers.metric == numbers.strength)].set_index(ATTACK).value.dropna()
+    )
     galleries = []
     # Audits of the same test images share a gallery: reconstructions are compared below one row of originals.
     for originals in dict.fromkeys(evidence.gallery for evidence in evidences if evidence.gallery):
         rows: dict[str, Picture] = {}
-        for evidence in evidences:
+        for run, evidence in enumerate(evidences):
             for result in evidence.attacks:
                 if evidence.gallery != originals or not result.gallery or result.status != "ok":
                     continue
                 words = evidence.words(result.target)
                 asked = "" if result.queries == 1 else f", {result.queries} releases"
-                value, metric = score(result, words.strength), words.metric(words.strength)
+                value = strengths.get((run, result.target, result.queries, result.attack))
+                metric = words.metric(words.strength)
                 told = "" if value is None else f" ({metric.label} on test {form(words, metric.name)(value)})"
                 rows[f"{evidence.subject}: {result.attack} attack{asked}{told}"] = result.gallery
         alt = f"{originals.shape[0]} test images above what attackers reconstruct from each release."

@@ -4,42 +4,21 @@ A seed decides the split, the training and the attackers, so a run and the refer
 of the mean difference over seeds (Student's t). With a single seed there is none.
 """
 
-import csv
-import dataclasses
-import io
-import math
 from collections.abc import Mapping, Sequence
 
+import pandas
 from scipy.stats import t as student
 
-from ani_jax.records import Estimate, Evidence
-from ani_jax.reporting.findings import accuracy, score, strongest, targets
+from ani_jax.records import Evidence
+from ani_jax.reporting.findings import targets
+from ani_jax.reporting.frame import Column, Frame, frame, select, wide
 from ani_jax.reporting.text import aligned
 
 Pair = tuple[Evidence, Evidence]
 """The undefended reference of a seed, and the run of that seed."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One quantity of one variant.
-
-    Attributes:
-        variant: the client's name.
-        quantity: what was measured.
-        value: mean over seeds, with its interval.
-        change: mean difference from the reference of the same seed; None where the reference has no such quantity.
-        seeds: the values behind the mean, in order of seed.
-    """
-
-    variant: str
-    quantity: str
-    value: Estimate
-    change: Estimate | None
-    seeds: tuple[float, ...]
-
-
-def lines(variants: Mapping[str, Sequence[Pair]]) -> tuple[Line, ...]:
+def lines(variants: Mapping[str, Sequence[Pair]]) -> Frame:
     """Every quantity of every variant that all of its seeds measured.
 
     The attacker of a seed is the strongest of the families, each of which was chosen on ``validation``.
@@ -47,82 +26,64 @@ def lines(variants: Mapping[str, Sequence[Pair]]) -> tuple[Line, ...]:
     Args:
         variants: name -> pairs, one a seed.
 
+    Returns:
+        A row for each, with its ``mean`` over seeds, ``change`` (mean difference from the reference of the same seed, NaN where
+        that has no such quantity), ``low``, ``high``, ``change_low`` and ``change_high`` of their intervals, and the ``seeds``.
+
     Example:
+        >>> from ani_jax.records import Estimate
         >>> def run(accuracy): return Evidence("x", "digits", 0, "quick", {}, {}, {"accuracy": Estimate(accuracy)}, ())
-        >>> (line,) = lines({"ani": [(run(0.98), run(0.97)), (run(0.99), run(0.99))]})
-        >>> line.quantity, round(line.value.value, 3), round(line.change.value, 3)
-        ('accuracy', 0.98, -0.005)
+        >>> found = lines({"ani": [(run(0.98), run(0.97)), (run(0.99), run(0.99))]})
+        >>> found[["quantity", "mean", "change"]].round(3).to_csv(index=False).split()
+        ['quantity,mean,change', 'accuracy,0.98,-0.005']
     """
     found = []
     for variant, pairs in variants.items():
-        runs = [run for _, run in pairs]
-        quantities = {"accuracy": ("", "accuracy", 1)}
-        for words in targets(runs):
-            for queries in sorted({r.queries for run in runs for r in run.attacks if r.target == words.name}):
+        before, runs = (frame(side) for side in zip(*pairs, strict=True))
+        quantities: dict[str, Column] = {"accuracy": ("utility", "accuracy", 0)}
+        for words in targets([run for _, run in pairs]):
+            for queries in sorted(select(runs, target=words.name).queries.unique()):
                 suffix = "" if queries == 1 else f", {queries} releases"
                 for metric in words.summary:
                     quantities[f"{words.name}: {metric.replace('_', ' ')}{suffix}"] = (words.name, metric, queries)
-        for quantity, what in quantities.items():
-            values = [value for run in runs if (value := _read(run, *what)) is not None]
-            before = [value for reference, _ in pairs if (value := _read(reference, *what)) is not None]
-            # A mean over some of the seeds would stand beside means over all of them.
-            if len(values) < len(pairs):
-                continue
-            paired = len(before) == len(pairs)
-            # Within seeds: these may differ by more than clients do, which cancels here.
-            change = mean([new - old for new, old in zip(values, before, strict=True)]) if paired else None
-            found.append(Line(variant, quantity, mean(values), change, tuple(values)))
-    return tuple(found)
+        values, start = (
+            wide(side, [*quantities.values()], len(pairs)).set_axis([*quantities], axis=1) for side in (runs, before)
+        )
+        # Within seeds: these may differ by more than clients do, which cancels here.
+        both = pandas.DataFrame({"mean": values.stack(), "change": (values - start).stack()})
+        found.append(both.rename_axis(["seed", "quantity"]).assign(variant=variant))
+    groups = pandas.concat(found).groupby(["variant", "quantity"], sort=False)
+    seeds = groups["mean"].agg(seeds=lambda own: " ".join(f"{value:.6g}" for value in own))
+    # A mean over some of the seeds would stand beside means over all of them.
+    lines = mean(groups["mean"]).join([mean(groups["change"]), seeds]).dropna(subset="mean").reset_index()
+    return lines.rename(columns={"mean_low": "low", "mean_high": "high"})
 
 
-def _read(run: Evidence, target: str, metric: str, queries: int) -> float | None:
-    """One metric of the strongest attack on a target, the accuracy where there is none."""
-    if not target:
-        return accuracy(run)
-    # A deterministic client was asked once and always says the same.
-    return score(strongest(run, target, queries) or strongest(run, target), metric)
+def mean(groups: Frame) -> Frame:
+    """Mean of every group of seeds with its 95% t interval: NaN where a seed lacks it, no interval of a single seed.
 
-
-def mean(values: Sequence[float]) -> Estimate:
-    """Mean over seeds with its 95% t interval; no interval of a single value.
+    Args:
+        groups: of a series, which names the columns.
 
     Example:
-        >>> found = mean([1.0, 2.0, 3.0])
-        >>> round(found.value, 3), round(found.low, 3), round(found.high, 3)
-        (2.0, -0.484, 4.484)
+        >>> values = pandas.Series([1.0, 2.0, 3.0], name="x")
+        >>> mean(values.groupby(["a", "a", "a"])).round(3).to_csv().split()
+        [',x,x_low,x_high', 'a,2.0,-0.484,4.484']
     """
-    count = len(values)
-    centre = sum(values) / count
-    if count < 2:
-        return Estimate(centre, note="one seed")
-    spread = math.sqrt(sum((value - centre) ** 2 for value in values) / (count - 1) / count)
-    half = float(student.ppf(0.975, count - 1)) * spread
-    return Estimate(centre, centre - half, centre + half)
+    centre, name = groups.mean(skipna=False), groups.obj.name
+    half = student.ppf(0.975, groups.size() - 1) * groups.sem(skipna=False)
+    return pandas.DataFrame({name: centre, f"{name}_low": centre - half, f"{name}_high": centre + half})
 
 
-def table(found: Sequence[Line]) -> str:
+def table(found: Frame) -> str:
     """Aligned text, one line a quantity: mean, interval, change against the reference, number of seeds."""
     rows = [("variant", "quantity", "mean [95%]", "change [95%]", "seeds")]
-    rows += [
-        (line.variant, line.quantity, _text(line.value), _text(line.change), str(len(line.seeds))) for line in found
-    ]
+    for line in found.itertuples():
+        value, change = _text(line.mean, line.low, line.high), _text(line.change, line.change_low, line.change_high)
+        rows.append((line.variant, line.quantity, value, change, str(len(line.seeds.split()))))
     return aligned(rows)
 
 
-def as_csv(found: Sequence[Line]) -> str:
-    """The same with every seed's value, for a spreadsheet."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("variant", "quantity", "mean", "low", "high", "change", "change_low", "change_high", "seeds"))
-    for line in found:
-        change = line.change or Estimate(None)
-        numbers = (line.value.value, line.value.low, line.value.high, change.value, change.low, change.high)
-        writer.writerow((line.variant, line.quantity, *numbers, " ".join(f"{value:.6g}" for value in line.seeds)))
-    return out.getvalue()
-
-
-def _text(value: Estimate | None) -> str:
-    if value is None or value.value is None:
-        return "–"
-    interval = "" if value.low is None or value.high is None else f" [{value.low:.3f}, {value.high:.3f}]"
-    return f"{value.value:.3f}{interval}"
+def _text(value: float, low: float, high: float) -> str:
+    interval = "" if pandas.isna(low) else f" [{low:.3f}, {high:.3f}]"
+    return "–" if pandas.isna(value) else f"{value:.3f}{interval}"

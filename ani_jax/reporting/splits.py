@@ -1,10 +1,11 @@
 """Where to cut a plain model: accuracy, what leaks and what the device pays, by depth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from ani_jax.records import Evidence, TargetWords
-from ani_jax.reporting.findings import accuracy, count, form, percent, score, strongest, targets
-from ani_jax.reporting.text import aligned
+from ani_jax.records import Evidence
+from ani_jax.reporting.findings import count, form, percent, targets
+from ani_jax.reporting.frame import frame, wide
+from ani_jax.reporting.text import clients
 
 
 def table(cuts: Mapping[str, Evidence]) -> str:
@@ -19,17 +20,13 @@ def table(cuts: Mapping[str, Evidence]) -> str:
         depth 1  –         –     –
     """
     leaks = targets(tuple(cuts.values()))
-    titles = [f"{words.name}: {words.metric(words.plotted).label}" for words in leaks]
-    rows: list[Sequence[str]] = [("cut", "accuracy", *titles, "MACs", "bytes, 8 bits")]
-    for name, e in cuts.items():
-        cells = [
-            (percent, accuracy(e)),
-            *((form(words, words.plotted), _leaked(e, words)) for words in leaks),
-            (count, e.cost and e.cost.macs),
-            (count, e.cost and e.cost.bytes_quantised),
-        ]
-        rows.append((name, *("–" if value is None else write(value) for write, value in cells)))
-    return aligned(rows)
+    columns = {
+        "accuracy": (percent, ("utility", "accuracy", 0)),
+        **{f"{w.name}: {w.metric(w.plotted).label}": (form(w, w.plotted), (w.name, w.plotted, 1)) for w in leaks},
+        "MACs": (count, ("cost", "macs", 0)),
+        "bytes, 8 bits": (count, ("cost", "bytes_quantised", 0)),
+    }
+    return clients("cut", cuts, columns)
 
 
 def advice(cuts: Mapping[str, Evidence]) -> str:
@@ -37,18 +34,15 @@ def advice(cuts: Mapping[str, Evidence]) -> str:
     words = next((words for words in targets(tuple(cuts.values())) if words.is_input), None)
     if words is None:
         return ""
-    known = {n: (leaked, e.cost.macs) for n, e in cuts.items() if (leaked := _leaked(e, words)) is not None and e.cost}
+    known = wide(frame(cuts.values()), [(words.name, words.plotted, 1), ("cost", "macs", 0)], len(cuts))
+    known = known.set_axis(["leaked", "macs"], axis=1).set_axis([*cuts]).dropna()
     if len(known) < 2:
         return ""
-    # Pairs (leakage, MACs) are compared, so that of two which leak the same the cheaper is named.
-    least, cheapest = min(known, key=lambda n: known[n]), min(known, key=lambda n: known[n][1])
+    # Of two which leak the same the cheaper is named.
+    least, cheapest = (known.sort_values(by, kind="stable").iloc[0] for by in (["leaked", "macs"], ["macs"]))
     metric, write = words.metric(words.plotted), form(words, words.plotted)
-    told = f"{least} leaks least of the {words.name} ({metric.label} {write(known[least][0])})"
-    if least == cheapest:
+    told = f"{least.name} leaks least of the {words.name} ({metric.label} {write(least.leaked)})"
+    if least.name == cheapest.name:
         return f"{told} and costs the device least."
-    more = known[least][1] / known[cheapest][1]
-    return f"{told} at {more:.1f} times the MACs of {cheapest} ({write(known[cheapest][0])})."
-
-
-def _leaked(evidence: Evidence, words: TargetWords) -> float | None:
-    return score(strongest(evidence, words.name), words.plotted)
+    more = least.macs / cheapest.macs
+    return f"{told} at {more:.1f} times the MACs of {cheapest.name} ({write(cheapest.leaked)})."

@@ -2,23 +2,11 @@
 
 import dataclasses
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ani_jax.records import AttackResult, Estimate, Evidence, TargetWords
-from ani_jax.reporting.findings import (
-    UNITS,
-    Formatter,
-    accuracy,
-    caveats,
-    count,
-    label,
-    percent,
-    ratio,
-    read,
-    reference,
-    score,
-    targets,
-)
+from ani_jax.records import Estimate, Evidence, TargetWords
+from ani_jax.reporting.findings import UNITS, Formatter, caveats, count, label, percent, ratio, reference, targets
+from ani_jax.reporting.frame import LEAKAGE, Frame, frame, read, select
 
 WIDTH = 110
 """Columns that the terminal table fits in."""
@@ -72,25 +60,25 @@ def sections(evidences: Sequence[Evidence]) -> tuple[Section, ...]:
         ValueError: no evidence.
         KeyError: no words for the target of an attack.
     """
-    base = reference(evidences)
+    base, runs, found = reference(evidences), range(len(evidences)), frame(evidences)
     rows = []
-    for metric in dict.fromkeys(name for evidence in evidences for name in evidence.utility):
-        rows.append(Row(label(metric), tuple(estimate(e.utility.get(metric), percent) for e in evidences)))
+    for metric in select(found, part="utility").metric.unique():
+        numbers = read(found, part="utility", metric=metric)
+        rows.append(_row(label(metric), numbers, runs, percent))
         if metric == "accuracy":
-            rows += _change("points", [accuracy(e) for e in evidences], base)
-    found = [Section("Utility on test", tuple(rows))]
+            rows += _change("points", numbers, runs, base)
+    told = [Section("Utility on test", tuple(rows))]
     for words in targets(evidences):
-        asked = dict.fromkeys((r.attack, r.queries) for e in evidences for r in e.attacks if r.target == words.name)
-        found += [_attack(evidences, base, words, *one) for one in asked]
-    found.append(_criterion(evidences))
-    if any(evidence.cost for evidence in evidences):
-        opaque = Cell("–", note="the release is opaque: its cost is not known")
+        attacks = select(found, target=words.name).groupby(["attack", "queries"], sort=False)
+        told += [_attack(own, runs, base, words, *which) for which, own in attacks]
+    told.append(_criterion(found, runs))
+    if (found.part == "cost").any():
+        opaque = "the release is opaque: its cost is not known"
         rows = [
-            Row(title, tuple(Cell(count(getattr(e.cost, field))) if e.cost else opaque for e in evidences))
-            for field, title in COSTS.items()
+            _row(title, read(found, part="cost", metric=field), runs, count, opaque) for field, title in COSTS.items()
         ]
-        found.append(Section("Cost on the device", tuple(rows)))
-    return tuple(section for section in found if section.rows)
+        told.append(Section("Cost on the device", tuple(rows)))
+    return tuple(section for section in told if section.rows)
 
 
 def summary(evidences: Sequence[Evidence]) -> str:
@@ -171,64 +159,70 @@ def estimate(value: Estimate | None, form: Formatter, missing: str = "not measur
     return Cell(form(value.value), f"[{ends}]", value.note)
 
 
-def _attack(evidences: Sequence[Evidence], base: int, words: TargetWords, attack: str, queries: int) -> Section:
+def _attack(own: Frame, runs: range, base: int, words: TargetWords, attack: str, queries: int) -> Section:
     """Every metric with its change and what it is read against, then the normalised leakage."""
-    key = (attack, words.name, queries)
-    results = [next((r for r in e.attacks if (r.attack, r.target, r.queries) == key), None) for e in evidences]
-    ran = [r for r in results if r is not None]
+    status = own.drop_duplicates("run").set_index("run").status
+    scores, references = select(own, part="attack"), select(own, part="reference")
+
+    def scored(title: str, metric: str, form: Formatter) -> Row:
+        row = _row(title, read(scores, metric=metric), runs, form)
+        absent = {run: Cell("–", note="this attack was not run") for run in runs if run not in status}
+        failed = {run: Cell("failed", note=reason) for run, reason in status.items() if reason != "ok"}
+        return Row(title, tuple((absent | failed).get(run, cell) for run, cell in zip(runs, row.cells, strict=True)))
+
     rows = []
     for metric in words.metrics:
-        if not any(metric.name in r.scores for r in ran):
+        if not (scores.metric == metric.name).any():
             continue
         form = UNITS[metric.unit]
-        rows.append(Row(metric.label, tuple(_scored(r, metric.name, form) for r in results)))
-        rows += _change(metric.change, [score(r, metric.name) for r in results], base)
-        for name in dict.fromkeys(name for r in ran for name in r.references if metric.references):
-            values = [Estimate(r.references.get(name)) if r else None for r in results]
-            cells = (estimate(value, form, "reference not available") for value in values)
-            rows.append(Row(label(name), tuple(cells), "reference"))
-    if not words.leakage or any(r.leakage.value is not None for r in ran):
-        rows.append(Row("normalised leakage", tuple(_scored(r, "leakage", ratio) for r in results)))
+        rows.append(scored(metric.label, metric.name, form))
+        rows += _change(metric.change, read(scores, metric=metric.name, status="ok"), runs, base)
+        for name in references.metric.unique() if metric.references else ():
+            numbers = read(references, metric=name)
+            rows.append(_row(label(name), numbers, runs, form, "reference not available", "reference"))
+    if not words.leakage or select(scores, metric=LEAKAGE).value.notna().any():
+        rows.append(scored("normalised leakage", LEAKAGE, ratio))
     # No attack of this family ran through: one row is kept, to say so.
     if not rows:
-        rows.append(Row("score", tuple(_scored(r, words.strength, ratio) for r in results)))
+        rows.append(scored("score", words.strength, ratio))
     asked = "" if queries == 1 else f", {queries} releases"
     return Section(f"{words.title}: {attack} attack{asked}", tuple(rows))
 
 
-def _criterion(evidences: Sequence[Evidence]) -> Section:
+def _criterion(found: Frame, runs: range) -> Section:
     """The criterion's numbers, each self-test of its estimator beside what it estimated."""
-    title, found = "Inversion difficulty, nats", [evidence.criterion for evidence in evidences]
-    if all(criterion is None for criterion in found):
+    title, told = "Inversion difficulty, nats", select(found, part="criterion", metric="information")
+    if told.empty:
         return Section(title, ())
-    cells = []
-    for criterion in found:
-        if criterion is None:
-            cells.append(Cell("–", note="the criterion was not asked for"))
-            continue
-        told = criterion.information
-        spread = "" if told.stddev is None else f"± {told.stddev:.2f}"
-        note = "; ".join(filter(None, (told.reason, *told.caveats, *criterion.caveats)))
-        cells.append(Cell("–" if told.value is None else ratio(told.value), spread, note))
-    rows = [Row("I(x; z + noise)", tuple(cells))]
-    for truth in dict.fromkeys(test.truth for c in found if c for test in c.information.self_tests):
-        cells = []
-        for criterion in found:
-            tests = criterion.information.self_tests if criterion else ()
-            test = next((test for test in tests if test.truth == truth), None)
-            if test is None or test.value is None:
-                cells.append(Cell("–", note=(test.note if test else "") or "not tested"))
-            else:
-                cells.append(Cell(ratio(test.value), note="" if test.passed else f"the self-test failed: {test.note}"))
-        rows.append(Row(f"its self-test, {truth:g} known", tuple(cells), "reference"))
-    for field, name in CRITERION.items():
-        values = [Estimate(getattr(c, field)) if c else None for c in found]
-        rows.append(Row(name, tuple(estimate(v, ratio, "undefined, or not asked for") for v in values)))
+    row = _row("I(x; z + noise)", read(told), runs, ratio, "the criterion was not asked for")
+    spread = {run: f"± {stddev:.2f}" for run, stddev in told.set_index("run").stddev.dropna().items()}
+    cells = (dataclasses.replace(cell, interval=spread.get(run, "")) for run, cell in zip(runs, row.cells, strict=True))
+    rows = [dataclasses.replace(row, cells=tuple(cells))]
+    for truth, tests in select(found, part="self-test").groupby("metric", sort=False):
+        short = (tests.status != "ok") & tests.value.notna()
+        tests = tests.assign(note=tests.note.mask(short, "the self-test failed: " + tests.note))
+        rows.append(_row(f"its self-test, {truth} known", read(tests), runs, ratio, "not tested", "reference"))
+    for metric, name in CRITERION.items():
+        rows.append(
+            _row(name, read(found, part="criterion", metric=metric), runs, ratio, "undefined, or not asked for")
+        )
     return Section(title, tuple(rows))
 
 
-def _change(kind: str, values: Sequence[float | None], base: int) -> list[Row]:
-    """The row of changes against ``values[base]``, see ``Metric.change``; no row where there is nothing to compare."""
+def _row(
+    title: str,
+    numbers: Mapping[int, Estimate],
+    runs: range,
+    form: Formatter,
+    missing: str = "not measured",
+    kind: str = "score",
+) -> Row:
+    return Row(title, tuple(estimate(numbers.get(run), form, missing) for run in runs), kind)
+
+
+def _change(kind: str, numbers: Mapping[int, Estimate], runs: range, base: int) -> list[Row]:
+    """The row of changes against the run ``base``, see ``Metric.change``; no row where there is nothing to compare."""
+    values = [numbers[run].value if run in numbers else None for run in runs]
     start = values[base]
     if not kind or start is None or len(values) == 1 or all(v is None for i, v in enumerate(values) if i != base):
         return []
@@ -245,11 +239,3 @@ def _change(kind: str, values: Sequence[float | None], base: int) -> list[Row]:
             cells.append(Cell(f"{100 * (value / start - 1):+,.0f}%".replace("-0%", "+0%")))
     cells[base] = Cell("ref.")
     return [Row("change in points" if kind == "points" else "change", tuple(cells), "change")]
-
-
-def _scored(result: AttackResult | None, metric: str, form: Formatter) -> Cell:
-    if result is None:
-        return Cell("–", note="this attack was not run")
-    if result.status != "ok":
-        return Cell("failed", note=result.status)
-    return estimate(read(result, metric), form)

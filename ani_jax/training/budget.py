@@ -195,22 +195,18 @@ def tighten(state: State, seen: Appraisal, budget: UtilityBudget) -> State:
     return dataclasses.replace(state, budget=state.budget | {"log_target": log_target})
 
 
-def preferred(new: Appraisal, old: Appraisal | None, budget: UtilityBudget) -> bool:
-    """Whether a checkpoint is to be kept instead of the one kept so far: inside the budget first, then leakage.
+def rank(seen: Appraisal, budget: UtilityBudget) -> tuple[bool, float]:
+    """By which states are preferred, the highest first: inside the budget, then the least leakage.
 
     Outside the budget the more accurate one is preferred, so that a run that cannot keep its budget fails by little.
 
     Example:
-        >>> inside, outside = Appraisal(0.1, 0.97, 5.0), Appraisal(0.3, 0.9, -5.0)
-        >>> preferred(outside, inside, UtilityBudget(0.01, 0.1, 0.96)), preferred(inside, outside, UtilityBudget(0.01, 0.1, 0.96))
-        (False, True)
+        >>> budget = UtilityBudget(0.01, 0.1, 0.96)
+        >>> rank(Appraisal(0.3, 0.9, -5.0), budget), rank(Appraisal(0.1, 0.97, 5.0), budget)
+        ((False, 0.9), (True, -5.0))
     """
-
-    def rank(appraisal: Appraisal) -> tuple[bool, float]:
-        inside = float(appraisal.accuracy) >= budget.accuracy
-        return inside, -float(appraisal.leakage) if inside else float(appraisal.accuracy)
-
-    return old is None or rank(new) > rank(old)
+    inside = float(seen.accuracy) >= budget.accuracy
+    return inside, -float(seen.leakage) if inside else float(seen.accuracy)
 
 
 def spends(defense: Defense, phase: Phase) -> bool:
@@ -248,19 +244,17 @@ class Spend(Callback):
 
     Args:
         utility: what the defence may cost.
-        checkpoints: where the run saves; the kept state lies in a folder of its own beside, and is read back on resuming.
+        checkpoints: where the run saves: the best of them is the kept state, and is read back on resuming.
 
     Attributes:
         kept: a copy of the preferred state so far.
-        seen: what it is worth.
+        rank: its rank.
     """
 
     def __init__(self, utility: UtilityBudget, checkpoints: Checkpoints | None = None):
-        self.utility = utility
-        # Among the run's own steps it would be dropped as soon as newer ones are saved.
-        self.saved = None if checkpoints is None else Checkpoints(checkpoints.directory / "kept", keep=1)
+        self.utility, self.checkpoints = utility, checkpoints
         self.kept: State | None = None
-        self.seen: Appraisal | None = None
+        self.rank: tuple[bool, float] | None = None
 
     def start(self, run: Run) -> None:
         """Reads back what was kept.
@@ -270,9 +264,9 @@ class Spend(Callback):
         """
         if not any(spends(run.defense, phase) for phase, _ in schedule(run.defense)):
             raise ValueError(f"utility: {run.defense.name} has no privacy weight above 0 that it could scale")
-        if self.saved is not None and (found := self.saved.restore(run.state)) is not None:
-            # What it is worth is not saved beside it: appraised again, it is the same.
-            self.kept, self.seen = found[1], self._appraise(run, found[1])
+        if self.checkpoints is not None and (found := self.checkpoints.restore(run.state, best=True)) is not None:
+            # Appraised again, a state is worth the same.
+            self.kept, self.rank = found[1], rank(self._appraise(run, found[1]), self.utility)
 
     def look(self, run: Run) -> Mapping[str, Array]:
         """Moves the weights every ``EVERY`` steps of a phase that has any; considers the state every ``CHOICE`` steps."""
@@ -290,25 +284,20 @@ class Spend(Callback):
         return logged
 
     def consider(self, run: Run) -> None:
-        """Keeps the state if it is preferred, and moves the target by what was seen; asked again, it decides the same.
-
-        What is kept is on disk on return.
-        """
+        """Moves the target by what was seen, and keeps the state if it is preferred; asked again, it decides the same."""
         state = run.state
         # Before a phase that protects, all is accurate and nothing hidden: it would win where no later state keeps the budget.
         if not any(spends(run.defense, phase) for phase, _ in schedule(run.defense)[: int(state.phase) + 1]):
             return
         seen = self._appraise(run, state)
-        better = preferred(seen, self.seen, self.utility)
+        run.change(budget=tighten(state, seen, self.utility).budget)
+        own = rank(seen, self.utility)
+        better = self.rank is None or own > self.rank
         if better:
-            # The training loop donates its state, so what is kept must be a copy.
-            self.kept, self.seen = jax.tree.map(jnp.copy, state), seen
-            if self.saved is not None:
-                # Waited for: a run that is killed later must not go on without it.
-                self.saved.save(int(state.step), state)
+            # The training loop donates its state, so what is kept must be a copy. Saved, it is one to resume from as well.
+            self.kept, self.rank, run.rank = jax.tree.map(jnp.copy, run.state), own, own
         values = {"accuracy": float(seen.accuracy), "leakage": float(seen.leakage)}
         run.tell({"kind": "selection", "step": int(state.step), "kept": better, **values})
-        run.change(budget=tighten(state, seen, self.utility).budget)
 
     def end(self, run: Run) -> None:
         """The preferred state is the result."""

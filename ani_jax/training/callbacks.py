@@ -45,6 +45,7 @@ class Run:
         part: the newest dispatch; there is none in ``start``.
         saved: step of the newest checkpoint, for whoever must say where to go on from.
         stopping: set by a callback that wants the run to end after this dispatch.
+        rank: set by a callback that prefers this state to all before: it is saved as ``Checkpoints.save`` says.
     """
 
     defense: Defense
@@ -56,6 +57,7 @@ class Run:
     part: Part = dataclasses.field(init=False)
     saved: int | None = None
     stopping: bool = False
+    rank: Sequence[float] | None = None
     _unread: tuple[Part, Outcome, Mapping[str, Array]] | None = None
     _skipped: int = 0
 
@@ -138,7 +140,7 @@ class Callback:
 class Save(Callback):
     """Goes on from the newest intact checkpoint where there is one, and saves every ``checkpoint_every`` steps and at the end.
 
-    Tells "checkpoint".
+    What a callback prefers is saved too. Tells "checkpoint".
 
     Args:
         checkpoints: where; in several processes the main one's.
@@ -153,12 +155,12 @@ class Save(Callback):
             run.saved, run.state = found
 
     def step(self, run: Run) -> None:
-        """Saves in the background, where it is due or the run stops here."""
-        if run.part.due(run.config.checkpoint_every) or run.stopping:
+        """Saves in the background, where it is due, preferred, or the run stops here."""
+        if run.part.due(run.config.checkpoint_every) or run.stopping or run.rank is not None:
             # What was measured up to a checkpoint is told before it: a run resumed there has the same log.
             run.flush()
-            self.checkpoints.save(run.part.end, run.state, wait=False)
-            run.saved = run.part.end
+            self.checkpoints.save(run.part.end, run.state, rank=run.rank, wait=False)
+            run.saved, run.rank = run.part.end, None
             run.tell({"kind": "checkpoint", "step": run.saved})
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """The command: what it refuses, what it leaves behind, where it goes on, and what it costs beside separate runs."""
 
 import functools
+import json
 import os
 import signal
 import subprocess
@@ -8,15 +9,13 @@ import sys
 import time
 
 import jax
+import pandas
 import pytest
 
 from ani_jax.attacks import attribute, decoder
 from ani_jax.attacks.base import Family
 from ani_jax.config import RunConfig
 from ani_jax.evaluation.audit import audit
-from ani_jax.frontier.points import Frontier
-from ani_jax.records import from_json
-from ani_jax.reporting import frontier as numbers
 from ani_jax.reporting import frontier_page
 from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.image import Image
@@ -69,8 +68,8 @@ def test_an_interrupted_frontier_goes_on_where_it_stopped(tmp_path, stop, code):
     assert process.returncode == 0, errors
     assert "[2/2] funnel ×10, seed 0: " in errors
     assert f"python -m experiments.frontier {' '.join(GRID[:3])} --audit=smoke --width=4 " in output
-    found = from_json(Frontier, (whole / "frontier.json").read_text())
-    assert [point.title for point in found.points] == ["none --width=4", "funnel ×0.1", "funnel ×10"]
+    found = pandas.DataFrame(json.loads((whole / "frontier.json").read_text())["points"])
+    assert [*found.title.unique()] == ["none --width=4", "funnel ×0.1", "funnel ×10"]
 
     process = start(*GRID, f"--cache_dir={cache}", f"--workdir={killed}")
     deadline = time.monotonic() + 600
@@ -129,14 +128,14 @@ def compare(config, weights, seeds, folder):
         for turn, member in enumerate(row):
             sides = [("frontier", next, on_frontier), ("separate", separate, member)]
             found = {name: timed(name, side, given) for name, side, given in (sides if turn % 2 else reversed(sides))}
-            assert found["frontier"][-1] == member.point(found["separate"])
+            assert found["frontier"][-1].equals(member.point(found["separate"]))
             points += found["frontier"]
             print({name: f"{seconds:.0f} s" for name, seconds in taken.items()}, flush=True)
 
     def report():
-        found = Frontier(config.dataset, config.audit, tuple({(p.title, p.seed): p for p in points}.values()))
-        frontier_page.render(found, command="")
-        frontier_page.figure(numbers.panels(found))
+        found = pandas.concat(points).drop_duplicates(["title", "seed", "measure"])
+        frontier_page.render(found, dataset=config.dataset, level=config.audit, command="")
+        frontier_page.figure(found)
 
     timed("frontier", report)
     return taken["frontier"] / taken["separate"]

@@ -40,7 +40,8 @@ def test_two_processes_train_and_one_reports(tmp_path):
     found = [process.communicate(timeout=1200) for process in started]
     assert [process.returncode for process in started] == [0, 0], found
     assert "report.html" in found[0][0]
-    assert found[1][0] == ""
+    # Gloo's own C++ tells on the standard output of every process who is connected.
+    assert [line for line in found[1][0].splitlines() if not line.startswith("[Gloo]")] == []
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
     assert steps[-1] == 16

@@ -5,26 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ani_jax.frontier.points import WORST, Frontier, Leak, Point, front, hypervolume, measures
-from ani_jax.records import AttackResult, Estimate, Evidence, from_json, to_json
-from ani_jax.targets.attribute import Attribute
-from ani_jax.targets.image import Image
+from ani_jax.frontier.points import front, hypervolume
 
 UNIT = st.floats(0, 1, width=32)
-WORDS = (Attribute("ink", 4).words, Image().words)
 PLANE = st.lists(st.tuples(UNIT, st.floats(-0.5, 1.5, width=32)), min_size=1, max_size=8)
-
-
-def result(attack, target, leakage, *, score=0.5, queries=1, status="ok"):
-    scores = {"balanced_accuracy": Estimate(score)}
-    if target == "image":
-        scores = {"mse": Estimate(score), "r2_class_mean": Estimate(leakage)}
-        leakage = None
-    return AttackResult(attack, target, queries, "", scores, {}, (), Estimate(leakage), status=status)
-
-
-def point(*leaks):
-    return Point("ani", 1.0, {"entropy": 0.5}, 0, 0.9, 0.1, tuple(leaks))
 
 
 def union(points, majority):
@@ -71,56 +55,3 @@ def test_the_front_alone_covers_what_all_points_cover(points):
 
 def test_equal_points_do_not_dominate_each_other():
     assert front([0.9, 0.9, 0.9], [0.2, 0.2, 0.3]) == (True, True, False)
-
-
-def test_a_point_keeps_what_an_audit_found():
-    utility = {"accuracy": Estimate(0.97), "majority_class": Estimate(0.11)}
-    attacks = (result("attribute", "ink", 0.3, score=0.45), result("decoder", "image", 0.6, score=0.01))
-    evidence = Evidence("ani", "digits", 3, "quick", {}, {}, utility, attacks, targets=WORDS)
-    found = Point.of(evidence, "ani", 0.1, {"entropy": 0.05})
-    assert (found.seed, found.accuracy, found.majority) == (3, 0.97, 0.11)
-    assert found.leaks == (Leak("attribute", "ink", 1, 0.45, 0.3), Leak("decoder", "image", 1, 0.01, 0.6))
-    assert found.leakage(WORST) == 0.6
-    assert found.leakage("ink: attribute") == 0.3
-    whole = Frontier("digits", "quick", (found,))
-    assert from_json(Frontier, to_json(whole)) == whole
-
-
-def test_the_worst_attack_may_ask_often_and_aim_at_anything():
-    found = point(
-        Leak("probe", "ink", 1, 0.3, 0.1), Leak("probe", "ink", 64, 0.8, 0.7), Leak("net", "image", 1, 0.1, 0.4)
-    )
-    assert found.leakage(WORST) == 0.7
-    assert found.leakage("ink: probe, 64 releases") == 0.7
-    assert found.leakage("image: net, 64 releases") is None
-
-
-def test_a_deterministic_client_says_the_same_however_often_it_is_asked():
-    assert point(Leak("probe", "ink", 1, 0.3, 0.1)).leakage("ink: probe, 64 releases") == 0.1
-
-
-def test_a_failed_attack_is_never_privacy():
-    failed = Leak("probe", "ink", 1, 0.25, 0.0, "failed: gradient masked")
-    assert point(failed).leakage("ink: probe") is None
-    assert point(failed, Leak("net", "image", 1, 0.1, 0.4)).leakage(WORST) is None
-    # Another attacker of the same target did its work.
-    assert point(failed, Leak("net", "ink", 1, 0.5, 0.3)).leakage(WORST) == 0.3
-
-
-def test_the_undefended_reference_leaks_all_that_there_is_to_leak():
-    def result(score, low, floor, attack="attribute", target="ink"):
-        scores = {"balanced_accuracy": Estimate(score, low, 1.0)}
-        references = {"chance": 0.25, "label_mediated": floor}
-        return AttackResult(attack, target, 1, "probe", scores, references, (), Estimate(None))
-
-    sure, unsure = result(0.9, 0.88, 0.3), result(0.32, 0.28, 0.3)
-    for subject, expected in (("none", [1.0, None]), ("funnel", [None, None])):
-        evidence = Evidence(subject, "digits", 0, "quick", {}, {}, {}, (sure, unsure), targets=WORDS)
-        assert [leak.leakage for leak in Point.of(evidence, subject, 1.0, {}).leaks] == expected
-
-
-def test_an_undefined_leakage_does_not_hide_the_others():
-    undefined = Leak("probe", "group", 1, 0.5, None)
-    assert point(undefined, Leak("net", "ink", 1, 0.5, 0.3)).leakage(WORST) == 0.3
-    assert point(undefined).leakage(WORST) is None
-    assert measures([point(undefined)]) == ()

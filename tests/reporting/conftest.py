@@ -1,10 +1,11 @@
 """A small pair of audits with all that a report must cope with: intervals, gaps, failures and several queries."""
 
 import numpy as np
+import pandas
 import pytest
 
-from ani_jax.frontier.points import Frontier, Leak, Point
 from ani_jax.records import Attacker, AttackResult, CostCard, Estimate, Evidence, Picture
+from ani_jax.reporting.frontier import point
 from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.image import Image
 
@@ -83,9 +84,9 @@ def log():
 
 
 def member(name, multiplier, weights, seed, accuracy, ink, image, often=None):
-    leaks = [Leak("attribute", "ink", 1, 0.25 + 0.75 * ink, ink), Leak("decoder", "image", 1, 0.05, image)]
-    leaks += [] if often is None else [Leak("decoder", "image", 64, 0.04, often)]
-    return Point(name, multiplier, weights, seed, accuracy, 0.1, tuple(leaks))
+    leaks = [("attribute", "ink", 1, 0.25 + 0.75 * ink, ink, "ok"), ("decoder", "image", 1, 0.05, image, "ok")]
+    leaks += [] if often is None else [("decoder", "image", 64, 0.04, often, "ok")]
+    return point(name, multiplier, weights, seed, accuracy, 0.1, leaks)
 
 
 @pytest.fixture(scope="session")
@@ -100,4 +101,4 @@ def frontier():
             for seed in (0, 1)
         ),
     )
-    return Frontier("digits", "quick", points)
+    return pandas.concat(points, ignore_index=True)

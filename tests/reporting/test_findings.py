@@ -7,9 +7,8 @@ import pathlib
 import pytest
 
 from ani_jax.frontier import points
-from ani_jax.frontier.points import Leak, Point
 from ani_jax.records import AttackResult, Clause, Estimate, Metric, TargetWords
-from ani_jax.reporting import figures, findings, page, seeds, splits, table
+from ani_jax.reporting import figures, findings, frontier, page, seeds, splits, table
 from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.image import Image
 
@@ -50,16 +49,6 @@ def test_reference_is_none_else_the_first(none, funnel):
         findings.reference(())
 
 
-def test_strongest_ignores_failures(funnel):
-    best = findings.strongest(funnel, "image")
-    assert best is not None
-    assert best.queries == 1
-    often = findings.strongest(funnel, "image", 16)
-    assert often is not None
-    assert often.queries == 16
-    assert findings.strongest(funnel, "paper") is None
-
-
 def test_a_lone_audit_is_summed_up(funnel):
     (sentence,) = findings.headline((funnel,))
     assert sentence.startswith("funnel: accuracy 94.4%; ink inferred with 30.0% balanced accuracy; ")
@@ -84,16 +73,16 @@ GAZE = TargetWords(
 )
 
 
-def follower(angle, hits, queries=1):
+def follower(angle, hits, queries=1, attack="eye"):
     scores = {"angle": Estimate(angle), "hits": Estimate(hits)}
-    return AttackResult("eye", "gaze", queries, "net", scores, {"luck": 0.1}, (), Estimate(None))
+    return AttackResult(attack, "gaze", queries, "net", scores, {"luck": 0.1}, (), Estimate(None))
 
 
 @pytest.fixture
 def gazes(none, funnel):
     """Two audits of a target that this house has never heard of, beside those that it knows."""
     before = dataclasses.replace(none, attacks=(*none.attacks, follower(4.0, 0.9)), targets=(GAZE, *none.targets))
-    after = (follower(9.0, 0.2), follower(6.0, 0.4), follower(5.0, 0.5, 64))
+    after = (follower(9.0, 0.2), follower(6.0, 0.4, attack="ear"), follower(5.0, 0.5, 64))
     return before, dataclasses.replace(funnel, attacks=(*funnel.attacks, *after), targets=(GAZE, *funnel.targets))
 
 
@@ -109,14 +98,15 @@ def test_an_unknown_target_is_reported_by_its_own_words(gazes):
     )
     assert "; the gaze is followed within 6.0 dB; " in findings.headline(gazes[1:])[0]
     titles = [section.title for section in table.sections(gazes)]
-    assert titles[1:4] == ["Gaze: eye attack", "Gaze: eye attack, 64 releases", "Attribute ink: attribute attack"]
+    assert titles[1:4] == ["Gaze: eye attack", "Gaze: ear attack", "Gaze: eye attack, 64 releases"]
     labels = [row.label for row in table.sections(gazes)[1].rows]
     assert labels == ["angle off", "change", "hit rate", "change in points", "luck"]
     assert figures.measured(gazes) == ("gaze", "ink", "image")
     assert "gaze: hit rate, %" in figures.scatter(gazes).decode()
-    assert "gaze: hits, 64 releases" in [line.quantity for line in seeds.lines({"funnel": [gazes]})]
+    assert "gaze: hits, 64 releases" in [*seeds.lines({"funnel": [gazes]}).quantity]
     assert splits.table({"a": gazes[0]}).splitlines()[1].split()[1:4] == ["97.6%", "90.0%", "99.0%"]
-    assert Leak("eye", "gaze", 64, 5.0, 0.5) in Point.of(gazes[1], "funnel", 1.0, {}).leaks
+    kept = frontier.audited(gazes[1], "funnel", 1.0, {}).set_index("measure").loc["gaze: eye, 64 releases"]
+    assert (kept.score, kept.leakage) == (5.0, 0.5)
     assert "Gaze: eye attack" in page.render(gazes, {}, command="", config={})
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from ani_jax.defenses import registry
 from ani_jax.training import budget
-from ani_jax.training.budget import Appraisal, Spend, UtilityBudget, Watch, preferred, spends
+from ani_jax.training.budget import Appraisal, Spend, UtilityBudget, Watch, rank, spends
 from ani_jax.training.callbacks import Run, Save, Tell
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.devices import Devices
@@ -108,9 +108,7 @@ def test_a_ceiling_without_a_log_is_refused():
 
 def test_inside_the_budget_the_least_leakage_wins_and_outside_it_the_most_accuracy():
     seen = [Appraisal(0.0, a, leak) for a, leak in ((0.7, 3.0), (0.65, 1.0), (0.5, -9.0), (0.55, -8.0))]
-    order = sorted(range(4), key=lambda i: sum(preferred(seen[i], seen[j], TARGET) for j in range(4)))
-    assert order == [2, 3, 0, 1]
-    assert preferred(seen[2], None, TARGET)
+    assert sorted(range(4), key=lambda i: rank(seen[i], TARGET)) == [2, 3, 0, 1]
 
 
 def test_the_leakage_is_weighed_with_the_defences_own_weights(toy, toy_batch):
@@ -200,10 +198,13 @@ def test_only_states_of_a_spending_phase_are_kept_and_a_restart_remembers(toy, t
     run.state = states(run.defense, phase=0)[0]
     spend.consider(run)
     assert events == []
-    for state in states(run.defense):
-        run.state = state
+    for step, state in enumerate(states(run.defense)):
+        run.state, run.part = state, Part(1, run.defense.phases[1], step, 1, 9)
         spend.consider(run)
-    best = min(range(4), key=lambda place: events[place]["leakage"])
+        Save(checkpoints).step(run)
+    checkpoints.wait()
+    leakage = [event["leakage"] for event in events if event["kind"] == "selection"]
+    best = leakage.index(min(leakage))
     again, other, told = under_way(toy, toy_data, loose, checkpoints)
     for found in (spend.kept, other.kept):
         expected = states(run.defense)[best].params
@@ -221,14 +222,19 @@ def test_the_run_goes_on_with_a_target_moved_by_what_was_seen(toy, toy_data):
         assert (float(run.state.budget["log_target"]) < 0) is moved
 
 
-def test_what_is_preferred_is_on_disk_before_the_run_goes_on(toy, toy_data, tmp_path):
-    run, spend, events = under_way(toy, toy_data, TARGET, Checkpoints(tmp_path))
+def test_what_is_preferred_is_saved_as_the_best(toy, toy_data, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    run, spend, events = under_way(toy, toy_data, TARGET, checkpoints)
     run.state = states(run.defense)[0]
     run.part = Part(1, run.defense.phases[1], 3, 1, 4)
     # The last dispatch: both are due.
     logged = spend.look(run)
     assert [event["kind"] for event in events] == ["selection"]
-    assert Checkpoints(tmp_path / "kept").steps() == [0]
+    Save(checkpoints).step(run)
+    step, best = checkpoints.restore(run.state, best=True)
+    assert step == 4
+    assert float(best.budget["log_target"]) == float(run.state.budget["log_target"])
+    assert run.rank is None
     # What is logged is of before the target was moved.
     assert float(logged["budget/log_target"]) == 0
 

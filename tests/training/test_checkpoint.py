@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from ani_jax.training import checkpoint
 from ani_jax.training.checkpoint import CheckpointError, Checkpoints
 
 
@@ -25,8 +26,8 @@ def saved(tmp_path):
 
 
 def arrays(checkpoints, step):
-    """The files of a step, the largest (the array itself) first."""
-    files = [path for path in (checkpoints.directory / str(step)).rglob("*") if path.is_file()]
+    """The files of a step's state, the largest (the array itself) first."""
+    files = [path for path in (checkpoints.directory / str(step) / "state").rglob("*") if path.is_file()]
     return sorted(files, key=lambda path: -path.stat().st_size)
 
 
@@ -67,10 +68,10 @@ def test_one_flipped_bit_is_noticed_and_the_step_before_is_used(saved):
 
 @pytest.mark.parametrize("damage", ["lost file", "extra file", "no manifest", "garbled manifest"])
 def test_other_damage_is_noticed(saved, damage):
-    manifest = saved.directory / "3.json"
+    manifest = saved.directory / "3" / "manifest.json"
     {
         "lost file": lambda: arrays(saved, 3)[-1].unlink(),
-        "extra file": lambda: (saved.directory / "3" / "extra").write_text("x"),
+        "extra file": lambda: (saved.directory / "3" / "state" / "extra").write_text("x"),
         "no manifest": manifest.unlink,
         "garbled manifest": lambda: manifest.write_text("{"),
     }[damage]()
@@ -79,7 +80,7 @@ def test_other_damage_is_noticed(saved, damage):
 
 def test_all_damaged_is_an_error_that_names_the_folder(saved):
     for step in (2, 3):
-        (saved.directory / f"{step}.json").write_text(json.dumps({}))
+        (saved.directory / str(step) / "manifest.json").write_text(json.dumps({}))
     with pytest.raises(CheckpointError, match=r"workdir=.*every checkpoint in it is damaged \(steps \[2, 3\]\)"):
         saved.restore(state(0))
 
@@ -104,17 +105,40 @@ def test_a_state_may_be_donated_while_it_is_written(saved):
     assert (restored["params"]["w"] == 4).all()
 
 
-def test_a_save_that_fails_in_the_background_is_not_kept_quiet(tmp_path):
-    (tmp_path / "checkpoints").write_text("a file is in the way")
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    checkpoints.save(1, state(1), wait=False)
-    with pytest.raises((OSError, ValueError)):
-        checkpoints.wait()
+def test_a_save_that_fails_in_the_background_is_not_kept_quiet(saved, monkeypatch):
+    def full(folder):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(checkpoint, "_checksums", full)
+    saved.save(4, state(4), wait=False)
+    with pytest.raises(OSError, match="no space left"):
+        saved.wait()
+    monkeypatch.undo()
+    assert Checkpoints(saved.directory).restore(state(0))[0] == 3
 
 
 def test_what_a_killed_save_left_behind_goes_with_the_next(saved):
     (saved.directory / "9.orbax-checkpoint-tmp").mkdir()
-    saved.directory.joinpath("kept").mkdir()
-    saved.save(4, state(4))
-    names = {path.name for path in saved.directory.iterdir()}
-    assert names == {"3", "3.json", "4", "4.json", "kept"}
+    (saved.directory / "dropped" / "1").mkdir(parents=True)
+    Checkpoints(saved.directory).save(4, state(4))
+    assert {path.name for path in saved.directory.iterdir()} == {"3", "4"}
+
+
+def test_the_best_is_kept_beside_the_newest_and_a_rank_is_compared_as_a_tuple_is(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    ranks = {1: (False, 0.9), 3: (True, -5.0), 4: (True, -4.5)}
+    for step in range(1, 8):
+        checkpoints.save(step, state(step), rank=ranks.get(step))
+        best = max((other for other in ranks if other <= step), default=None)
+        assert checkpoints.steps() == sorted({step, max(step - 1, 1), best})
+        assert checkpoints.restore(state(0), best=True)[0] == best
+    # What another process finds, and goes on with.
+    again = Checkpoints(tmp_path, keep=2)
+    assert again.restore(state(0))[0] == 7
+    again.save(8, state(8))
+    assert again.steps() == [4, 7, 8]
+    assert (again.restore(state(0), best=True)[1]["params"]["w"] == 4).all()
+
+
+def test_without_a_rank_there_is_no_best(saved):
+    assert saved.restore(state(0), best=True) is None

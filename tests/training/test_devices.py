@@ -44,7 +44,7 @@ class Memory:
     def restore(self, like):
         return None if self.start is None else (int(self.start.step), jax.tree.map(jnp.copy, self.start))
 
-    def save(self, step, state, *, wait=True):
+    def save(self, step, state, *, rank=None, wait=True):
         self.states[step] = jax.tree.map(jnp.copy, state)
 
     def wait(self):

@@ -115,8 +115,13 @@ def convolution(
     return output_p.bind(lhs, rhs, spec=spec)
 
 
-class Conv(nn.Conv):
-    """``nn.Conv`` through `convolution`: the same parameters; 3x3 unless it is told.
+def Conv(features: int, kernel_size: tuple[int, int] = (3, 3), **options: Any) -> nn.Conv:  # noqa: N802
+    """``nn.Conv`` through `convolution`, with the same parameters; 3x3 unless it is told.
+
+    Args:
+        features: channels out.
+        kernel_size: height and width.
+        **options: as ``nn.Conv``'s.
 
     Example:
         >>> x = jnp.ones((2, 8, 8, 3))
@@ -124,9 +129,7 @@ class Conv(nn.Conv):
         >>> variables["params"]["kernel"].shape, y.shape
         ((3, 3, 3, 4), (2, 4, 4, 4))
     """
-
-    kernel_size: Sequence[int] = (3, 3)
-    conv_general_dilated: Any = convolution
+    return nn.Conv(features, kernel_size, conv_general_dilated=convolution, **options)
 
 
 def _for_members(form: Callable[..., Array]) -> Callable[..., Array]:

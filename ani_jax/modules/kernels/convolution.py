@@ -115,7 +115,7 @@ def convolution(
     return output_p.bind(lhs, rhs, spec=spec)
 
 
-def Conv(features: int, kernel_size: tuple[int, int] = (3, 3), **options: Any) -> nn.Conv:  # noqa: N802
+def Conv(features: int, kernel_size: tuple[int, int] = (3, 3), **options: Any) -> nn.Conv:
     """``nn.Conv`` through `convolution`, with the same parameters; 3x3 unless it is told.
 
     Args:

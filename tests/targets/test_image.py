@@ -71,7 +71,9 @@ def test_ssim_counts_in_the_loss_from_eleven_pixels_on():
 def test_networks_are_chosen_by_what_makes_an_attack_strong():
     test = known().test
     guess = np.asarray(test.image)[::-1]
-    assert Image().strength(guess, test) == pytest.approx(-float(Image.selection(jnp.asarray(guess), test).mean()), rel=1e-5)
+    assert Image().strength(guess, test) == pytest.approx(
+        -float(Image.selection(jnp.asarray(guess), test).mean()), rel=1e-5
+    )
 
 
 def test_leakage_is_read_from_r_squared_and_needs_no_reference():

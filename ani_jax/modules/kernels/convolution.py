@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from ani_jax.modules.kernels import winograd
 
@@ -83,20 +83,16 @@ def known(x: Array, kernel: Array, strides: Sequence[int], padding: Any, options
 
 
 def convolution(
-    lhs: Float[Array, "b h w c"],
-    rhs: Float[Array, "m n c f"],
-    window_strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
-    **options: Any,
-) -> Float[Array, "b p q f"]:
+    lhs: Array, rhs: Array, window_strides: Sequence[int], padding: str | Sequence[tuple[int, int]], **options: Any
+) -> Array:
     """``lax.conv_general_dilated``, for ``nn.Conv(conv_general_dilated=convolution)``.
 
     Forward and reverse mode of any order and ``vmap`` work. What the primitives do not know (dilation, groups, other
     dimension numbers, a precision) goes to lax as it is.
 
     Args:
-        lhs: images or features, NHWC.
-        rhs: the kernel, ``(height, width, channels in, channels out)``.
+        lhs: images or features; the primitives know NHWC.
+        rhs: the kernel; they know ``(height, width, channels in, channels out)``.
         window_strides: vertical and horizontal.
         padding: as lax's.
         **options: as lax's.
@@ -115,21 +111,24 @@ def convolution(
     return output_p.bind(lhs, rhs, spec=spec)
 
 
-def Conv(features: int, kernel_size: tuple[int, int] = (3, 3), **options: Any) -> nn.Conv:
+def Conv(
+    features: int, kernel_size: tuple[int, int] = (3, 3), strides: tuple[int, int] = (1, 1), **options: Any
+) -> nn.Conv:
     """``nn.Conv`` through `convolution`, with the same parameters; 3x3 unless it is told.
 
     Args:
         features: channels out.
         kernel_size: height and width.
+        strides: vertical and horizontal.
         **options: as ``nn.Conv``'s.
 
     Example:
         >>> x = jnp.ones((2, 8, 8, 3))
-        >>> y, variables = jax.eval_shape(Conv(4, strides=(2, 2)).init_with_output, jax.random.key(0), x)
+        >>> y, variables = jax.eval_shape(Conv(4, (3, 3), (2, 2)).init_with_output, jax.random.key(0), x)
         >>> variables["params"]["kernel"].shape, y.shape
         ((3, 3, 3, 4), (2, 4, 4, 4))
     """
-    return nn.Conv(features, kernel_size, conv_general_dilated=convolution, **options)
+    return nn.Conv(features, kernel_size, strides, conv_general_dilated=convolution, **options)
 
 
 def _for_members(form: Callable[..., Array]) -> Callable[..., Array]:

@@ -17,7 +17,7 @@ from ani_jax.defenses.base import Defense
 from ani_jax.training.config import TrainConfig
 from ani_jax.types import Data
 
-FORMAT = 2
+FORMAT = 3
 """Of what lies in a config's folder. It is written into every config and hashed: no other format is ever taken for this one."""
 FEWEST = 200
 """Originals of which the part that trains, 36%, makes up a batch of the undefended reference."""

@@ -113,7 +113,8 @@ def load(
     """Loads prepared pictures, split and ready to draw; a pure function of its arguments and the files.
 
     All official splits are pooled and dealt anew (METHODS 1), never dividing an identity or exact twins; what is in the vault
-    depends on the identity's name or the picture's pixels alone. ``Batch.group`` is the identity where the data has one and it is no task, otherwise the picture.
+    depends on the identity's name or the picture's pixels alone. ``Batch.group`` is the identity where the data has one and it
+    is no task, otherwise the picture.
 
     Args:
         spec: what to load.

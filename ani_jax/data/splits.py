@@ -77,7 +77,7 @@ def split(
             ``test`` is dealt at every seed.
 
     Returns:
-        Split name -> increasing indices into ``labels``; disjoint, and together all of them, the vault aside where it is left out.
+        Split name -> increasing indices into ``labels``; disjoint, and together all of them, but for a vault that is left out.
 
     Raises:
         ValueError: for a negative seed, wrong shapes or types, or so few originals that a split would be empty.

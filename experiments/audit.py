@@ -2,9 +2,11 @@
 
     python -m experiments.audit --release=package.module:function --predict=package.module:function --dataset=digits
     python -m experiments.audit --workdir=RUN --audit=standard
+    python -m experiments.audit --workdir=RUN --draws=FILE.npz
 
 The function takes a batch of images in [0, 1], or images and a key, and returns what leaves the device. Prints the table and
-writes evidence.json and report.html into --workdir, for a run into its audits/LEVEL. The same command again resumes.
+writes evidence.json and report.html into --workdir, for a run into its audits/LEVEL. The same command again resumes. With --draws
+it records what the client sends instead, for whoever wants to attack that with other tools, and audits nothing.
 """
 
 import contextlib
@@ -16,12 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from ani_jax.attacks.query import as_release, ask
 from ani_jax.config import AuditConfig
+from ani_jax.defenses.base import freeze
 from ani_jax.evaluation.audit import audit
+from ani_jax.evaluation.draws import NOISY, ROWS, SPLITS, draws
 from ani_jax.records import Evidence, from_json, to_json
 from ani_jax.reporting.table import summary
+from ani_jax.types import Data, Release
 from experiments import flags, runs
 from experiments.folders import Parts, WorkdirError, claim, write
 from experiments.progress import Progress, say
@@ -32,23 +38,50 @@ def main(_: list[str]) -> None:
     """Audits what the flags name."""
     cache, values = flags.cache(), flags.FLAGS
     names = [field.name for field in dataclasses.fields(AuditConfig)]
+    if values.draws is None:
+        flags.refuse(("rows", "releases"), "belongs to --draws=FILE.npz")
     if values.release is not None:
         config = AuditConfig(**flags.given(names))
         folder = Path(values.workdir or f"runs/{config.dataset}-audit-{config.digest}")
+        if values.draws is not None:
+            record(Path(values.draws), *client(config), config.seed, config.audit)
+            return
         found = of_function(config, folder)
     elif values.workdir is None:
         raise ValueError("release=: name a client as package.module:function, or a finished run as --workdir=RUN")
     else:
         settled = [name for name in names if name not in ("audit", "data_dir", "manual_dir")]
         flags.refuse(settled, "belongs to --release; a finished run has its own")
-        folder, found = of_run(flags.placed(runs.load(Path(values.workdir))), values.audit, cache)
+        run = flags.placed(runs.load(Path(values.workdir)))
+        if values.draws is not None:
+            data, defense, state = runs.trained(run)
+            release, predict = freeze(defense, state.params, state.statistics)
+            level = values.audit or run.config.audit
+            record(Path(values.draws), release, data, predict, run.config.train.seed, level)
+            return
+        folder, found = of_run(run, values.audit, cache)
     print(f"{summary(found)}\n\nreport: {folder / 'report.html'}")
 
 
-def of_function(config: AuditConfig, folder: Path) -> list[Evidence]:
-    """Audits somebody's own function; its finished parts are kept, so the same call again only reads them."""
+def record(path: Path, release: Release, data: Data, predict: Any, seed: int, level: str) -> None:
+    """Writes what a client sends as recorded pairs."""
+    values = flags.FLAGS
+    found = draws(release, data, predict, seed=seed, rows=values.rows, releases=values.releases, level=level)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, **found)  # type: ignore[arg-type]
+    except OSError as error:
+        raise ValueError(f"draws={path}: cannot be written ({error.strerror}); name a file that can") from None
+    partial.replace(path)
+    counts = ", ".join(f"{count:,} {name}" for name, count in zip(SPLITS, np.bincount(found["split"])))
+    print(f"{path}: rows of what the client sends, {counts}; nothing was audited")
+
+
+def client(config: AuditConfig) -> tuple[Release, Data, Callable[..., Any] | None]:
+    """Somebody's own function as a release, the data that it is asked about, and the provider's network."""
     function, predict = (imported(name, getattr(config, name)) for name in ("release", "predict"))
-    data, subject = config.load(config.seed), config.release.rpartition(":")[2]
+    data = config.load(config.seed)
     images = data.test.image[:2]
     try:
         release = as_release(function)  # type: ignore[arg-type]
@@ -56,7 +89,13 @@ def of_function(config: AuditConfig, folder: Path) -> list[Evidence]:
     except Exception as error:
         # Whatever somebody's function raises.
         raise ValueError(f"release={config.release}: fails on images of shape {images.shape} ({error})") from None
-    parts, seed = Parts(folder / "parts"), config.seed
+    return release, data, predict
+
+
+def of_function(config: AuditConfig, folder: Path) -> list[Evidence]:
+    """Audits somebody's own function; its finished parts are kept, so the same call again only reads them."""
+    release, data, predict = client(config)
+    parts, seed, subject = Parts(folder / "parts"), config.seed, config.release.rpartition(":")[2]
     with claim(folder, config, kind="audit"), Progress(folder, subject) as progress:
         evidence = audit(
             release, data, predict, level=config.audit, seed=seed, subject=subject, on_event=progress, store=parts
@@ -127,5 +166,8 @@ if __name__ == "__main__":
         release=(str, None, "The client, as package.module:function."),
         predict=(str, None, "The provider's network, likewise (default: none, and no utility)."),
         seed=(int, None, "Of split and audit (default 0)."),
+        draws=(str, None, "Write what the client sends to this .npz file, and audit nothing."),
+        rows=(int, None, f"Auxiliary rows of --draws (default {ROWS:,}, of a client with noise {NOISY:,})."),
+        releases=(int, 1, "Releases of each row of --draws, as mean, deviation, minimum and maximum (default 1)."),
     )
     flags.run(main)

@@ -64,6 +64,7 @@ class Level:
         queries: how often a stochastic client is asked about the same image.
         test: images that are scored at most; of a larger split a seeded sample, the same for every client.
         validation: likewise, images that attackers are chosen on.
+        repeated: as many of both at most where each is asked about several times, which takes that much more memory.
         base: of a level of your own, the one of ``LEVELS`` whose settings attacks take and whose critics the criterion; ""
             for its own name.
         settings: name of a registered attack's class -> settings on top of those; None leaves the attack out.
@@ -74,6 +75,7 @@ class Level:
     queries: tuple[int, ...]
     test: int = 2048
     validation: int = 1024
+    repeated: int = 1024
     base: str = ""
     settings: Mapping[str, Mapping[str, Any] | None] = dataclasses.field(default_factory=dict)
 
@@ -84,8 +86,8 @@ LEVELS = MappingProxyType(
         for level in (
             Level("smoke", sample=256, queries=(1, 4)),
             Level("quick", sample=2048, queries=(1, 64)),
-            Level("standard", sample=4096, queries=(1, 4, 16, 64), test=4096, validation=2048),
-            Level("thorough", sample=8192, queries=(1, 4, 16, 64), test=4096, validation=2048),
+            Level("standard", sample=4096, queries=(1, 4, 16, 64), test=6144, validation=3072),
+            Level("thorough", sample=8192, queries=(1, 4, 16, 64), test=6144, validation=3072),
         )
     }
 )

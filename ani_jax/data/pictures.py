@@ -112,8 +112,9 @@ def load(
 ) -> Data:
     """Loads prepared pictures, split and ready to draw; a pure function of its arguments and the files.
 
-    All official splits are pooled and dealt anew (METHODS 1): stratified by the primary class, never dividing an identity
-    or exact twins. ``Batch.group`` is the identity where the data has one and it is no task, otherwise the picture.
+    All official splits are pooled and dealt anew (METHODS 1), never dividing an identity or exact twins; what is in the vault
+    depends on the identity's name or the picture's pixels alone. ``Batch.group`` is the identity where the data has one and it
+    is no task, otherwise the picture.
 
     Args:
         spec: what to load.
@@ -135,12 +136,14 @@ def load(
     limit = min(originals or PIXELS, PIXELS // image_size**2)
     examples = stored.read(sorted(features), image_size, limit)
     columns = {name: spec.column(name, examples.columns) for name in sources}
-    owner = None
+    owner, content = None, examples.content
     if spec.identity in sources.values():
         # Whoever is to be recognised must be in every split, so then it is pictures that are dealt.
         columns, examples = _frequent(spec, columns, examples, sources)
+        content = examples.content
     elif spec.identity:
         owner = examples.columns[spec.identity].values
+        content = np.char.encode(np.array(examples.columns[spec.identity].names))[owner]
     for name, column in columns.items():
         found = np.unique(column.values)
         if len(found) < 2:
@@ -148,11 +151,11 @@ def load(
                 f"{'primary' if name == primary else 'sensitive'}={name}: constant, all {len(column.values):,} pictures are "
                 f"{column.names[found[0]]!r}; name another"
             )
-    group = _groups(examples.twins, owner)
+    group = _groups(examples.content, owner)
     # A drawn task is independent of the pictures: there is nothing to stratify by.
     stratum = columns[primary].values if primary in columns else np.zeros(len(group), np.int32)
     try:
-        index = splits.split(seed, stratum, group)
+        index = splits.split(seed, stratum, group, splits.locked(content.tolist()))
     except ValueError as error:
         raise DataError(f"dataset={spec.name}: {error}") from None
     render = (Painted if spec.painted else Plain)(primary, tuple(sensitive))
@@ -200,11 +203,12 @@ def balance(spec: Spec, stored: Stored, tasks: Sequence[str]) -> dict[str, dict[
     return found
 
 
-def _groups(twins: np.ndarray, owner: np.ndarray | None) -> np.ndarray:
+def _groups(content: np.ndarray, owner: np.ndarray | None) -> np.ndarray:
     """Numbers that are equal for pictures of one identity and for exact twins, and whatever these connect."""
     from scipy import sparse
     from scipy.sparse import csgraph
 
+    twins = np.unique(content, return_inverse=True)[1]
     if owner is None:
         return twins.astype(np.int32)
     # Identities and pixels are the two sides of a graph whose edges are the pictures.
@@ -229,5 +233,4 @@ def _frequent(
     number = np.cumsum(enough) - 1
     names = tuple(one for one, stays in zip(column.names, enough) if stays)
     columns[name] = Column(number[columns[name].values].astype(np.int32), names)
-    twins = np.unique(examples.twins[kept], return_inverse=True)[1]
-    return columns, examples._replace(image=examples.image[kept], twins=twins)
+    return columns, examples._replace(image=examples.image[kept], content=examples.content[kept])

@@ -41,13 +41,13 @@ class Examples(NamedTuple):
     Attributes:
         image: uint8 ``(n, size, size, channels)``, one channel for grey pictures.
         columns: feature name -> column.
-        twins: ``(n,)`` integers, equal for pictures whose pixels were equal at full size.
+        content: ``(n,)`` digests of the pixels at full size, equal for exact twins.
         skipped: how many pictures could not be decoded.
     """
 
     image: np.ndarray
     columns: Mapping[str, Column]
-    twins: np.ndarray
+    content: np.ndarray
     skipped: int
 
 
@@ -126,7 +126,7 @@ class Stored:
                         tally.skip("undecodable", f"{place} + {number}")
                         continue
                     pixels.append(one[0])
-                    digests.append(one[1])
+                    digests.append(one[1].hex().encode())
                     for feature, path in paths.items():
                         raw[feature].append(_at(row, path))
         skipped = tally.counts().get("undecodable", 0)
@@ -137,7 +137,7 @@ class Stored:
         # Grey pictures among coloured ones get their channels here; a set that is grey throughout keeps its one.
         channels = max(image.shape[-1] for image in pixels)
         images = np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in pixels])
-        return Examples(images, columns, np.unique(digests, return_inverse=True)[1], skipped)
+        return Examples(images, columns, np.array(digests), skipped)
 
     def columns(self, features: Sequence[str]) -> dict[str, Column]:
         """The named features of every example, without looking at the pictures.

@@ -106,23 +106,41 @@ class Scene:
             others = np.setdiff1d(np.arange(count), self.shown)
             rest = np.random.default_rng(self.seed).permutation(others)[: max(0, images - len(self.shown))]
             rows = np.concatenate([self.shown, rest])
-            test = jax.tree.map(lambda values: values[rows], self.data.test)
-            data = dataclasses.replace(
-                self.data, test=test, validation=_sample(self.data.validation, images, self.seed)
+            held = _chosen(len(self.data.validation.label), images, self.seed)
+            test, validation = _take(self.data.test, rows), _take(self.data.validation, held)
+            density, said = self.asked.held_density, self.answers
+            self.scenes[images] = dataclasses.replace(
+                self,
+                data=dataclasses.replace(self.data, test=test, validation=validation),
+                bootstrap=Bootstrap.of(test.group, len(rows), self.seed),
+                asked=dataclasses.replace(
+                    self.asked,
+                    validation=validation,
+                    held=self.asked.held[:, held],
+                    held_density=None if density is None else density[held],
+                ),
+                test_z=self.test_z[:, rows],
+                answers=None if said is None else dataclasses.replace(said, test=said.test[rows]),
+                # The same images as in every other gallery: they come first in this split.
+                shown=np.arange(len(self.shown)),
+                others={},
+                scenes={},
             )
-            scene = Scene.of(self.asked.knowledge, data, self.level, self.seed, self.reference, self.random, self.emit)
-            # The same images as in every other gallery: they come first in this split.
-            self.scenes[images] = dataclasses.replace(scene, shown=np.arange(len(self.shown)))
         return self.scenes[images]
 
     def look(self, family: Family) -> tuple[Asked, Observed]:
         """What the client answered to a family: k releases of the attackers' images, and of the test images."""
+        owns = family.owns
+        if owns is None:
+            return self.ask(family.queries)
+        own = dataclasses.replace(self.data, auxiliary=owns(self.data.auxiliary))
+        return self._ask(f"{family.name} {family.queries}", self.asked.knowledge, family.queries, own)
+
+    def ask(self, queries: int) -> tuple[Asked, Observed]:
+        """What the client answered to whoever asks so often, about the auxiliary images as they are."""
         # Title and key of what every family shares are older than the word "asked".
-        name, knowledge, owns = f"view {family.queries}", self.asked.knowledge, family.owns
-        if owns is not None:
-            own = dataclasses.replace(self.data, auxiliary=owns(self.data.auxiliary))
-            return self._ask(f"{family.name} {family.queries}", knowledge, family.queries, own)
-        return (self.asked, self.test_z) if family.queries == 1 else self._ask(name, knowledge, family.queries)
+        shared = (self.asked, self.test_z)
+        return shared if queries == 1 else self._ask(f"view {queries}", self.asked.knowledge, queries)
 
     def raw(self) -> tuple[Asked, Observed]:
         """The same where the client sends the image itself."""
@@ -167,10 +185,14 @@ def _look(
     return asked, query(asked.release, data.test.image, keys[1], queries)
 
 
-def _sample(batch: Batch, most: int, seed: int) -> Any:
+def _sample(batch: Batch, most: int, seed: int) -> Batch:
     """The batch, or a seeded sample of it: what a larger one costs grows without telling more."""
-    count = len(batch.label)
-    if count <= most:
-        return batch
-    chosen = np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
-    return jax.tree.map(lambda values: values[chosen], batch)
+    return batch if len(batch.label) <= most else _take(batch, _chosen(len(batch.label), most, seed))
+
+
+def _chosen(count: int, most: int, seed: int) -> np.ndarray:
+    return np.sort(np.random.default_rng(seed).choice(count, min(count, most), replace=False))
+
+
+def _take(batch: Batch, rows: np.ndarray) -> Any:
+    return jax.tree.map(lambda values: values[rows], batch)

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import hashlib
 
 import jax
@@ -6,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ani_jax.data import digits
+from ani_jax.data import digits, splits
 
 INDEPENDENT = digits.Drawing(correlated=False, image_size=32)
 
@@ -44,7 +45,7 @@ def test_names_tasks_and_sizes(data, correlated):
     assert [(task.name, task.classes) for task in data.sensitive] == [("ink", 4), ("paper", 4)]
     scans = data.defend.size + data.auxiliary.size + sum(len(np.unique(split.group)) for split in fixed_splits(data))
     assert scans == 1797
-    assert data.test.image.shape == (4 * 359, 32, 32, 3)
+    assert data.test.image.shape == (16 * 361, 32, 32, 3)
 
 
 def fixed_splits(data):
@@ -81,10 +82,10 @@ def test_pixels_are_float32_in_the_unit_interval_and_use_it(data):
 
 
 @pytest.mark.parametrize("attribute", ["ink", "paper"])
-def test_every_test_scan_meets_every_ink_and_every_paper_once(data, attribute):
+def test_every_test_scan_meets_every_ink_and_every_paper_equally_often(data, attribute):
     order = np.argsort(np.asarray(data.test.group), kind="stable")
-    values = np.asarray(data.test.sensitive[attribute])[order].reshape(-1, 4)
-    assert np.array_equal(np.sort(values, axis=1), np.tile(np.arange(4), (len(values), 1)))
+    values = np.asarray(data.test.sensitive[attribute])[order].reshape(-1, 16)
+    assert np.array_equal(np.sort(values, axis=1), np.tile(np.repeat(np.arange(4), 4), (len(values), 1)))
 
 
 def test_fixed_colours_are_balanced_and_paired_at_random(data):
@@ -98,7 +99,16 @@ def test_fixed_colours_are_balanced_and_paired_at_random(data):
 
 
 def test_the_first_drawings_are_of_different_scans(data):
-    assert len(np.unique(data.test.group[:359])) == 359
+    assert len(np.unique(data.test.group[:361])) == 361
+
+
+@pytest.mark.parametrize("load", [digits.load, functools.partial(digits.load, correlated=True)])
+def test_reports_share_their_vault_and_practice_never_sees_it(data, load):
+    vault = set(np.asarray(data.test.group).tolist())
+    assert set(np.asarray(load(seed=7, image_size=8).test.group).tolist()) == vault
+    practice = load(seed=splits.PRACTICE, image_size=8)
+    for split in (practice.defend.stored, practice.auxiliary.stored, *fixed_splits(practice)):
+        assert not vault & set(np.asarray(split.group).tolist())
 
 
 def test_ink_and_paper_are_independent_of_the_digit_and_of_each_other(many_labels):
@@ -217,7 +227,7 @@ def test_drawing_is_hashable_and_compiles_once_for_equal_splits():
 
 @pytest.mark.parametrize("image_size", [8, 17, 28])
 def test_other_sizes(image_size):
-    strokes, labels = digits._scans(image_size)
+    strokes, labels, _ = digits._scans(image_size)
     assert strokes.shape == (1797, image_size, image_size)
     assert strokes.dtype == np.float32
     assert np.bincount(labels).shape == (10,)

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from ani_jax.data import builders, catalog, files, pictures, prepared
+from ani_jax.data import builders, catalog, files, pictures, prepared, splits
 from ani_jax.data.files import DataError
 from ani_jax.data.pictures import Spec, View
 from ani_jax.data.prepared import Column
@@ -57,12 +57,32 @@ def test_splits_are_disjoint_seeded_and_complete(faces_dir):
     assert not np.array_equal(one.defend.stored.group, other.defend.stored.group)
 
 
+def pixels_of(batch):
+    return {image.tobytes() for image in np.asarray(batch.image)}
+
+
+def test_the_vault_is_the_same_whatever_is_asked_of_it(faces_dir):
+    def vault(seed=0, size=8, **asked):
+        return pixels_of(catalog.load("utkface", seed, size, data_dir=faces_dir, **asked).test)
+
+    whole = vault()
+    assert whole == vault(seed=1) == vault(primary="race", sensitive=("gender",))
+    assert vault(originals=200) <= whole
+    assert len(vault(size=16)) == len(whole)
+    practice = catalog.load("utkface", splits.PRACTICE, 8, data_dir=faces_dir)
+    for split in (practice.defend, practice.auxiliary):
+        assert not whole & pixels_of(split.render(jax.random.key(0), split.stored))
+    for batch in (practice.holdout, practice.validation, practice.test):
+        assert not whole & pixels_of(batch)
+
+
 def test_tasks_may_be_chosen_and_the_splits_follow_the_primary(faces_dir):
     data = catalog.load("utkface", image_size=8, primary="race", sensitive=("gender",), data_dir=faces_dir)
     assert (data.primary.name, [task.name for task in data.sensitive]) == ("race", ["gender"])
-    for split in every_split(data):
-        counts = np.bincount(labels_of(split, "race"), minlength=5)
-        assert counts.max() - counts.min() <= 2
+    *rest, vault = (np.bincount(labels_of(split, "race"), minlength=5) for split in every_split(data))
+    assert np.array_equal(sum(rest) + vault, np.full(5, 48))
+    for counts in rest:
+        assert np.all(np.abs(counts - counts.sum() * sum(rest) / sum(rest).sum()) <= 2)
 
 
 def test_augmentation_is_for_the_defender_only(faces_dir):
@@ -144,18 +164,18 @@ def test_rare_identities_leave_and_the_others_are_renumbered():
     assert columns["who"].names == ("some", "many")
     assert columns["label"].values.tolist() == [1, 0, 1, 0, 1]
     assert kept.image.ravel().tolist() == [1, 2, 3, 4, 5]
-    assert kept.twins[2] == kept.twins[3]
+    assert kept.content[2] == kept.content[3]
 
 
 def test_a_constant_attribute_and_too_few_pictures_are_named(tmp_path):
-    for number in range(12):
+    for number in range(4):
         write_picture(tmp_path / f"{20 + number}_1_{number % 2}_{number}.jpg", number)
     builders.prepare("utkface", tmp_path, tmp_path / "data")
-    with pytest.raises(DataError, match=r"^primary=gender: constant, all 12 pictures are 'female'; name another$"):
+    with pytest.raises(DataError, match=r"^primary=gender: constant, all 4 pictures are 'female'; name another$"):
         catalog.load("utkface", image_size=8, data_dir=tmp_path / "data")
     with pytest.raises(DataError, match=r"^sensitive=gender: constant"):
         catalog.load("utkface", image_size=8, primary="race", sensitive=("gender",), data_dir=tmp_path / "data")
-    with pytest.raises(DataError, match=r"^dataset=utkface: labels: 12 originals in 12 groups are too few"):
+    with pytest.raises(DataError, match=r"^dataset=utkface: labels: 4 originals in 4 groups are too few"):
         catalog.load("utkface", image_size=8, primary="race", sensitive=(), data_dir=tmp_path / "data")
 
 

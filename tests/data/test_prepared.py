@@ -77,10 +77,10 @@ def test_pictures_are_cropped_to_their_centre_and_twins_are_told_by_full_pixels(
     found = prepared.find("anything", nested).read(("Male",), 8)
     expected = {picture(seed, (10, 8, 3))[1:9].tobytes() for seed in range(6)}
     assert {image.tobytes() for image in found.image} == expected
-    assert sorted(np.bincount(found.twins).tolist()) == [2] * 6
+    assert np.unique(found.content, return_counts=True)[1].tolist() == [2] * 6
     by_twin = {}
-    for image, twin in zip(found.image, found.twins):
-        by_twin.setdefault(int(twin), set()).add(image.tobytes())
+    for image, twin in zip(found.image, found.content):
+        by_twin.setdefault(twin, set()).add(image.tobytes())
     assert all(len(images) == 1 for images in by_twin.values())
 
 

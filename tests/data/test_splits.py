@@ -94,6 +94,36 @@ def test_many_tiny_classes_do_not_starve_a_split():
         assert abs(len(index) - 400 * splits.FRACTIONS[name]) < 6
 
 
+CONTENT = [f"original {number}".encode() for number in range(500)]
+
+
+def test_content_alone_decides_what_is_locked():
+    vault = splits.locked(CONTENT)
+    assert abs(vault.mean() - 0.2) < 5 * np.sqrt(0.16 / len(vault))
+    order = np.random.default_rng(0).permutation(500)[:200]
+    assert np.array_equal(splits.locked([CONTENT[row] for row in order]), vault[order])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, splits.PRACTICE - 1), st.integers(splits.PRACTICE, 2**32), st.integers(2, 9))
+def test_reports_test_on_the_vault_and_practice_leaves_it_out(seed, practice, classes):
+    vault, labels = splits.locked(CONTENT), np.arange(500) % classes
+    dealt, other = splits.split(seed, labels, vault=vault), splits.split(practice, labels, vault=vault)
+    assert np.array_equal(dealt["test"], np.flatnonzero(vault))
+    assert sorted(np.concatenate(list(dealt.values()))) == list(range(500))
+    assert sorted(np.concatenate(list(other.values()))) == np.flatnonzero(~vault).tolist()
+    for found, whole in ((dealt, 0.8), (other, 1.0)):
+        for name in ("defend", "auxiliary", "validation"):
+            assert abs(len(found[name]) - splits.FRACTIONS[name] / whole * (~vault).sum()) < 4
+
+
+def test_a_group_is_locked_as_a_whole():
+    groups = np.arange(500) // 5
+    vault = np.zeros(500, bool)
+    vault[::50] = True
+    assert np.array_equal(splits.split(0, groups % 3, groups, vault)["test"], np.flatnonzero(groups % 10 == 0))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -101,6 +131,7 @@ def test_many_tiny_classes_do_not_starve_a_split():
         ((0, np.zeros((10, 2), int)), r"labels: shape \(10, 2\)"),
         ((0, np.zeros(100)), r"labels: shape \(100,\) of float64"),
         ((0, np.zeros(100, int), np.zeros(99, int)), r"groups: shape \(99,\); allowed: that of labels, \(100,\)"),
+        ((0, np.zeros(100, int), None, np.ones(99, bool)), r"vault: shape \(99,\); allowed: that of labels, \(100,\)"),
         ((0, np.zeros(8, int)), r"8 originals in 8 groups are too few, 'holdout' would be empty"),
         ((0, np.zeros(100, int), np.arange(100) // 50), r"100 originals in 2 groups are too few"),
         ((0, np.zeros(0, int)), r"0 originals in 0 groups are too few"),

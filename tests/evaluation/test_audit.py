@@ -227,7 +227,7 @@ def test_evidence_is_plain_identical_and_complete(data, identity):
     assert evidence.level == "small"
     assert evidence.targets == (INK.words, Image().words)
     assert evidence.steps == {"attribute ink: probe": 0, "decoder image: ridge": 0}
-    assert evidence.sizes["test_originals"] == 359
+    assert evidence.sizes["test_originals"] == 361
     assert evidence.gallery.shape == (8, SIDE, SIDE, 3)
     assert evidence.attack("decoder", "image").gallery.shape == (8, SIDE, SIDE, 3)
     assert len(evidence.attack("decoder", "image").per_example) == 512

@@ -93,3 +93,19 @@ def test_names():
 def test_a_client_that_sends_no_floats_is_refused(toy):
     with pytest.raises(ValueError, match="must be floats"):
         scene(toy, lambda x: jnp.round(x).astype(jnp.int32))
+
+
+def test_fewer_images_were_answered_as_they_are_in_the_whole(toy, answer):
+    def client(x, key):
+        return x + jax.random.normal(key, x.shape)
+
+    whole = scene(toy, client, predict=answer)
+    fewer = whole.fewer(10)
+    rows = [
+        int(np.flatnonzero((np.asarray(toy.test.image) == image).all((1, 2, 3)))[0])
+        for image in np.asarray(fewer.data.test.image)
+    ]
+    np.testing.assert_array_equal(fewer.test_z, whole.test_z[:, np.array(rows)])
+    np.testing.assert_array_equal(fewer.answers.test, whole.answers.test[rows])
+    assert fewer.asked.sample_z is whole.asked.sample_z
+    assert fewer.ask(4)[1].shape[:2] == (4, 10)

@@ -6,8 +6,10 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
+import numpy as np
 import pytest
 
 from ani_jax.attacks import attribute, decoder
@@ -170,6 +172,7 @@ def call(*arguments):
         ),
         (("--release=math:sqrt", "--audit=90"), "flag --audit=90: value should be one of"),
         (("more",), "argument more: not understood"),
+        (("--release=math:sqrt", "--rows=5"), "flag --rows=5: belongs to --draws=FILE.npz"),
     ],
 )
 @pytest.mark.slow
@@ -178,6 +181,23 @@ def test_mistakes_cost_one_line(arguments, reason):
     assert done.returncode == 2
     assert reason in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_what_a_client_sends_is_recorded_and_nothing_is_audited(mine, tmp_path, monkeypatch, capsys):
+    flags = types.SimpleNamespace(rows=50, releases=1)
+    monkeypatch.setattr(command.flags, "FLAGS", flags)
+    config = AuditConfig(f"{mine}:client", f"{mine}:server", seed=100)
+    release, data, predict = command.client(config)
+    path = tmp_path / "draws.npz"
+    command.record(path, release, data, predict, config.seed, "standard")
+    found = np.load(path)
+    assert found["z"].shape[1:] == (8, 8, 3)
+    assert np.bincount(found["split"]).tolist() == [50, len(data.validation.label), len(data.test.label)]
+    assert set(found.files) == {"z", "x", "split", "label", "group", "answer", "s_ink", "s_paper"}
+    assert capsys.readouterr().out.startswith(f"{path}: rows of what the client sends, 50 auxiliary, ")
+    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".npz"] == ["draws.npz"]
+    with pytest.raises(ValueError, match=r"draws=.*cannot be written \(No such file or directory\)"):
+        command.record(tmp_path / "none" / "draws.npz", release, data, predict, 0, "standard")
 
 
 @pytest.mark.slow

@@ -1,0 +1,186 @@
+"""Views of what is sent: the same features told in several ways, so that what is quiet, skewed or out of place is heard too.
+
+An attribute may sit in how features are scaled, in their ranks, in their order over positions or in how they agree with one
+another; a learner that hears one telling only misses the others (METHODS 5.0 b). A view is fitted on ``auxiliary`` alone and is
+a pytree callable ``z (n, ...) -> (n, d)``.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ani_jax.attacks.base import Standardiser, in_chunks
+from ani_jax.attacks.query import flat
+from ani_jax.types import Features
+
+View = Callable[[Features], Float[Array, "n d"]]
+KNOTS, TAIL = 33, 3.2
+"""Quantiles of each feature that ranks are read off, and the normal score of the outermost."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Standardised:
+    """Every feature at mean 0 and deviation 1."""
+
+    standardise: Standardiser
+
+    @classmethod
+    def of(cls, z: Features) -> "Standardised":
+        """Statistics of (n, ...) features."""
+        return cls(Standardiser.of(z))
+
+    def __call__(self, z: Features) -> Float[Array, "n d"]:
+        """The flat view."""
+        return flat(self.standardise(z))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+    """Every feature through its own empirical quantiles to a standard normal: heavy tails and rare spikes come to one scale.
+
+        f(z) = -TAIL + step * sum_j clip((z - q_j) / (q_j+1 - q_j), 0, 1),   q_j the quantile at the normal's j-th score
+
+    Quantiles lie at equal steps of the normal score, so that tails are as finely told as the middle. Equal quantiles are one
+    jump, of which the value itself gets half: a feature that is mostly 0 is mostly one number.
+
+    Attributes:
+        knots: (q, d), quantiles of each feature, increasing.
+
+    Example:
+        >>> view = Ranked.of(jnp.array([[0.0], [1.0], [10.0], [1e6]]))
+        >>> [round(float(value), 1) for value in view(jnp.array([[-1.0], [5.5], [1e9]]))[:, 0]]
+        [-3.2, 0.0, 3.2]
+    """
+
+    knots: Float[Array, "q d"]
+
+    @classmethod
+    def of(cls, z: Features) -> "Ranked":
+        """Quantiles of (n, ...) features."""
+        share = np.asarray(jax.scipy.special.ndtr(jnp.linspace(-TAIL, TAIL, KNOTS)))
+        share = (share - share[0]) / (share[-1] - share[0])
+        return cls(jnp.asarray(np.quantile(np.asarray(flat(z)), share, axis=0), jnp.float32))
+
+    def __call__(self, z: Features) -> Float[Array, "n d"]:
+        """The flat view."""
+        z, step = flat(z), 2 * TAIL / (KNOTS - 1)
+        total = jnp.full_like(z, -TAIL)
+        for low, high in zip(self.knots[:-1], self.knots[1:]):
+            width, above = (high - low)[None], z - low[None]
+            ramp = jnp.clip(above / jnp.where(width > 0, width, 1), 0, 1)
+            total += step * jnp.where(width > 0, ramp, (jnp.sign(above) + 1) / 2)
+        return total
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Decorrelated:
+    """ZCA whitening: directions of little variance are as loud as those of much, and each feature stays near its place.
+
+    Attributes:
+        standardise: before it.
+        matrix: (d, d), the inverse square root of the correlations.
+    """
+
+    standardise: Standardiser
+    matrix: Float[Array, "d d"]
+
+    @classmethod
+    def of(cls, z: Features, ridge: float = 1e-6) -> "Decorrelated":
+        """Correlations of (n, ...) features; ``ridge`` is the share of the mean variance below which nothing is raised."""
+        standardise = Standardiser.of(z)
+        own = np.asarray(flat(standardise(z)))
+        values, vectors = np.linalg.eigh(own.T @ own / len(own))
+        rate = 1 / np.sqrt(np.maximum(values, 0) + ridge * max(values.mean(), 1e-20))
+        # A direction in which nothing varies is rounding; it is not raised to the size of a signal.
+        rate = np.where(values > 1e-7 * max(values.max(), 1e-20), rate, 0)
+        return cls(standardise, jnp.asarray((vectors * rate) @ vectors.T, jnp.float32))
+
+    def __call__(self, z: Features) -> Float[Array, "n d"]:
+        """The flat view."""
+        return flat(self.standardise(z)) @ self.matrix
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sorted:
+    """Each channel's values in order of size over its positions: what is somewhere, wherever it is.
+
+    Vectors are one channel.
+
+    Example:
+        >>> Sorted.of(jnp.ones((1, 2, 2, 1)))(jnp.array([3.0, 1.0, 2.0, 4.0]).reshape(1, 2, 2, 1)).tolist()
+        [[1.0, 2.0, 3.0, 4.0]]
+    """
+
+    @classmethod
+    def of(cls, z: Features) -> "Sorted":
+        """Learns nothing."""
+        del z
+        return cls()
+
+    def __call__(self, z: Features) -> Float[Array, "n d"]:
+        """The flat view."""
+        return flat(jnp.sort(_positions(z), axis=1))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pooled:
+    """Each channel's mean, deviation, least and largest value over its positions; vectors are one channel."""
+
+    @classmethod
+    def of(cls, z: Features) -> "Pooled":
+        """Learns nothing."""
+        del z
+        return cls()
+
+    def __call__(self, z: Features) -> Float[Array, "n d"]:
+        """The flat view."""
+        cells = _positions(z)
+        return jnp.concatenate([cells.mean(1), cells.std(1), cells.min(1), cells.max(1)], axis=1)
+
+
+VIEWS = MappingProxyType(
+    {
+        "standardised": Standardised,
+        "ranked": Ranked,
+        "decorrelated": Decorrelated,
+        "sorted": Sorted,
+        "pooled": Pooled,
+    }
+)
+"""Name -> what makes it from (n, ...) features."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """Several views beside each other."""
+
+    parts: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, z: Features, names: tuple[str, ...]) -> "Joined":
+        """The views of those names, fitted on (n, ...) features."""
+        return cls(tuple(VIEWS[name].of(z) for name in names))
+
+    def on(self, z: Features) -> Float[Array, "n d"]:
+        """The flat view."""
+        return jnp.concatenate([part(z) for part in self.parts], axis=1)
+
+    def rows(self, z: Features) -> np.ndarray:
+        """The view of many rows, on the host."""
+        return np.asarray(in_chunks(self, z[None]))
+
+
+def _positions(z: Features) -> Float[Array, "n p c"]:
+    return z.reshape(z.shape[0], -1, z.shape[-1] if z.ndim > 2 else 1)

@@ -1,0 +1,122 @@
+"""What a client sends, recorded row by row, so that anybody can attack it with their own tools."""
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ani_jax.attacks.base import LEVELS
+from ani_jax.attacks.query import CHUNK, Observed, as_predictor, as_release, moments, padded, query
+from ani_jax.evaluation.scene import Scene, named
+from ani_jax.losses.checks import require
+from ani_jax.types import Batch, Data, Features, Knowledge, Logits, PRNGKey, Release, Source
+
+ROWS, NOISY = 40_000, 120_000
+"""Auxiliary rows by default, of a client without noise and of one with."""
+SPLITS = ("auxiliary", "validation", "test")
+"""What the numbers 0, 1 and 2 of ``split`` mean."""
+
+
+def draws(
+    release: Callable[..., Features] | Release,
+    data: Data,
+    predict: Callable[[Features], Logits] | None = None,
+    *,
+    seed: int = 0,
+    rows: int | None = None,
+    releases: int = 1,
+    level: str = "standard",
+) -> dict[str, np.ndarray]:
+    """Rows of what one client sends, in the form that DESIGN calls pairs.
+
+    Auxiliary rows show every auxiliary original equally often, shuffled, each drawn anew and with fresh noise. Validation and
+    test rows, their noise included, are those that an audit of the same seed and level chooses and scores on.
+
+    Args:
+        release: the client, see :func:`ani_jax.evaluation.audit.audit`.
+        data: whose splits are recorded.
+        predict: the provider's network, for ``answer``.
+        seed: of the audit.
+        rows: auxiliary rows; None is ``ROWS``, and ``NOISY`` for a client with noise.
+        releases: of each row; above 1, ``z`` holds their mean, deviation, least and largest value side by side on its last axis.
+        level: of the audit.
+
+    Returns:
+        ``z`` (n, ...), ``split`` (n,) with 0 auxiliary, 1 validation, 2 test, ``x`` (n, h, w, c) in [0, 1], ``label``, ``s_NAME``
+        for every attribute, and where there is one ``group`` and ``answer``, the class that the provider answers to the first
+        release.
+
+    Raises:
+        ValueError: ``rows`` or ``releases`` below 1.
+
+    Example:
+        >>> from ani_jax.data import digits
+        >>> found = draws(lambda x: x, digits.load(image_size=8), rows=1000)
+        >>> sorted(found), len(found["z"]) == len(found["split"]) > 1000
+        (['group', 'label', 's_ink', 's_paper', 'split', 'x', 'z'], True)
+    """
+    client = as_release(release)
+    rows = (NOISY if client.stochastic else ROWS) if rows is None else rows
+    require(rows >= 1, "rows", rows, "1 or more")
+    require(releases >= 1, "releases", releases, "1 or more")
+    knowledge = Knowledge(client, None if predict is None else as_predictor(predict))
+    scene = Scene.of(knowledge, data, LEVELS[level], seed)
+    scene = scene.fewer(scene.level.repeated if releases > 1 else 0)
+    asked, test_z = scene.ask(releases)
+    fixed = [(asked.held, scene.data.validation), (test_z, scene.data.test)]
+    own = _auxiliary(named(scene.key, "draws"), client, data.auxiliary, rows, releases)
+    found: dict[str, list[np.ndarray]] = {}
+    for z, batch in itertools.chain(own, fixed):
+        told = {"z": statistics(z), "x": batch.image, "label": batch.label}
+        told |= {f"s_{name}": values for name, values in batch.sensitive.items()}
+        told |= {} if batch.group is None else {"group": batch.group}
+        told |= {} if predict is None else {"answer": _answer(knowledge.predict, z[0])}
+        for name, values in told.items():
+            found.setdefault(name, []).append(np.asarray(values))
+    sizes = [rows, *(len(batch.label) for _, batch in fixed)]
+    return {
+        "split": np.repeat(np.arange(len(SPLITS), dtype=np.int8), sizes),
+        # Freed as it is joined: a million numbers a row, twice, are more than most machines have.
+        **{name: np.concatenate(found.pop(name)) for name in list(found)},
+    }
+
+
+def statistics(z: Observed) -> Features:
+    """What is recorded of k releases: the release itself, or four statistics of them beside each other.
+
+    Example:
+        >>> statistics(jnp.array([[[1.0]], [[3.0]]])).tolist()
+        [[2.0, 1.0, 1.0, 3.0]]
+    """
+    if z.shape[0] == 1:
+        return z[0]
+    mean, variance = moments(z)
+    return jnp.concatenate([mean, jnp.sqrt(variance), z.min(0), z.max(0)], axis=-1)
+
+
+def _auxiliary(
+    key: PRNGKey, release: Release, source: Source, rows: int, releases: int
+) -> Iterator[tuple[Observed, Batch]]:
+    """The attacker's own rows, ``CHUNK`` at a time."""
+    deal_key, draw_key, ask_key = jax.random.split(key, 3)
+    # Whole decks of the originals, so that each is shown equally often; the last one may be cut short.
+    decks = jax.random.split(deal_key, -(-rows // source.size))
+    order = np.concatenate([np.asarray(jax.random.permutation(deck, source.size)) for deck in decks])
+    draw = jax.jit(Source.batch)
+    for number, start in enumerate(range(0, rows, CHUNK)):
+        size = min(CHUNK, rows - start)
+        index = np.resize(order[start : start + size], CHUNK)
+        drawn = draw(source, jax.random.fold_in(draw_key, number), jnp.asarray(index))
+        batch = jax.tree.map(lambda values, size=size: values[:size], drawn)
+        yield query(release, batch.image, jax.random.fold_in(ask_key, number), releases), batch
+
+
+def _answer(predict: Callable[[Features], Logits] | None, z: Features) -> np.ndarray:
+    """The provider's answers, ``CHUNK`` at a time."""
+    ask, parts = jax.jit(lambda predict, z: predict(z)), []
+    for start in range(0, len(z), CHUNK):
+        part, size = padded(z[start : start + CHUNK], 0)
+        parts.append(np.asarray(ask(predict, part)).argmax(1)[:size])
+    return np.concatenate(parts)

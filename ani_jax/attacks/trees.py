@@ -35,13 +35,7 @@ class Boosted(Attack):
     rate: float = 0.1
 
     family = "attribute"
-    levels = MappingProxyType(
-        {
-            "preview": {"steps": 20, "rows": 1024},
-            "standard": {"steps": 200, "rows": 16_000},
-            "thorough": {"steps": 600, "rows": 40_000},
-        }
-    )
+    levels = MappingProxyType({"standard": {"steps": 200, "rows": 16_000}, "thorough": {"steps": 600, "rows": 40_000}})
 
     def fit(self, context: Context) -> Fitted:
         """Boosts, and keeps the number of trees that is best on ``validation``."""
@@ -84,5 +78,7 @@ class Trees:
         """Log posterior of each class, (n, K); a class that was never seen is never chosen."""
         del key
         found = np.full((z.shape[1], self.classes), -30.0)
-        found[:, self.model.classes_] = self.model.predict_log_proba(self.view.rows(summarise(z)))
+        found[:, self.model.classes_] = np.log(
+            np.maximum(self.model.predict_proba(self.view.rows(summarise(z))), 1e-12)
+        )
         return jax.numpy.asarray(found, jax.numpy.float32)

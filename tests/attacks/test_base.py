@@ -13,6 +13,7 @@ from ani_jax.attacks.base import ATTACKS, LEVELS, Attack, Context, Family, Fits,
 from ani_jax.attacks.decoder import Kernel, Mirror, Residual, Ridge
 from ani_jax.attacks.network import Trained
 from ani_jax.attacks.query import as_predictor, as_release
+from ani_jax.attacks.trees import Boosted
 from ani_jax.attacks.whitebox import WhiteBox
 from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.image import Image
@@ -147,7 +148,7 @@ def test_optimisers_stay_at_more_queries_and_networks_do_not():
     found = {(family.name, family.queries): family for family in families((INK, Image()), level, NOISY)}
     assert [type(attack) for attack in found["whitebox", 4].attacks] == [WhiteBox]
     assert [type(attack) for attack in found["decoder", 4].attacks] == [Ridge, Kernel]
-    assert [type(attack) for attack in found["attribute", 4].attacks] == [Probe]
+    assert [type(attack) for attack in found["attribute", 4].attacks] == [Probe, Boosted]
     assert any(isinstance(attack, Trained) for attack in found["decoder", 1].attacks)
     assert ("mismatched", 4) not in found
 
@@ -176,7 +177,7 @@ def test_a_level_of_your_own_changes_settings_adds_attacks_and_leaves_them_out()
     ("wrong", "message"),
     [
         ({"base": "quik"}, "level.base=quik: must be one of smoke, quick, standard, thorough"),
-        ({"settings": {"Residul": None}}, "level.settings=Residul: must be one of AttributeNetwork, Kernel, "),
+        ({"settings": {"Residul": None}}, "level.settings=Residul: must be one of AttributeNetwork, Boosted, Kernel, "),
     ],
 )
 def test_a_level_with_a_misspelt_name_is_refused(wrong, message):

@@ -1,0 +1,57 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from ani_jax.attacks.views import VIEWS, Decorrelated, Joined, Pooled, Ranked, Sorted
+
+
+@pytest.fixture(scope="module")
+def z():
+    keys = jax.random.split(jax.random.key(0), 2)
+    mixed = jax.random.normal(keys[0], (500, 18)) @ jax.random.normal(keys[1], (18, 18))
+    return mixed.reshape(500, 3, 3, 2)
+
+
+def test_ranks_are_normal_whatever_the_features_are(z):
+    scores = np.asarray(Ranked.of(z)(z))
+    np.testing.assert_allclose(Ranked.of(jnp.exp(3 * z))(jnp.exp(3 * z)), scores, atol=0.25)
+    for column in scores.T:
+        assert stats.kstest(column, "norm").pvalue > 1e-3
+    assert np.array_equal(np.argsort(scores[:, 0]), np.argsort(np.asarray(z).reshape(500, -1)[:, 0]))
+
+
+def test_a_feature_that_is_mostly_zero_has_one_score_for_it():
+    rare = jnp.where(jnp.arange(200) < 190, 0.0, jnp.arange(200) - 180.0)[:, None]
+    scores = np.asarray(Ranked.of(rare)(rare))[:, 0]
+    assert len(np.unique(scores[:190])) == 1
+    assert (np.diff(scores[190:]) > 0).all()
+    assert scores[190] > scores[0] + 1
+    assert np.isfinite(np.asarray(Ranked.of(jnp.ones((9, 1)))(jnp.array([[0.0], [1.0], [2.0]])))).all()
+
+
+def test_decorrelated_features_are_white_and_a_constant_stays_silent(z):
+    view = np.asarray(Decorrelated.of(z)(z))
+    np.testing.assert_allclose(np.cov(view.T), np.eye(18), atol=0.02)
+    twice = jnp.concatenate([z, z, jnp.ones_like(z)], axis=-1)
+    copied = np.asarray(Decorrelated.of(twice)(twice))
+    np.testing.assert_allclose(np.linalg.eigvalsh(np.cov(copied.T))[-18:], 1, atol=0.02)
+    assert np.abs(np.linalg.eigvalsh(np.cov(copied.T))[:-18]).max() < 1e-3
+
+
+def test_order_over_positions_does_not_matter_to_what_is_sorted_or_pooled(z):
+    moved = z[:, ::-1, ::-1]
+    for kind in (Sorted, Pooled):
+        np.testing.assert_allclose(kind.of(z)(moved), kind.of(z)(z), atol=1e-6)
+    channel = np.asarray(z).reshape(500, 9, 2)
+    np.testing.assert_allclose(Pooled.of(z)(z)[:, :2], channel.mean(1), atol=1e-6)
+    np.testing.assert_allclose(Pooled.of(z)(z)[:, -2:], channel.max(1), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(40, 5), (40, 2, 2, 3)])
+def test_joined_views_lie_beside_each_other(shape):
+    z = jax.random.normal(jax.random.key(1), shape)
+    view, alone = Joined.of(z, tuple(VIEWS)), [VIEWS[name].of(z)(z) for name in VIEWS]
+    np.testing.assert_allclose(view.rows(z), np.concatenate(alone, axis=1), atol=2e-5)
+    assert view.rows(z).shape[0] == 40

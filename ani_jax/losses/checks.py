@@ -4,13 +4,15 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 Images = Float[Array | np.ndarray, "b h w c"]
 """The vocabulary of ``ani_jax.types``, of numpy's arrays too: what a public loss takes."""
 Labels = Int[Array | np.ndarray, " b"]
 Logits = Float[Array | np.ndarray, "b k"]
 Features = Float[Array | np.ndarray, "b ..."]
+Mask = Shaped[Array | np.ndarray, " b"]
+"""0 or False marks padding, in whatever type it comes."""
 
 
 def require(ok: bool, name: str, value: Any, allowed: str) -> None:

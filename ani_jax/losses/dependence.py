@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ani_jax.losses import pairwise
-from ani_jax.losses.checks import Features, Labels, floating, require, require_rank
+from ani_jax.losses.checks import Features, Mask, floating, require, require_rank
 
 RELEASE_EPSILON = 1e-10
 """[code] What the funnel's authors add to squared distances; pass it as ``epsilon`` to reproduce their D."""
@@ -26,7 +26,7 @@ def distance_covariance(
     *,
     squared: bool = False,
     exponent: float = 1.0,
-    mask: Labels | None = None,
+    mask: Mask | None = None,
     axis_name: str | None = None,
     epsilon: float = 0.0,
 ) -> Statistic:
@@ -69,7 +69,7 @@ def distance_correlation(
     *,
     squared: bool = False,
     exponent: float = 1.0,
-    mask: Labels | None = None,
+    mask: Mask | None = None,
     axis_name: str | None = None,
     epsilon: float = 0.0,
 ) -> Statistic:
@@ -116,7 +116,7 @@ def corrected_distance_correlation(
     z: Features,
     *,
     exponent: float = 1.0,
-    mask: Labels | None = None,
+    mask: Mask | None = None,
     axis_name: str | None = None,
 ) -> Statistic:
     """Bias-corrected *squared* distance correlation (Szekely & Rizzo 2014): the U-centred ratio, what reports use.
@@ -155,7 +155,7 @@ def local_distance_correlation(
     x: Features,
     z: Float[Array | np.ndarray, "b ... c"],
     *,
-    mask: Labels | None = None,
+    mask: Mask | None = None,
     axis_name: str | None = None,
 ) -> Statistic:
     """Mean over positions of the corrected distance correlation between x and what z holds at one position.
@@ -197,7 +197,7 @@ def hsic(
     *,
     bandwidth: float | tuple[float, float] | None = None,
     unbiased: bool = False,
-    mask: Labels | None = None,
+    mask: Mask | None = None,
     axis_name: str | None = None,
 ) -> Statistic:
     """Hilbert-Schmidt independence criterion with Gaussian kernels exp(-|d|^2 / (2 bandwidth^2)).
@@ -240,7 +240,7 @@ def hsic(
     return pairwise.mean_product(centred[0], centred[1], mask, unbiased=unbiased)
 
 
-def linear_cka(x: Features, z: Features, *, mask: Labels | None = None, axis_name: str | None = None) -> Statistic:
+def linear_cka(x: Features, z: Features, *, mask: Mask | None = None, axis_name: str | None = None) -> Statistic:
     """Linear centred kernel alignment (Kornblith 2019), through the b x b Gram matrices.
 
         CKA = |Z^T X|_F^2 / (|X^T X|_F |Z^T Z|_F),    X and Z with centred columns

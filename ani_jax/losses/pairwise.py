@@ -21,7 +21,7 @@ Vector = Float[Array, " b"]
 
 def prepare(
     x: Numbers, z: Numbers, mask: Array | np.ndarray | None, axis_name: str | None, *, rescale: bool
-) -> tuple[Float[Array, "b d"], Float[Array, "b e"], Vector]:
+) -> tuple[Float[Array, "all d"], Float[Array, "all e"], Float[Array, " all"]]:
     """Two batches ready for a dependence measure: flattened, in float32 or better, gathered over devices, shifted.
 
     Shifted by the first example (exactly: equal examples become exactly 0), so that a large common offset costs no

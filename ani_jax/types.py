@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 Images = Float[Array, "b h w c"]
@@ -98,7 +99,7 @@ class Source:
         """How many originals the split holds."""
         return jax.tree.leaves(self.stored)[0].shape[0]
 
-    def batch(self, key: PRNGKey, index: Int[Array, " b"]) -> Batch:
+    def batch(self, key: PRNGKey, index: Int[Array | np.ndarray, " b"]) -> Batch:
         """Renders the originals at ``index`` with fresh randomness from ``key``."""
         return self.render(key, jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0), self.stored))
 

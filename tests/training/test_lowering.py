@@ -12,6 +12,7 @@ from jax.extend import core
 from ani_jax.attacks import base, descent, query
 from ani_jax.attacks.base import LEVELS, Context, Fitted
 from ani_jax.attacks.descent import Found
+from ani_jax.attacks.trees import Boosted
 from ani_jax.defenses import registry
 from ani_jax.defenses.base import freeze
 from ani_jax.modules import initialise
@@ -160,7 +161,8 @@ def networks():
     for target in (Attribute("attribute", 2), Image("image")):
         for kind in base.ATTACKS[type(target)]:
             for attack in kind.at(target, LEVELS["thorough"]):
-                if attack.steps:
+                # Trees are grown on the host: they have no compiled step.
+                if attack.steps and kind is not Boosted:
                     found[f"{target.name}-{kind.__name__}"] = attack
     return found
 

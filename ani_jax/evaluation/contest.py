@@ -26,8 +26,8 @@ class Competitor:
 def run(scene: Scene, family: Family) -> AttackResult:
     """Fits every attack, chooses one on ``validation`` and scores it on ``test``."""
     try:
-        most = [attack.images for attack in family.attacks] + [scene.level.repeated] * (family.queries > 1)
-        scene = scene.fewer(min(filter(None, most), default=0))
+        limits = (max((attack.images for attack in family.attacks), default=0), scene.level.repeated)
+        scene = scene.fewer(min(filter(None, limits[: 1 + (family.queries > 1)]), default=0))
         asked, test_z = scene.look(family)
     except Exception as error:
         # Asked once the client has answered already; 64 times it may exceed the memory.

@@ -57,4 +57,6 @@ def test_attacks_and_targets_stand_in_one_order_whichever_file_is_asked_for_firs
         for first in ("ani_jax.attacks.base", "ani_jax.attacks.likelihood", "ani_jax.attacks.decoder")
     }
     assert len(said) == 1
-    assert said.pop().startswith("['Attribute', 'Image'] [['Probe', 'AttributeNetwork', 'Likelihood'], ['Ridge', ")
+    assert said.pop().startswith(
+        "['Attribute', 'Image'] [['Probe', 'AttributeNetwork', 'Likelihood', 'Boosted'], ['Ridge', "
+    )

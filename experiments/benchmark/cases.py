@@ -235,7 +235,7 @@ def critic(shape: Shape) -> Case:
     pairs = critics.Pairs(*(jax.random.normal(key, (4 * shape.batch, size)) for key, size in zip(keys, sizes)))
     params = critics.initial(chosen, keys[2], pairs)
     optimizer = critics.optimizer(LEARNING_RATE, STEPS)
-    return _fit(critics.Objective(chosen), optimizer, params, (pairs, None, jnp.float32(0.1)), steps=10)
+    return _fit(critics.Objective(chosen), optimizer, params, (pairs, pairs, jnp.float32(0.1)), steps=10)
 
 
 def _undefended(shape: Shape) -> Release:

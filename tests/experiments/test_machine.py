@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from ani_jax.config import RunConfig
+from ani_jax.training.checkpoint import MANIFEST
 from ani_jax.training.config import TrainConfig
 from ani_jax.training.loop import Stopped
 from experiments import runs
@@ -34,12 +35,13 @@ def test_resume_must_and_never_refuse_what_they_say(tmp_path):
     runs.check_resume(tmp_path, "never")
     with pytest.raises(runs.WorkdirError, match=r"resume=must: .* holds no checkpoint to go on from"):
         runs.check_resume(tmp_path, "must")
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "30.json").write_text("{}")
+    step = tmp_path / "checkpoints" / "30"
+    step.mkdir(parents=True)
+    (step / MANIFEST).write_text("{}")
     runs.check_resume(tmp_path, "must")
     with pytest.raises(runs.WorkdirError, match=r"resume=never: .* holds a run at step 30; name another workdir"):
         runs.check_resume(tmp_path, "never")
-    (tmp_path / "checkpoints" / "30.json").unlink()
+    (step / MANIFEST).unlink()
     (tmp_path / "evidence.json").write_text("{}")
     with pytest.raises(runs.WorkdirError, match="holds a finished run"):
         runs.check_resume(tmp_path, "never")
@@ -55,7 +57,7 @@ def test_a_run_told_to_end_at_once_keeps_what_it_did(tmp_path):
     config = RunConfig(defense="none", options={"width": 1, "steps": 4}, image_size=16, train=TrainConfig(batch_size=8))
     with pytest.raises(Stopped, match="step 1 of 4"):
         runs.execute(config, tmp_path, tmp_path / "cache", machine=Machine(stop=lambda: True))
-    assert (tmp_path / "checkpoints" / "1.json").exists()
+    assert (tmp_path / "checkpoints" / "1" / MANIFEST).exists()
 
 
 @pytest.mark.slow

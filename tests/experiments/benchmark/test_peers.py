@@ -112,7 +112,8 @@ def test_the_critic_climbs_the_same_bound():
     params = jax.tree.map(lambda leaf: leaf + 0.05 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), params)
     copy(params, peer.critic)
     # A batch of all pairs has them all, in whatever order.
-    data = (critics.Pairs(x, z), None, jnp.float32(0))
+    pairs = critics.Pairs(x, z)
+    data = (pairs, pairs, jnp.float32(0))
     start = {"critic": {"params": params}, "log_ema": jnp.float32(0)}
     gradient = jax.grad(critics.Objective(chosen))(start, data, keys[0])
     peer.update(*(torch.from_numpy(np.array(value)) for value in (x, z)))

@@ -265,7 +265,7 @@ CLIENTS = [
     ("none", "cnn"),
     ("none", "resnet"),
     ("funnel", "cnn"),
-    ("funnel", "resnet"),
+    pytest.param("funnel", "resnet", marks=pytest.mark.slow),
     ("partition", "cnn"),
     ("ani", ""),
 ]

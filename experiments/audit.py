@@ -29,7 +29,7 @@ from ani_jax.records import Evidence, from_json, to_json
 from ani_jax.reporting.table import summary
 from ani_jax.types import Data, Release
 from experiments import flags, runs
-from experiments.folders import Parts, WorkdirError, claim, write
+from experiments.folders import Parts, WorkdirError, claim, whole, write
 from experiments.progress import Progress, say
 from experiments.runs import Run
 
@@ -66,14 +66,13 @@ def main(_: list[str]) -> None:
 def record(path: Path, release: Release, data: Data, predict: Any, seed: int, level: str) -> None:
     """Writes what a client sends as recorded pairs."""
     values = flags.FLAGS
-    found = draws(release, data, predict, seed=seed, rows=values.rows, releases=values.releases, level=level)
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        # Opened before the client is asked: what took minutes must not be lost to a name that cannot be written.
+        with whole(path, "wb") as file:
+            found = draws(release, data, predict, seed=seed, rows=values.rows, releases=values.releases, level=level)
             np.savez(file, **found)  # type: ignore[arg-type]
     except OSError as error:
         raise ValueError(f"draws={path}: cannot be written ({error.strerror}); name a file that can") from None
-    partial.replace(path)
     counts = ", ".join(f"{count:,} {name}" for name, count in zip(SPLITS, np.bincount(found["split"])))
     print(f"{path}: rows of what the client sends, {counts}; nothing was audited")
 

@@ -7,6 +7,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -127,9 +128,16 @@ class Parts(MutableMapping[str, str]):
 
 def write(path: Path, text: str) -> None:
     """Writes a file so that it is either there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
+    with whole(path, "w") as file:
         file.write(text)
+
+
+@contextlib.contextmanager
+def whole(path: Path, mode: str) -> Iterator[Any]:
+    """An open file that is there under its name in the end, and only then."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open(mode) as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

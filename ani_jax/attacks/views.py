@@ -8,7 +8,6 @@ a pytree callable ``z (n, ...) -> (n, d)``.
 import dataclasses
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -166,7 +165,7 @@ VIEWS = MappingProxyType(
 class Joined:
     """Several views beside each other."""
 
-    parts: tuple[Any, ...]
+    parts: tuple[View, ...]
 
     @classmethod
     def of(cls, z: Features, names: tuple[str, ...]) -> "Joined":

@@ -136,14 +136,12 @@ def load(
     limit = min(originals or PIXELS, PIXELS // image_size**2)
     examples = stored.read(sorted(features), image_size, limit)
     columns = {name: spec.column(name, examples.columns) for name in sources}
-    owner, content = None, examples.content
+    owner = None
     if spec.identity in sources.values():
         # Whoever is to be recognised must be in every split, so then it is pictures that are dealt.
         columns, examples = _frequent(spec, columns, examples, sources)
-        content = examples.content
     elif spec.identity:
         owner = examples.columns[spec.identity].values
-        content = np.char.encode(np.array(examples.columns[spec.identity].names))[owner]
     for name, column in columns.items():
         found = np.unique(column.values)
         if len(found) < 2:
@@ -152,10 +150,14 @@ def load(
                 f"{column.names[found[0]]!r}; name another"
             )
     group = _groups(examples.content, owner)
+    # Whoever is dealt: pictures by their pixels, identities by their names.
+    known = examples.content
+    if owner is not None:
+        known = np.char.encode(examples.columns[spec.identity].names)[owner]  # type: ignore[index]
     # A drawn task is independent of the pictures: there is nothing to stratify by.
     stratum = columns[primary].values if primary in columns else np.zeros(len(group), np.int32)
     try:
-        index = splits.split(seed, stratum, group, splits.locked(content.tolist()))
+        index = splits.split(seed, stratum, group, splits.locked(known.tolist()))
     except ValueError as error:
         raise DataError(f"dataset={spec.name}: {error}") from None
     render = (Painted if spec.painted else Plain)(primary, tuple(sensitive))

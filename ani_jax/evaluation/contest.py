@@ -26,8 +26,10 @@ class Competitor:
 def run(scene: Scene, family: Family) -> AttackResult:
     """Fits every attack, chooses one on ``validation`` and scores it on ``test``."""
     try:
-        limits = (max((attack.images for attack in family.attacks), default=0), scene.level.repeated)
-        scene = scene.fewer(min(filter(None, limits[: 1 + (family.queries > 1)]), default=0))
+        most = max((attack.images for attack in family.attacks), default=0)
+        if family.queries > 1:
+            most = min(most or scene.level.repeated, scene.level.repeated)
+        scene = scene.fewer(most)
         asked, test_z = scene.look(family)
     except Exception as error:
         # Asked once the client has answered already; 64 times it may exceed the memory.

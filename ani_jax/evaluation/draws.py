@@ -1,5 +1,6 @@
 """What a client sends, recorded row by row, so that anybody can attack it with their own tools."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ani_jax.attacks.base import LEVELS
-from ani_jax.attacks.query import CHUNK, Observed, as_predictor, as_release, moments, padded, query
+from ani_jax.attacks.query import CHUNK, Observed, as_predictor, as_release, padded, query, summarise
 from ani_jax.evaluation.scene import Scene, named
 from ani_jax.losses.checks import require
 from ani_jax.types import Batch, Data, Features, Knowledge, Logits, PRNGKey, Release, Source
@@ -62,7 +63,8 @@ def draws(
     require(rows >= 1, "rows", rows, "1 or more")
     require(releases >= 1, "releases", releases, "1 or more")
     knowledge = Knowledge(client, None if predict is None else as_predictor(predict))
-    scene = Scene.of(knowledge, data, LEVELS[level], seed)
+    # Of the audit's own auxiliary sample nothing is recorded, so hardly any of it is asked for.
+    scene = Scene.of(knowledge, data, dataclasses.replace(LEVELS[level], sample=1), seed)
     scene = scene.fewer(scene.level.repeated if releases > 1 else 0)
     asked, test_z = scene.ask(releases)
     fixed = [(asked.held, scene.data.validation), (test_z, scene.data.test)]
@@ -90,10 +92,8 @@ def statistics(z: Observed) -> Features:
         >>> statistics(jnp.array([[[1.0]], [[3.0]]])).tolist()
         [[2.0, 1.0, 1.0, 3.0]]
     """
-    if z.shape[0] == 1:
-        return z[0]
-    mean, variance = moments(z)
-    return jnp.concatenate([mean, jnp.sqrt(variance), z.min(0), z.max(0)], axis=-1)
+    told = summarise(z)
+    return told if z.shape[0] == 1 else jnp.concatenate([told, z.min(0), z.max(0)], axis=-1)
 
 
 def _auxiliary(
@@ -115,8 +115,12 @@ def _auxiliary(
 
 def _answer(predict: Callable[[Features], Logits] | None, z: Features) -> np.ndarray:
     """The provider's answers, ``CHUNK`` at a time."""
-    ask, parts = jax.jit(lambda predict, z: predict(z)), []
+    parts = []
     for start in range(0, len(z), CHUNK):
         part, size = padded(z[start : start + CHUNK], 0)
-        parts.append(np.asarray(ask(predict, part)).argmax(1)[:size])
+        parts.append(np.asarray(_logits(predict, part)).argmax(1)[:size])
     return np.concatenate(parts)
+
+
+# Once, since jit knows a function by its identity: one made for every chunk would be compiled for every chunk.
+_logits = jax.jit(lambda predict, z: predict(z))

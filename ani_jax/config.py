@@ -10,14 +10,14 @@ import json
 from collections.abc import Mapping
 from typing import Any, Self
 
-from ani_jax.attacks.base import LEVELS
+from ani_jax.attacks.base import level_named
 from ani_jax.data import augment, catalog
 from ani_jax.defenses import registry
 from ani_jax.defenses.base import Defense
 from ani_jax.training.config import TrainConfig
 from ani_jax.types import Data
 
-FORMAT = 3
+FORMAT = 4
 """Of what lies in a config's folder. It is written into every config and hashed: no other format is ever taken for this one."""
 FEWEST = 200
 """Originals of which the part that trains, 36%, makes up a batch of the undefended reference."""
@@ -44,13 +44,12 @@ class Config:
     sensitive: tuple[str, ...] | None = None
     originals: int | None = None
     image_size: int = 32
-    audit: str = "quick"
+    audit: str = "preview"
     data_dir: str | None = dataclasses.field(default=None, compare=False)
     manual_dir: str | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self):
-        if self.audit not in LEVELS:
-            raise ValueError(f"audit={self.audit}: must be one of {', '.join(LEVELS)}")
+        level_named(self.audit, "audit")
         if self.sensitive is not None:
             object.__setattr__(self, "sensitive", tuple(self.sensitive))
         chosen = self.tasks
@@ -148,6 +147,7 @@ class AuditConfig(Config):
     release: str
     predict: str | None = None
     seed: int = 0
+    audit: str = dataclasses.field(default="standard", kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)

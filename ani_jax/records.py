@@ -113,6 +113,21 @@ class TargetWords:
 
 
 @dataclasses.dataclass(frozen=True)
+class Look:
+    """How strong a trained attacker was on ``validation`` at the end of a stage of its training.
+
+    Attributes:
+        steps: of all stages so far.
+        loss: lowest so far: nats of cross-entropy for attributes, MSE for images.
+        strength: selection score there, higher is stronger.
+    """
+
+    steps: int
+    loss: float
+    strength: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Attacker:
     """One attacker that competed in an attack (one architecture, seed or learning rate).
 
@@ -122,6 +137,9 @@ class Attacker:
         test: its score on ``test``; serves the envelope only, never the headline.
         steps: optimisation steps it was given, 0 for a closed form.
         status: "ok", or "failed: <reason>"; a failed attack is never counted as privacy.
+        curve: of a trained attacker, stage by stage; its steps double.
+        ended: why it was trained no longer, e.g. "plateau reached" or "still rising: a lower bound"; "" for what is not trained
+            in stages.
         note: what it found out about the client that a reader must know, "" for nothing.
     """
 
@@ -131,6 +149,8 @@ class Attacker:
     steps: int = 0
     status: str = "ok"
     note: str = ""
+    curve: tuple[Look, ...] = ()
+    ended: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +212,49 @@ class AttackResult:
     per_example: tuple[float, ...] = ()
     gallery: Picture | None = None
     status: str = "ok"
+
+    @property
+    def ended(self) -> str:
+        """Why the strongest of those that were trained in stages was trained no longer; "" where none was."""
+        staged = [one for one in self.attackers if len(one.curve) > 1 and one.validation is not None]
+        return max(staged, key=lambda one: one.validation or 0.0).ended if staged else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """A label of known strength that was planted into what the client sends (METHODS 5.0 d).
+
+    Attributes:
+        name: what was planted, and how far over chance it can be found where not all of it can.
+        known: how far over chance the planted rule itself scores on test.
+        found: how far over chance the strongest attacker does, None where none ran through.
+        attacker: which one, chosen on ``validation``.
+    """
+
+    name: str
+    known: float
+    found: float | None
+    attacker: str
+
+    @property
+    def full(self) -> bool:
+        """Whether none of its labels were redrawn."""
+        return "," not in self.name
+
+    @property
+    def heard(self) -> bool:
+        """Whether it was found, to 85% of what can be.
+
+        Example:
+            >>> Control("planted linear", 0.75, 0.7, "probe").heard, Control("planted linear", 0.75, 0.6, "probe").heard
+            (True, False)
+        """
+        return self.found is not None and self.found >= 0.85 * self.known
+
+    @property
+    def withholds(self) -> bool:
+        """Whether no verdict stands: an audit that misses a linear label of full strength notices nothing."""
+        return self.full and self.name.endswith("linear") and not self.heard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,7 +377,7 @@ class Evidence:
         subject: what was audited, e.g. "funnel".
         dataset: catalogue name.
         seed: integer that the audit's key was made from.
-        level: how much the audit might compute, e.g. "quick".
+        level: how much the audit might compute, e.g. "standard".
         steps: attacker -> optimisation steps, recorded before the audit started.
         sizes: split -> number of images ("auxiliary_originals" counts originals).
         utility: metric -> score of the provider's answer on ``test`` (accuracy), empty without ``predict``.
@@ -324,6 +387,7 @@ class Evidence:
         notes: caveats a reader must see.
         criterion: the inversion-difficulty criterion, None where it was not asked for.
         targets: what was attacked, in the order of a report.
+        controls: what was planted, and how much of it was found; empty where the level plants nothing.
     """
 
     subject: str
@@ -339,6 +403,7 @@ class Evidence:
     notes: tuple[str, ...] = ()
     criterion: Criterion | None = None
     targets: tuple[TargetWords, ...] = ()
+    controls: tuple[Control, ...] = ()
 
     def words(self, target: str) -> TargetWords:
         """What a report needs to know of a target.

@@ -33,6 +33,8 @@ from experiments.folders import Parts, WorkdirError, claim, whole, write
 from experiments.progress import Progress, say
 from experiments.runs import Run
 
+STANDARD = "standard"
+
 
 def main(_: list[str]) -> None:
     """Audits what the flags name."""
@@ -56,7 +58,7 @@ def main(_: list[str]) -> None:
         if values.draws is not None:
             data, defense, state = runs.trained(run)
             release, predict = freeze(defense, state.params, state.statistics)
-            level = values.audit or run.config.audit
+            level = values.audit or STANDARD
             record(Path(values.draws), release, data, predict, run.config.train.seed, level)
             return
         folder, found = of_run(run, values.audit, cache)
@@ -123,11 +125,11 @@ def imported(flag: str, name: str | None) -> Callable[..., Any] | None:
 
 
 def of_run(run: Run, level: str | None, cache: Path) -> tuple[Path, list[Evidence]]:
-    """Audits a finished run again, at its own level if none is given, and first its undefended reference, if that is cached.
+    """Audits a finished run again, if no level is given at that of what is published, and first its reference, if that is cached.
 
     What comes back is the folder of the audit, and the evidence of both.
     """
-    level, found = level or run.config.audit, []
+    level, found = level or STANDARD, []
     if run.config.defense != "none":
         try:
             reference = runs.load(runs.reference_folder(run.config, cache))

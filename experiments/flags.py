@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from ani_jax.config import LEVELS, Config, RunConfig
+from ani_jax.attacks.base import LEVELS
+from ani_jax.config import Config, RunConfig
 from ani_jax.data.augment import AUGMENTATIONS
 from ani_jax.defenses import registry
 from ani_jax.training.config import TrainConfig
@@ -26,7 +27,11 @@ SHARED: dict[str, tuple[Any, Any, str]] = {
     "sensitive": (list, None, "The attributes to attack, separated by commas (default: the data set's own)."),
     "originals": (int, None, "Use at most so many of the pictures (default: all that fit into memory)."),
     "image_size": (int, None, "Side of the images in pixels (default 32)."),
-    "audit": (LEVELS, None, "How much the attackers may compute (default quick, or what a finished run had)."),
+    "audit": (
+        str,
+        None,
+        f"How much attackers may compute: {', '.join(LEVELS)} (default preview, which is no evidence).",
+    ),
     "workdir": (str, None, "Folder to write to (default one below runs/, named by what is asked)."),
     "data_dir": (str, None, "Where prepared data lies (default: that of tfds)."),
     "manual_dir": (str, None, "Official files, to prepare data from that is not prepared yet."),

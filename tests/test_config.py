@@ -89,7 +89,7 @@ def test_data_and_defence_fit_each_other():
         ({"sensitive": ["digit"]}, r"sensitive=digit: is the primary task or named twice"),
         ({"originals": 500}, r"originals=500: must be at least 200, and cannot be chosen for digits"),
         ({"augment": ["spin"]}, r"augment=spin: must be one of flip, crop, jitter"),
-        ({"audit": "lazy"}, r"audit=lazy: must be one of smoke, quick"),
+        ({"audit": "lazy"}, r"audit=lazy: must be one of preview, standard"),
         ({"image_size": 33}, r"image_size=33: must be a multiple of 8"),
         ({"options": {"beta": -1.0}}, r"beta=-1.0: must be a finite number, 0 or more"),
         ({"options": {"beta": float("nan")}}, r"beta=nan: must be a finite number"),
@@ -110,7 +110,7 @@ def test_bad_values_name_flag_value_and_what_is_allowed(values, message):
     ("values", "message"),
     [
         ({"dataset": "cats"}, r"dataset=cats: must be one of digits"),
-        ({"audit": "90"}, r"audit=90: must be one of smoke, quick, standard, thorough"),
+        ({"audit": "90"}, r"audit=90: must be one of preview, standard, thorough"),
         ({"sensitive": ["digit"]}, r"sensitive=digit: is the primary task or named twice"),
     ],
 )

@@ -121,7 +121,7 @@ def run(tmp_path_factory):
 def test_a_defence_and_an_attack_are_a_file_each(run):
     """The recipes go through main, table, audit and report; no other file knows their names."""
     workdir = run.folder / "run"
-    small = ("--side=4", "--steps=4", "--batch_size=16", "--log_every=2", "--audit=smoke")
+    small = ("--side=4", "--steps=4", "--batch_size=16", "--log_every=2", "--audit=preview")
     table = run("main", "--defense=coarse", *small, f"--cache_dir={run.folder / 'cache'}", f"--workdir={workdir}")
     assert re.search(r"none +coarse", table)
     evidence = json.loads((workdir / "evidence.json").read_text())
@@ -132,9 +132,9 @@ def test_a_defence_and_an_attack_are_a_file_each(run):
         assert by_name["centroid"]["status"] == "ok"
         # Means of pixels hide no colour, and a nearest mean reads what it can.
         assert by_name["centroid"]["test"] > 0.4
-    again = run("audit", f"--workdir={workdir}", f"--cache_dir={run.folder / 'cache'}", "--audit=smoke")
+    again = run("audit", f"--workdir={workdir}", f"--cache_dir={run.folder / 'cache'}", "--audit=preview")
     assert "balanced accuracy" in again
-    kept = json.loads((workdir / "audits" / "smoke" / "evidence.json").read_text())
+    kept = json.loads((workdir / "audits" / "preview" / "evidence.json").read_text())
     assert kept["attacks"] == evidence["attacks"]
     assert "coarse" in run("report", str(workdir))
     page = (workdir / "report.html").read_text()

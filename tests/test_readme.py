@@ -51,4 +51,4 @@ def test_the_random_copy_and_the_level_are_on_record(done):
     assert copied.attack("attribute", "ink").references["random_encoder"] > 0.9
     assert "random_encoder" not in plain.attack("attribute", "ink").references
     assert any("no random copy" in note for note in plain.notes)
-    assert (plain.level, last.level) == ("quick", "smoke")
+    assert (plain.level, last.level) == ("preview", "preview")

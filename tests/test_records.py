@@ -91,7 +91,7 @@ def result(attack="decoder", target="image", queries=1):
 
 
 def evidence(*attacks):
-    return records.Evidence("none", "digits", 0, "quick", {}, {}, {}, attacks)
+    return records.Evidence("none", "digits", 0, "standard", {}, {}, {}, attacks)
 
 
 @hypothesis.settings(max_examples=30, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

@@ -1,23 +1,53 @@
-"""Attribute inference: which ink was it? A logistic probe, perceptrons and convolutional networks (METHODS 5.1)."""
+"""Attribute inference: which ink was it? A logistic probe, and networks on several views of z (METHODS 5.0, 5.1)."""
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from ani_jax.attacks.base import EVERYWHERE, Attack, Context, Fitted, Standardiser, in_chunks, register
-from ani_jax.attacks.network import Trained, fit_network
+from ani_jax.attacks.base import (
+    EVERYWHERE,
+    Asked,
+    Attack,
+    Context,
+    Fitted,
+    Level,
+    Standardiser,
+    in_chunks,
+    register,
+)
+from ani_jax.attacks.network import Trained
 from ani_jax.attacks.query import Observed, flat
-from ani_jax.modules.adversaries import ConvClassifier, MLPClassifier
+from ani_jax.attacks.views import VIEWS, View
+from ani_jax.modules.readers import AdditiveReader, ConvReader, LinearReader, PerceptronReader
 from ani_jax.optimize.fit import lbfgs
-from ani_jax.targets.attribute import Attribute
+from ani_jax.targets.attribute import Attribute, Heads
+from ani_jax.targets.base import Target
 from ani_jax.types import Features, PRNGKey
 
+BANK = (
+    ("linear", "decorrelated"),
+    ("conv", "standardised"),
+    ("conv", "ranked"),
+    ("perceptron", "standardised"),
+    ("perceptron", "ranked"),
+    ("perceptron", "decorrelated"),
+    ("additive", "ranked"),
+    ("additive", "sorted"),
+    ("curves", "ranked"),
+    ("curves", "sorted"),
+)
+"""Networks and the views that they are told of z by; all make a start, the leaders are trained on."""
+FITTED = 4096
+"""Rows that a view is learnt on at most."""
 L2_GRID = (1.0, 1e-1, 1e-2, 1e-3)
 """Weights of the probe's penalty, from the strongest on; each fit starts from the one before."""
 
@@ -137,41 +167,164 @@ class Linear:
         return flat(self.standardise(z)) @ self.weights + self.bias[None]
 
 
+FORMS: Mapping[str, Callable[[int], nn.Module]] = MappingProxyType(
+    {
+        "linear": LinearReader,
+        "perceptron": PerceptronReader,
+        "additive": AdditiveReader,
+        "curves": functools.partial(AdditiveReader, width=64),
+        "conv": ConvReader,
+    }
+)
+"""Name -> the network with so many outputs."""
+RATES = MappingProxyType({"linear": 5.0, "additive": 2.0})
+"""Form -> factor of the learning rate: what starts at 0 and has one layer has far to go."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Joint(Trained):
+    """One network on one view of z with a head for every attribute, real or planted; it is trained once for all of them.
+
+    Attributes:
+        form: name in ``FORMS``.
+        seen: name of the view, see :mod:`ani_jax.attacks.views`.
+    """
+
+    target: Heads
+    form: str = "perceptron"
+    seen: str = "standardised"
+
+    family = "attribute"
+
+    @property
+    def name(self) -> str:
+        """Network and view, and whether it is the start alone."""
+        return f"{self.form}, {self.seen}{'' if self.rivals else ', start'}"
+
+    @property
+    def architecture(self) -> str:
+        """The form, whatever it sees."""
+        return self.form
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, faster for forms of one layer."""
+        return self.learning_rate * RATES.get(self.form, 1.0)
+
+    def module(self, asked: Asked) -> nn.Module:
+        """The network."""
+        del asked
+        every = (*self.target.heads, *self.target.planted)
+        return _network(self.form, sum(head.classes for head in every))
+
+    def view(self, asked: Asked) -> View:
+        """The view, learnt on the sample."""
+        return VIEWS[self.seen].of(asked.sample_z[:FITTED])
+
+
+@functools.lru_cache(maxsize=64)
+def _network(form: str, outputs: int) -> nn.Module:
+    """The same object for the same arguments, so that equal attackers compile once."""
+    return FORMS[form](outputs)
+
+
 @register(Attribute)
 @dataclasses.dataclass(frozen=True)
-class AttributeNetwork(Trained):
-    """A network trained with cross-entropy on what the client sends for fresh auxiliary images.
+class Reader(Attack):
+    """The part of a :class:`Joint` network that answers for one attribute.
 
-    Convolutions for feature maps (b, h, w, c), a perceptron of four times the width for vectors (b, d). Another seed is another
-    attacker of the same architecture.
+    Attributes:
+        form, seen: of the network.
+        bank: all networks that start; the leaders among them double.
+        first, least, leaders, batch_size, learning_rate: see :class:`ani_jax.attacks.network.Trained`.
     """
 
     target: Attribute
+    form: str = "perceptron"
+    seen: str = "standardised"
+    bank: tuple[tuple[str, str], ...] = (("perceptron", "standardised"),)
+    first: int = 0
+    least: int = 0
+    leaders: int = 2
+    batch_size: int = 128
+    learning_rate: float = 2e-3
 
     family = "attribute"
     levels = MappingProxyType(
         {
-            "smoke": {"steps": 5, "batch_size": 32},
-            "quick": {"steps": 60, "batch_size": 32},
-            "standard": {"steps": 400, "seeds": 3, "trial_steps": 30},
-            "thorough": {"steps": 1500, "seeds": 5, "trial_steps": 100},
+            "preview": {"steps": 20, "batch_size": 64},
+            "standard": {"steps": 4992, "first": 312, "least": 2496, "bank": BANK},
+            "thorough": {"steps": 39_936, "first": 624, "least": 2496, "bank": BANK, "leaders": 4},
         }
     )
 
     @property
-    def architecture(self) -> str:
-        """One architecture, several seeds."""
-        return f"network-{self.seed}"
+    def name(self) -> str:
+        """Network and view."""
+        return f"{self.form}, {self.seen}"
+
+    @classmethod
+    def at(cls, target: Target, level: Level) -> tuple[Self, ...]:
+        """One for each network of the bank."""
+        return tuple(
+            dataclasses.replace(one, form=form, seen=seen)
+            for one in super().at(target, level)
+            for form, seen in one.bank
+        )
 
     def fit(self, context: Context) -> Fitted:
-        """Trains the network."""
-        tuned = self.tuned(context)
-        module = network(context.asked.held_z.ndim, self.target.classes, tuned.width)
-        # The name's key differs from seed to seed already; whoever fits all with one key gets different networks too.
-        return fit_network(jax.random.fold_in(context.key, self.seed), module, tuned, context)
+        """Trains the network, or takes its part of what was trained for another attribute."""
+        asked = context.asked
+        known = [Attribute(*one) for one in asked.attributes or ((self.target.name, self.target.classes),)]
+        real, planted = ([one for one in known if (one.name in asked.planted) == what] for what in (False, True))
+        heads = Heads("attributes", tuple(real), tuple(planted))
+        names = ("steps", "first", "least", "leaders", "batch_size", "learning_rate")
+        every = tuple(
+            Joint(heads, form=form, seen=seen, **{name: getattr(self, name) for name in names})
+            for form, seen in self.bank
+        )
+        found = context.fitted(dataclasses.replace(every[self.bank.index((self.form, self.seen))], rivals=every))
+        index = real.index(self.target)
+        attacker = None if found.attacker is None else found.attacker.part(index)
+        return found._replace(attacker=attacker, curves=found.curves[index : index + 1], last=None)
 
 
-@functools.lru_cache(maxsize=64)
-def network(rank: int, classes: int, width: int) -> nn.Module:
-    """The classifier for features of this rank; the same object for the same arguments."""
-    return ConvClassifier(classes, width) if rank == 4 else MLPClassifier(classes, 4 * width)
+@register(Attribute)
+@dataclasses.dataclass(frozen=True)
+class Voting(Attack):
+    """The mean log posterior of the family's leading attackers; ``validation`` says of how many.
+
+    Attributes:
+        most: attackers that vote, at most.
+    """
+
+    target: Attribute
+    most: int = 4
+
+    family = "attribute"
+    levels = MappingProxyType({"standard": {}, "thorough": {"most": 6}})
+    last = True
+
+    def fit(self, context: Context) -> Fitted:
+        """Adds attackers from the best on, and keeps the number with the lowest cross-entropy on ``validation``."""
+        asked, batch = context.asked, context.asked.validation
+        ranked = sorted((context.loss(rival), index) for index, rival in enumerate(context.rivals))
+        able = [context.fitted(context.rivals[index]).attacker for loss, index in ranked if loss < jnp.inf][: self.most]
+        if len(able) < 2:
+            return Fitted(None, "fewer than two attackers to put together")
+        posteriors = [jax.nn.log_softmax(one(context.key, asked.held), axis=1) for one in able]
+        means = [jnp.stack(posteriors[:count]).mean(0) for count in range(2, len(able) + 1)]
+        losses = [float(self.target.selection(mean, batch, self.target.aim(batch)).mean()) for mean in means]
+        return Fitted(Mean(tuple(able[: 2 + int(np.argmin(losses))])))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A fitted vote."""
+
+    members: tuple[Any, ...]
+
+    def __call__(self, key: PRNGKey, z: Observed) -> Array:
+        """Mean log posterior, (n, K)."""
+        return jnp.stack([jax.nn.log_softmax(one(key, z), axis=1) for one in self.members]).mean(0)

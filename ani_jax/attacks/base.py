@@ -8,7 +8,7 @@ one on ``validation`` and scores it once on ``test``.
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
@@ -18,13 +18,14 @@ from jaxtyping import Array, Float
 
 from ani_jax.attacks.density import Library, declares
 from ani_jax.attacks.query import CHUNK, Observed, answers, padded, query, summarise
+from ani_jax.records import Look
 from ani_jax.targets.base import Target
 from ani_jax.types import Batch, Features, Knowledge, PRNGKey, Release, Source
 
 SAMPLE = 2048
-"""Auxiliary images that closed forms and the standardisation are fitted on."""
-REDRAWS = 4
-"""Times as many where the client is stochastic and asked once."""
+"""Auxiliary rows where no level says how many."""
+LIBRARY = 16_384
+"""Rows at most whose declared noise an attacker weighs, whatever the number of releases."""
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 
@@ -45,11 +46,17 @@ class Fitted(NamedTuple):
         attacker: the attacker; after a failure the last one that was finite, None if there never was one.
         failed: why fitting ended early, None if it did not.
         note: what a reader must know of the client, found while fitting; "" for nothing.
+        curves: of what is trained in stages, for each of its target's parts.
+        ended: why it was trained no longer, "" for what is not trained in stages.
+        last: where more training would go on; None where nothing would.
     """
 
-    attacker: Attacker | None
+    attacker: Any
     failed: str | None = None
     note: str = ""
+    curves: tuple[tuple[Look, ...], ...] = ()
+    ended: str = ""
+    last: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +67,14 @@ class Level:
 
     Attributes:
         name: of the level.
-        sample: auxiliary images that closed forms are fitted on.
+        sample: auxiliary rows that attackers learn from, each drawn anew.
         queries: how often a stochastic client is asked about the same image.
+        noisy: rows of a stochastic client that is asked once, whose noise is only averaged over by seeing more of it.
+        often: rows where each is asked about several times, which takes that much longer.
         test: images that are scored at most; of a larger split a seeded sample, the same for every client.
         validation: likewise, images that attackers are chosen on.
         repeated: as many of both at most where each is asked about several times, which takes that much more memory.
+        plants: whether labels of known strength are planted, which the audit must find.
         base: of a level of your own, the one of ``LEVELS`` whose settings attacks take and whose critics the criterion; ""
             for its own name.
         settings: name of a registered attack's class -> settings on top of those; None leaves the attack out.
@@ -73,27 +83,72 @@ class Level:
     name: str
     sample: int
     queries: tuple[int, ...]
+    noisy: int = 0
+    often: int = 0
     test: int = 2048
     validation: int = 1024
     repeated: int = 1024
+    plants: bool = True
     base: str = ""
     settings: Mapping[str, Mapping[str, Any] | None] = dataclasses.field(default_factory=dict)
+
+    def rows(self, stochastic: bool, queries: int) -> int:
+        """Auxiliary rows that attackers learn from.
+
+        Example:
+            >>> level = LEVELS["standard"]
+            >>> level.rows(False, 1), level.rows(True, 1), level.rows(True, 64)
+            (40000, 80000, 10240)
+        """
+        if not stochastic:
+            return self.sample
+        return (self.noisy if queries == 1 else self.often) or self.sample
 
 
 LEVELS = MappingProxyType(
     {
         level.name: level
         for level in (
-            Level("smoke", sample=256, queries=(1, 4)),
-            Level("quick", sample=2048, queries=(1, 64)),
-            Level("standard", sample=4096, queries=(1, 4, 16, 64), test=6144, validation=3072),
-            Level("thorough", sample=8192, queries=(1, 4, 16, 64), test=6144, validation=3072),
+            Level("preview", sample=512, queries=(1, 4), plants=False),
+            Level("standard", sample=40_000, queries=(1, 64), noisy=80_000, often=10_240, test=6144, validation=3072),
+            Level(
+                "thorough",
+                sample=80_000,
+                queries=(1, 4, 16, 64),
+                noisy=160_000,
+                often=20_480,
+                test=6144,
+                validation=3072,
+            ),
         )
     }
 )
-"""By name; "smoke" shows that the plumbing works and proves nothing. Attackers that optimise every image by itself run from
-"standard" on: on two cores they take about a millisecond an image and step on the undefended split of 32x32 pixels. METHODS
-5.3 asks for 1,000 to 5,000 iterations: "thorough" has them, "standard" fewer, from a decoder's guess."""
+"""By name. "preview" shows that the plumbing works and is no evidence; what is published is "standard" at least."""
+RETIRED = MappingProxyType({"smoke": "preview", "quick": "preview"})
+"""Levels of before, and what took their place."""
+
+
+def level_named(name: str, argument: str = "level") -> Level:
+    """The level of that name.
+
+    Args:
+        name: as in ``LEVELS``.
+        argument: what the caller calls it.
+
+    Raises:
+        ValueError: there is none; a name of before is answered with its successor.
+
+    Example:
+        >>> level_named("quick", "audit")
+        Traceback (most recent call last):
+        ValueError: audit=quick: is called "preview" now, and no evidence; must be one of preview, standard, thorough
+    """
+    if name not in LEVELS:
+        now = f'is called "{RETIRED[name]}" now, and no evidence; ' if name in RETIRED else ""
+        raise ValueError(f"{argument}={name}: {now}must be one of {', '.join(LEVELS)}")
+    return LEVELS[name]
+
+
 EVERYWHERE = MappingProxyType({name: {} for name in LEVELS})
 """Settings of an attack that takes part at every level, always the same."""
 
@@ -121,6 +176,8 @@ class Attack:
     """Name of a level -> settings by name; it sits out levels that are missing."""
     repeated: ClassVar[bool] = True
     """Query policy: whether it also attacks several releases of each image."""
+    last: ClassVar[bool] = False
+    """Whether it builds on what all others of its family found."""
     owns: ClassVar[Callable[[Source], Source] | None] = None
     """What the attacker's own images are, given ``auxiliary``; None for just those."""
 
@@ -210,9 +267,9 @@ def families(targets: Sequence[Target], level: Level, knowledge: Knowledge) -> t
 
     Example:
         >>> from ani_jax.targets.attribute import Attribute
-        >>> [found] = families((Attribute("ink", 4),), LEVELS["quick"], Knowledge(None))
+        >>> [found] = families((Attribute("ink", 4),), LEVELS["preview"], Knowledge(None))
         >>> found.title, [attack.name for attack in found.attacks]
-        ('attribute ink', ['probe', 'network-0'])
+        ('attribute ink', ['probe', 'perceptron, standardised'])
     """
     # Asked here, since a level is made before attacks register; a misspelt name would quietly change who attacks.
     if level.base not in ("", *LEVELS):
@@ -231,7 +288,7 @@ def families(targets: Sequence[Target], level: Level, knowledge: Knowledge) -> t
         # By name: a new file must not change the order of a record.
         for name, attacks in sorted(rivals.items()):
             # Closed forms first: networks build on what they find.
-            ordered = sorted(attacks, key=lambda attack: attack.steps > 0)
+            ordered = sorted(attacks, key=lambda attack: (attack.last, attack.steps > 0))
             # Without noise a client that is asked again says the same again.
             for queries in level.queries if stochastic else (1,):
                 able = tuple(attack for attack in ordered if queries == 1 or attack.repeated)
@@ -288,6 +345,8 @@ class Asked:
         library: the declared noise of ``sample``, None where the client declares none.
         held_density: how likely each image of the library makes the releases of each validation image, likewise.
         queries: k (static).
+        attributes: name and number of classes of all that may be inferred (static).
+        planted: names of those that are controls, see :mod:`ani_jax.evaluation.controls` (static).
     """
 
     knowledge: Knowledge
@@ -300,6 +359,8 @@ class Asked:
     library: Library | None
     held_density: Float[Array, "b n"] | None
     queries: int = dataclasses.field(metadata={"static": True})
+    attributes: tuple[tuple[str, int], ...] = dataclasses.field(default=(), metadata={"static": True})
+    planted: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
 
     @property
     def held_z(self) -> Features:
@@ -325,12 +386,14 @@ class Context:
         asked: what the client answered.
         fitted: another attack on the same answers -> what it found; fitted once, however many ask.
         emit: receives "step" and "loss" of a long fit.
+        rivals: who else competes in its family.
     """
 
     key: PRNGKey
     asked: Asked
     fitted: Callable[[Attack], Fitted]
     emit: OnEvent | None = None
+    rivals: tuple[Attack, ...] = ()
 
     def best(self, attacks: Sequence[Attack]) -> Any:
         """The strongest attacker among some, by their target's selection on ``validation``; None where there is none."""
@@ -368,10 +431,11 @@ class Fits:
         self.asked, self.key, self.emit = asked, key, emit
         self.done: dict[Attack, Fitted] = {}
 
-    def __call__(self, attack: Attack) -> Fitted:
+    def __call__(self, attack: Attack, rivals: Sequence[Attack] = ()) -> Fitted:
         """What the attack found; whatever a stranger's client raises inside it becomes a result that says so."""
         if attack not in self.done:
-            context = Context(self.key(attack), self.asked, self, functools.partial(self.emit, attack))
+            others = tuple(one for one in rivals if one is not attack)
+            context = Context(self.key(attack), self.asked, self, functools.partial(self.emit, attack), others)
             try:
                 self.done[attack] = attack.fit(context)
             # Exception, not BaseException: the user may still stop an audit.
@@ -392,7 +456,14 @@ def reason(error: Exception) -> str:
 
 
 def prepare(
-    key: PRNGKey, knowledge: Knowledge, auxiliary: Source, validation: Batch, *, count: int = SAMPLE, queries: int = 1
+    key: PRNGKey,
+    knowledge: Knowledge,
+    auxiliary: Source,
+    validation: Batch,
+    *,
+    count: int = SAMPLE,
+    queries: int = 1,
+    attributes: tuple[tuple[str, int], ...] = (),
 ) -> Asked:
     """Asks the client about ``count`` auxiliary images and the validation images.
 
@@ -401,9 +472,9 @@ def prepare(
         knowledge: must grant the release.
         auxiliary: the attacker's images.
         validation: held-out images.
-        count: size of the fixed sample; of a stochastic client ``REDRAWS / queries`` times as many are asked about, since
-            independent noise is only averaged over by seeing more of it.
+        count: size of the fixed sample.
         queries: k.
+        attributes: see :class:`Asked`.
 
     Raises:
         ValueError: the threat model does not grant the release.
@@ -418,14 +489,11 @@ def prepare(
     """
     draw_key, sample_key, held_key = jax.random.split(key, 3)
     release = _granted(knowledge)
-    # Fewer at many queries, whose mean is less noisy. A declared density wants the opposite (METHODS 5.6): at k = 64 a
-    # library of 2,048 instead of 8,192 was measured to hide 13 to 15 points.
-    count *= max(1, REDRAWS // queries) if release.stochastic else 1
-    sample = jax.jit(Source.draw, static_argnums=2)(auxiliary, draw_key, count)
+    sample = jax.tree.map(lambda *parts: jnp.concatenate(parts), *dealt(auxiliary, draw_key, count))
     # Summarised chunk by chunk: 64 releases of every image at once would take gigabytes.
     sample_z = jnp.concatenate([summarise(z) for z in answers(release, sample.image, sample_key, queries)])
     held = query(release, validation.image, held_key, queries)
-    library = Library.of(release, sample.image) if declares(release) else None
+    library = Library.of(release, sample.image[:LIBRARY]) if declares(release) else None
     return Asked(
         knowledge=knowledge,
         auxiliary=auxiliary,
@@ -437,7 +505,29 @@ def prepare(
         library=library,
         held_density=None if library is None else library.density(held),
         queries=queries,
+        attributes=attributes,
     )
+
+
+def dealt(source: Source, key: PRNGKey, count: int) -> Iterator[Batch]:
+    """Rows that show every original equally often, shuffled, each drawn anew; ``CHUNK`` at a time.
+
+    Args:
+        source: of the originals.
+        key: of order and drawing.
+        count: rows of all chunks together.
+    """
+    deal_key, draw_key = jax.random.split(key)
+    # Whole decks of the originals, of which the last may be cut short.
+    decks = jax.random.split(deal_key, -(-count // source.size))
+    order = jnp.concatenate([jax.random.permutation(deck, source.size) for deck in decks])[:count]
+    for number, start in enumerate(range(0, count, CHUNK)):
+        index, size = padded(order[start : start + CHUNK], 0)
+        drawn = _batch(source, jax.random.fold_in(draw_key, number), index)
+        yield jax.tree.map(lambda values, size=size: values[:size], drawn)
+
+
+_batch = jax.jit(Source.batch)
 
 
 def _granted(knowledge: Knowledge) -> Release:

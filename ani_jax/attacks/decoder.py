@@ -11,9 +11,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from ani_jax.attacks.base import EVERYWHERE, Asked, Attack, Context, Fitted, Standardiser, in_chunks, register
-from ani_jax.attacks.network import Trained, fit_network
+from ani_jax.attacks.network import Trained
 from ani_jax.attacks.query import Observed, flat
-from ani_jax.modules.adversaries import MirrorDecoder, ResidualDecoder
+from ani_jax.modules.readers import DecoderReader
 from ani_jax.targets.image import Image
 from ani_jax.types import Features, Images, PRNGKey
 
@@ -25,8 +25,10 @@ BANDWIDTHS = (1.0, 4.0)
 """Squared widths of the Gaussian kernel, as parts of the mean squared distance between two features."""
 SUPPORT = 2048
 """Images that a kernel decoder is fitted on at most."""
-BLOCKS = 8
-"""Depth of the residual decoder that METHODS 5.2 asks for."""
+WIDTH, BLOCKS = 96, 2
+"""Of the residual decoder."""
+RIDGE = 32_768
+"""Rows that a linear decoder is fitted on at most."""
 
 
 @register(Image)
@@ -89,7 +91,7 @@ CLOSED = (Ridge, Kernel)
 def _closed_form(asked: Asked, widths: Sequence[Array | None], penalties: Sequence[float]) -> Fitted:
     """The best kernel width (None: linear) and penalty on ``validation``."""
     # A kernel's cost grows with the cube of its support.
-    size = None if widths[0] is None else SUPPORT
+    size = RIDGE if widths[0] is None else SUPPORT
     z, held = flat(asked.standardise(asked.sample_z[:size])), flat(asked.standardise(asked.held_z))
     images, shape = flat(asked.validation.image), asked.validation.image.shape[1:]
     # The primal's matrix is d x d, the dual's n x n: linear takes the smaller, a kernel has the dual alone.
@@ -202,76 +204,35 @@ class ClosedForm:
         return (product(coordinates, self.weights) + self.bias[None]).clip(0, 1).reshape(-1, *self.image_shape)
 
 
-@dataclasses.dataclass(frozen=True)
-class DecoderNetwork(Trained):
-    """A decoder network trained with MSE + SSIM on what the client sends for fresh auxiliary images.
-
-    It learns what to add to the best closed form, so it starts where that one ends.
-
-    Attributes:
-        bases: closed forms that it may correct; none to learn from scratch.
-    """
-
-    # METHODS 5.2's; networks for attributes take twice as much.
-    learning_rate: float = 1e-3
-    bases: tuple[type[Attack], ...] = CLOSED
-
-    family = "decoder"
-
-    def module(self, image_shape: tuple[int, int, int]) -> nn.Module:
-        """``z -> images`` in (0, 1)."""
-        raise NotImplementedError
-
-    def fit(self, context: Context) -> Fitted:
-        """Trains the network."""
-        tuned, (height, width, channels) = self.tuned(context), context.asked.sample.image.shape[1:]
-        base = context.best([kind(self.target) for kind in self.bases])
-        return fit_network(context.key, tuned.module((height, width, channels)), tuned, context, base)
-
-
 @register(Image)
 @dataclasses.dataclass(frozen=True)
-class Residual(DecoderNetwork):
-    """Residual blocks at z's resolution, then upsampled.
+class Residual(Trained):
+    """A residual decoder trained from scratch on what the client sends.
 
     Attributes:
+        width: of the network.
         blocks: its depth.
     """
 
+    target: Image
+    width: int = WIDTH
     blocks: int = BLOCKS
-
+    leaders: int = 1
+    family = "decoder"
     levels = MappingProxyType(
         {
-            "smoke": {"steps": 5, "blocks": 1, "batch_size": 32},
-            "quick": {"steps": 40, "blocks": 2, "batch_size": 32},
-            "standard": {"steps": 600, "trial_steps": 30},
-            "thorough": {"steps": 3000, "trial_steps": 100},
+            "preview": {"steps": 20, "blocks": 1, "width": 32, "batch_size": 32},
+            "standard": {"steps": 2496, "first": 312, "least": 2496},
+            "thorough": {"steps": 19_968, "first": 624, "least": 2496},
         }
     )
 
     @property
-    def caveat(self) -> str:
-        """Said where it is shallower than METHODS 5.2 asks for."""
-        return (
-            ""
-            if self.blocks == BLOCKS
-            else f"the residual decoder has {self.blocks} blocks at this level, not {BLOCKS}"
-        )
+    def name(self) -> str:
+        """The architecture, and whether it is the start alone."""
+        return "residual" if self.first or not self.rivals else "residual, start"
 
-    def module(self, image_shape: tuple[int, int, int]) -> nn.Module:
+    def module(self, asked: Asked) -> nn.Module:
         """The residual decoder."""
-        return ResidualDecoder(image_shape, self.width, self.blocks)
-
-
-@register(Image)
-@dataclasses.dataclass(frozen=True)
-class Mirror(DecoderNetwork):
-    """The edge in reverse: transposed convolutions."""
-
-    levels = MappingProxyType(
-        {"standard": {"steps": 400, "trial_steps": 30}, "thorough": {"steps": 3000, "trial_steps": 100}}
-    )
-
-    def module(self, image_shape: tuple[int, int, int]) -> nn.Module:
-        """The mirrored decoder."""
-        return MirrorDecoder(image_shape, self.width)
+        height, width, channels = asked.sample.image.shape[1:]
+        return DecoderReader((height, width, channels), self.width, self.blocks)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ani_jax.attacks.base import EVERYWHERE, Asked, Attack, Context, Fitted, register
+from ani_jax.attacks.base import EVERYWHERE, LIBRARY, Asked, Attack, Context, Fitted, register
 from ani_jax.attacks.density import Library, declares
 from ani_jax.attacks.query import Observed, flat
 from ani_jax.targets.attribute import Attribute
@@ -66,6 +66,7 @@ class Likelihood(Bayes):
         """Keeps the temperature with the highest likelihood of the true attribute on ``validation``."""
         asked, classes = context.asked, self.target.classes
         labels, truth = (batch.sensitive[self.target.name] for batch in (asked.sample, asked.validation))
+        labels = labels[:LIBRARY]
         return _fitted(
             asked,
             self.temperatures,
@@ -113,7 +114,7 @@ class Reconstruction(Bayes):
 
     def fit(self, context: Context) -> Fitted:
         """Keeps the temperature with the lowest MSE on ``validation``."""
-        images, truth = context.asked.sample.image, context.asked.validation.image
+        images, truth = context.asked.sample.image[:LIBRARY], context.asked.validation.image
         return _fitted(
             context.asked,
             self.temperatures,

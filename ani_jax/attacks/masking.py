@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from ani_jax.attacks.base import Asked
+from ani_jax.attacks.base import SAMPLE, Asked
 from ani_jax.attacks.decoder import product, solve
 from ani_jax.attacks.descent import Goal, feature_rates, sample_means
 from ani_jax.attacks.query import ask, flat, query
@@ -118,7 +118,7 @@ def _linear(key: PRNGKey, asked: Asked) -> Release:
     shape = asked.sample.image.shape[1:]
     count = min(NOISE, 2 * asked.sample.image[0].size)
     # Noise also moves what real images never do.
-    images = jnp.concatenate([asked.sample.image, jax.random.uniform(image_key, (count, *shape))])
+    images = jnp.concatenate([asked.sample.image[:SAMPLE], jax.random.uniform(image_key, (count, *shape))])
     z = query(asked.release, images, query_key)[0]
     return Release((images.mean(0), z.mean(0), _solved(images, z)), _LinearApply())
 

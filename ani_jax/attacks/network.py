@@ -1,7 +1,11 @@
-"""Attackers that are networks: trained on fresh queries, kept at their best on ``validation``, alone or on top of a base."""
+"""Trained attackers: networks that double their steps until ``validation`` gains nothing more (METHODS 5.0 a).
+
+All of a family's networks make a short start; only those that lead then double, going on from where they were. Networks that
+answer several questions at once have a head for each, and keep the best parameters for every head by itself.
+"""
 
 import dataclasses
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -9,190 +13,311 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from ani_jax.attacks.base import Asked, Attack, Context, Fitted, Level, Standardiser, in_chunks
-from ani_jax.attacks.query import Observed, ask, flat, summarise
+from ani_jax.attacks.base import Asked, Attack, Context, Fitted, in_chunks
+from ani_jax.attacks.query import Observed
 from ani_jax.modules.initialise import initialise
-from ani_jax.optimize.fit import adam, fit
+from ani_jax.modules.readers import statistics
+from ani_jax.optimize.fit import Fit, adam, fit
+from ani_jax.records import Look
 from ani_jax.targets.base import Loss, Target
-from ani_jax.types import Features, PRNGKey
+from ani_jax.types import Batch, Features, PRNGKey
 
-GRID = ((1.0, 1.0), (3.0, 1.0), (1.0, 0.5), (3.0, 0.5))
-"""Factors of the usual learning rate and of the usual width; the usual ones come first and win ties."""
+SEEN = 2048
+"""Lessons whose view is taken at once."""
+STATISTICS = 2048
+"""Lessons that a finished network's normalisation is fitted on."""
+SOLVED = 0.005
+"""A question is answered where a start comes so near to a perfect strength."""
+LOOKS = 4
+"""How often a stage is looked at on ``validation``."""
+FLOOR = float(np.finfo(np.float32).max)
+"""Loss of what never had a finite one."""
+REACHED, RISING, PRUNED = "plateau reached", "still rising: a lower bound", "not among the leaders: not trained on"
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained(Attack):
-    """A network attacker: at some levels short trials on a small grid come first, and the best of them is trained to the end.
-
-    Every trial is an attacker of its family like any other, so the record shows what was tried and how it did. Networks sit out
-    repeated releases, where every step would ask k times as often.
+    """A network attacker, trained in stages that double.
 
     Attributes:
-        width: of the network.
-        batch_size: images a step.
-        learning_rate: Adam's peak rate.
-        seeds: attackers that differ in nothing but their seed.
-        seed: which of them this is.
-        trial_steps: of each trial of learning rate and width, 0 to take the usual ones.
-        trials: whose best setting is taken, () for the usual one.
-        cell: what is tried, "" where nothing is.
+        steps: of all stages together, at most.
+        first: steps of the start that all of a family's networks make; 0 for all ``steps`` at once.
+        least: no plateau is called before so many steps.
+        leaders: so many architectures are trained on behind their starts, for each question that no start has answered.
+        batch_size: rows a step.
+        learning_rate: Adam's peak rate in every stage.
+        rivals: whose starts it is compared with; () to train on whatever they do.
     """
 
-    width: int = 64
-    batch_size: int = 64
+    first: int = 0
+    least: int = 0
+    leaders: int = 2
+    batch_size: int = 128
     learning_rate: float = 2e-3
-    seeds: int = 1
-    seed: int = 0
-    trial_steps: int = 0
-    trials: tuple["Trained", ...] = ()
-    cell: str = ""
+    rivals: "tuple[Trained, ...]" = ()
 
-    repeated = False
+    def module(self, asked: Asked) -> nn.Module:
+        """The network, ``(z, train) -> output``; equal for equal architectures."""
+        raise NotImplementedError
+
+    def view(self, asked: Asked) -> Any:
+        """How the network is told of z: a fitted pytree callable."""
+        return asked.standardise
 
     @property
-    def name(self) -> str:
-        """The architecture and, of a trial, what is tried."""
-        return f"{self.architecture}, {self.cell}" if self.cell else self.architecture
+    def rate(self) -> float:
+        """Peak learning rate of its architecture."""
+        return self.learning_rate
 
     @property
     def architecture(self) -> str:
-        """What distinguishes it from other networks of its family."""
-        return type(self).__name__.lower()
+        """Of several views of one architecture, the best alone may lead: they cost as much and find much the same."""
+        return type(self).__name__
 
-    @classmethod
-    def at(cls, target: Target, level: Level) -> tuple[Self, ...]:
-        """The trials, then one network a seed."""
-        found: list[Self] = []
-        for usual in super().at(target, level):
-            trials = tuple(
-                dataclasses.replace(
-                    usual,
-                    steps=usual.trial_steps,
-                    width=max(1, int(width * usual.width)),
-                    learning_rate=rate * usual.learning_rate,
-                    cell=f"rate x{rate:g}, width x{width:g}",
-                )
-                for rate, width in (GRID if usual.trial_steps else ())
-            )
-            finals = (dataclasses.replace(usual, seed=seed, trials=trials) for seed in range(usual.seeds))
-            found += [*trials, *finals]
-        return tuple(found)
+    @property
+    def start(self) -> Self:
+        """The attack that ends behind the first stage."""
+        return dataclasses.replace(self, steps=min(self.first, self.steps), first=0, least=0, rivals=())
 
-    def tuned(self, context: Context) -> Self:
-        """The attack in the form whose trial had the lowest loss on ``validation``; where all failed, the usual one."""
-        if not self.trials:
-            return self
-        # A failed trial's loss is infinite; where all are, the first is the least: the usual form.
-        best = self.trials[int(np.argmin([context.loss(trial) for trial in self.trials]))]
-        return dataclasses.replace(self, width=best.width, learning_rate=best.learning_rate)
+    def fit(self, context: Context) -> Fitted:
+        """Starts, and doubles where it is one of the leaders on ``validation``."""
+        if not self.first:
+            return train(self, context)
+        begun = context.fitted(self.start)
+        if begun.failed is not None:
+            return begun
+        leads, answers = self._standing(context)
+        if leads:
+            return train(self, context, begun)
+        # What neither leads nor answers has its curve on record; what it would guess need not be asked.
+        return begun._replace(ended=REACHED) if answers else begun._replace(attacker=None, ended=PRUNED)
+
+    def _standing(self, context: Context) -> tuple[bool, bool]:
+        """Whether it is one of the leaders for any question, and whether its start is the first that has answered one."""
+        starts = [rival.start for rival in self.rivals]
+        if self.start not in starts:
+            return True, False
+        curves, own = [context.fitted(start).curves for start in starts], starts.index(self.start)
+        leads = answers = False
+        for part in self.target.wanted:
+            # A start that failed leads nowhere.
+            looks = [(curve[part][-1], index) for index, curve in enumerate(curves) if curve]
+            ranked = [index for _, index in sorted((look.loss, index) for look, index in looks)]
+            perfect = self.target.parts[part][0].perfect
+            if perfect is not None and any(look.strength > perfect - SOLVED for look, _ in looks):
+                answers |= own == ranked[0]
+                continue
+            # Written from the worst on, so that the best of each architecture is what stays.
+            best = {self.rivals[index].architecture: index for index in reversed(ranked)}
+            leads |= own in sorted(best.values(), key=ranked.index)[: self.leaders]
+        return leads, answers
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A fitted attacker that is a network on standardised features, alone or on top of a fitted base.
+    """A network on a view of the features, with all of its answers.
 
     Attributes:
-        params: of the network.
-        standardise: of its input.
-        base: a simpler attacker whose guess in [0, 1] the network corrects by up to 1 either way; None for none.
-        module: the network (static), with outputs in (0, 1) where there is a base.
+        variables: of the network.
+        view: of its input.
+        module: the network (static).
     """
 
-    params: Any
-    standardise: Standardiser
-    base: Any
+    variables: Any
+    view: Any
     module: nn.Module = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, key: PRNGKey, z: Observed) -> Array:
-        """Runs the network ``CHUNK`` images at a time."""
-        del key
-        return in_chunks(self, z)
+    def on(self, z: Features) -> Array:
+        """The output from summarised features."""
+        return self.module.apply(self.variables, shaped(self.view, z), train=False)  # type: ignore[return-value]
 
-    def on(self, z: Features, *, train: bool = False) -> Array:
-        """Runs the network on summarised features."""
-        output = self.module.apply({"params": self.params}, readable(self.standardise(z)), train=train)
-        if self.base is None:
-            return output  # type: ignore[return-value]
-        corrected = self.base.on(z) + 2 * output - 1
-        # A clip would stop the gradient where the correction overshoots, so it is left to the finished attacker.
-        return corrected if train else corrected.clip(0, 1)
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """A fitted attacker: a network that answers one question or several, for each with the parameters that were best for it.
+
+    Attributes:
+        networks: one a question.
+        cuts: where on the output's last axis each answer lies (static).
+    """
+
+    networks: tuple[Network, ...]
+    cuts: tuple[tuple[int | None, int | None], ...] = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, key: PRNGKey, z: Observed) -> Array:
+        """All answers beside each other, ``CHUNK`` images at a time."""
+        del key
+        # Cut behind the compiled code, which all questions then share.
+        parts = [in_chunks(one, z)[..., slice(*cut)] for one, cut in zip(self.networks, self.cuts, strict=True)]
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
+
+    def part(self, index: int) -> "Answers":
+        """The attacker that answers one question alone."""
+        return Answers((self.networks[index],), (self.cuts[index],))
+
+
+def shaped(view: Any, z: Features) -> Features:
+    """A view of features; one that has as many numbers is a map again where they were one."""
+    seen = view(z)
+    return seen.reshape(z.shape) if seen.size == z.size and z.ndim == 4 else seen.reshape(z.shape[0], -1)
+
+
+def seen(view: Any, z: Features) -> Features:
+    """Lessons as a network is told of them; once for all steps, since a view may cost more than the network."""
+    parts = (_shaped(view, z[start : start + SEEN]) for start in range(0, len(z), SEEN))
+    return jnp.concatenate(list(parts))
+
+
+_shaped = jax.jit(shaped)
+
+
+class Lessons(NamedTuple):
+    """What a network learns from.
+
+    Attributes:
+        z: (n, ...), rows as it is told of them.
+        batch: what they are of.
+        held_z: the same of ``validation``.
+        held: likewise.
+        aim: see :meth:`ani_jax.targets.base.Target.aim`.
+    """
+
+    z: Features
+    batch: Batch
+    held_z: Features
+    held: Batch
+    aim: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Loss of a network attacker: draws images and the client's noise anew at each step.
+    """Loss of a network attacker on rows drawn with replacement.
 
     Attributes:
         module: the network.
         loss: see :data:`Loss`.
-        batch_size: images a step.
+        batch_size: rows a step.
     """
 
     module: nn.Module
     loss: Loss
     batch_size: int
 
-    def __call__(self, params: Any, data: tuple[Asked, Any, Any], key: PRNGKey) -> Float[Array, ""]:
-        """Mean loss of one fresh batch; ``data`` is what was asked, the base and the aim."""
-        asked, base, aim = data
-        draw_key, noise_key = jax.random.split(key)
-        batch = asked.auxiliary.draw(draw_key, self.batch_size)
-        # Fresh noise at every step: measured on ani, 61% of inks after 1,000 steps of 128 draws, where a library of 8,192
-        # under the exact density reads 36% (METHODS 5.0).
-        z = jax.lax.stop_gradient(summarise(ask(asked.release, batch.image, noise_key, asked.queries)))
-        return self.loss(Network(params, asked.standardise, base, self.module).on(z, train=True), batch, aim).mean()
+    def __call__(self, params: Any, data: Lessons, key: PRNGKey) -> Float[Array, ""]:
+        """Mean loss of one batch."""
+        row_key, dropout_key = jax.random.split(key)
+        index = jax.random.randint(row_key, (self.batch_size,), 0, len(data.z))
+        z, batch = jax.tree.map(lambda leaf: leaf[index], (data.z, data.batch))
+        output, _ = self.module.apply(
+            {"params": params}, z, train=True, mutable=["batch_stats"], rngs={"dropout": dropout_key}
+        )
+        return self.loss(output, batch, data.aim).mean()  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """Loss of a network attacker on ``validation``, to keep its best parameters by."""
+    """Loss of a network attacker on ``validation``, to keep its best parameters by.
+
+    Attributes:
+        module: the network.
+        loss: see :data:`Loss`; of several questions each by itself.
+        most: validation images at most, spread over all.
+    """
 
     module: nn.Module
     loss: Loss
+    most: int = 1024
 
-    def __call__(self, params: Any, data: tuple[Asked, Any, Any]) -> Float[Array, ""]:
+    def __call__(self, params: Any, data: Lessons) -> Float[Array, "..."]:
         """Mean loss."""
-        asked, base, aim = data
-        output = Network(params, asked.standardise, base, self.module).on(asked.held_z)
-        return self.loss(output, asked.validation, aim).mean()
+        variables = statistics(self.module, params, data.z[:STATISTICS])
+        apart = -(-len(data.held_z) // self.most)
+        z, batch = jax.tree.map(lambda leaf: leaf[::apart], (data.held_z, data.held))
+        output = self.module.apply(variables, z, train=False)
+        return self.loss(output, batch, data.aim).mean(0)  # type: ignore[arg-type]
 
 
-def fit_network(key: PRNGKey, module: nn.Module, attack: Trained, context: Context, base: Any = None) -> Fitted:
-    """Trains one network on what the client sends; keeps the parameters that are best on ``validation``.
+def train(attack: Trained, context: Context, begun: Fitted | None = None) -> Fitted:
+    """Trains one network in stages that double, until two in a row gained nothing or its steps are spent.
 
     Args:
-        key: of everything random.
-        module: ``(z, train) -> output``, without batch statistics.
-        attack: whose target's losses are minimised and chosen by, with how many steps (Adam, warm-up and cosine decay,
-            gradients clipped to norm 1).
+        attack: whose target's losses are minimised and chosen by (Adam, in every stage warm-up and cosine decay, gradients
+            clipped to norm 1).
         context: of the client.
-        base: a fitted attacker to correct, see :class:`Network`; the correction starts at 0 where the module's last
-            layer is called "pixels".
+        begun: what its start found, to go on from.
     """
     asked, target = context.asked, attack.target
-    init_key, fit_key = jax.random.split(key)
-    params = initialise(module, init_key, readable(asked.held_z[:1]))["params"]
-    if base is not None:
-        # 0 before the sigmoid is 1/2 behind it, a correction of 0: the network starts where its base ends.
-        params = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: jnp.zeros_like(leaf) if "pixels" in jax.tree_util.keystr(path) else leaf, params
-        )
-    found = fit(
-        fit_key,
-        params,
-        Objective(module, target.loss, attack.batch_size),
-        (asked, base, target.aim(asked.validation)),
-        steps=attack.steps,
-        optimizer=adam(attack.learning_rate, attack.steps, 1.0),
-        evaluate=Selection(module, target.selection),
-        # Five looks at least, so that a short trial is kept at its best too.
-        every=max(1, min(50, -(-attack.steps // 5))),
-        on_event=context.emit,
+    module, view = attack.module(asked), attack.view(asked)
+    init_key, fit_key = jax.random.split(context.key)
+    data = Lessons(
+        seen(view, asked.sample_z),
+        asked.sample,
+        seen(view, asked.held_z),
+        asked.validation,
+        target.aim(asked.validation),
     )
-    return Fitted(Network(found.params, asked.standardise, base, module), found.failed)
+    state = None if begun is None else begun.last
+    if state is None:
+        params = initialise(module, init_key, data.z[:1])["params"]
+        state = Fit(params, (), 0, last=params)
+    curves = [list(part) for part in begun.curves] if begun is not None else [[] for _ in target.parts]
+    done = curves[0][-1].steps if curves[0] else 0
+    while True:
+        length = min(done or attack.first or attack.steps, attack.steps - done)
+        state = fit(
+            jax.random.fold_in(fit_key, done),
+            state.last,
+            Objective(module, target.loss, attack.batch_size),
+            data,
+            steps=length,
+            optimizer=adam(attack.rate, length, 1.0),
+            evaluate=Selection(module, target.selection),
+            every=max(1, -(-length // LOOKS)),
+            kept=state if done else None,
+            on_event=context.emit,
+        )
+        done += length
+        attacker = _answers(state, view, module, target, data.z)
+        for part, look in zip(curves, _looks(done, state, attacker, attack, context), strict=True):
+            part.append(look)
+        settled = attack.first and done >= attack.least and _settled(curves, target)
+        if state.failed is not None or settled or done >= attack.steps:
+            break
+    ended = (REACHED if settled else RISING) if attack.first else ""
+    return Fitted(attacker, state.failed, "", tuple(map(tuple, curves)), ended, state)
 
 
-def readable(z: Features) -> Features:
-    """Features as networks take them: maps (n, h, w, c) as they are, anything else as vectors."""
-    return z if z.ndim == 4 else flat(z)
+def _answers(state: Fit, view: Any, module: nn.Module, target: Target, z: Features) -> Answers:
+    """The attacker at its best parameters."""
+    cuts, own = tuple((part.start, part.stop) for _, part in target.parts), z[:STATISTICS]
+    several = np.ndim(state.best) > 0
+    best = [jax.tree.map(lambda leaf, i=i: leaf[i] if several else leaf, state.params) for i in range(len(cuts))]
+    return Answers(tuple(Network(_variables(module, params, own), view, module) for params in best), cuts)
+
+
+_variables = jax.jit(statistics, static_argnums=0)
+
+
+def _looks(done: int, state: Fit, attacker: Answers, attack: Trained, context: Context) -> list[Look]:
+    """How strong the attacker is now, for each of its questions; 0 for one that decides nothing."""
+    asked, found = context.asked, []
+    # Evidence is JSON, which has no infinity.
+    losses = [FLOOR if loss is None else float(loss) for loss in np.atleast_1d(np.array(state.best, object))]
+    for index, ((part, _), loss) in enumerate(zip(attack.target.parts, losses, strict=True)):
+        strength = 0.0
+        if index in attack.target.wanted:
+            guess = part.balanced(np.asarray(attacker.part(index)(context.key, asked.held)), asked.sample)
+            strength = part.strength(guess, asked.validation)
+        found.append(Look(done, loss, strength))
+    return found
+
+
+def _settled(curves: list[list[Look]], target: Target) -> bool:
+    """Whether two doublings in a row gained nothing for any question that counts."""
+    parts = [(target.parts[index][0], curves[index]) for index in target.wanted]
+    return all(
+        len(curve) > 2 and not any(part.gained(*pair) for pair in zip(curve[-3:-1], curve[-2:]))
+        for part, curve in parts
+    )

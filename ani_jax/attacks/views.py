@@ -19,7 +19,7 @@ from ani_jax.attacks.query import flat
 from ani_jax.types import Features
 
 View = Callable[[Features], Float[Array, "n d"]]
-KNOTS, TAIL = 33, 3.2
+KNOTS, TAIL = 17, 3.2
 """Quantiles of each feature that ranks are read off, and the normal score of the outermost."""
 
 
@@ -148,12 +148,29 @@ class Pooled:
         return jnp.concatenate([cells.mean(1), cells.std(1), cells.min(1), cells.max(1)], axis=1)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SortedRanks:
+    """The ranks of sorted values: each place in the order through its own quantiles."""
+
+    ranked: Ranked
+
+    @classmethod
+    def of(cls, z: Features) -> "SortedRanks":
+        """Quantiles of the sorted features."""
+        return cls(Ranked.of(Sorted()(z)))
+
+    def __call__(self, z: Features) -> Float[Array, "n d"]:
+        """The flat view."""
+        return self.ranked(Sorted()(z))
+
+
 VIEWS = MappingProxyType(
     {
         "standardised": Standardised,
         "ranked": Ranked,
         "decorrelated": Decorrelated,
-        "sorted": Sorted,
+        "sorted": SortedRanks,
         "pooled": Pooled,
     }
 )

@@ -6,6 +6,7 @@ Attackers learn from ``auxiliary``, one of each family is chosen on ``validation
 nowhere else. ``defend`` and ``holdout`` are never looked at.
 """
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, MutableMapping, Sequence
@@ -14,14 +15,14 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from ani_jax.attacks.base import LEVELS, Family, Level, OnEvent, families, reason
+from ani_jax.attacks.base import Family, Level, OnEvent, families, level_named, reason
 from ani_jax.attacks.query import as_predictor, as_release
-from ani_jax.evaluation import contest
+from ani_jax.evaluation import contest, controls
 from ani_jax.evaluation.cost import cost_card
 from ani_jax.evaluation.scene import Scene, named
 from ani_jax.information.criterion import LEVELS as CRITICS
 from ani_jax.information.criterion import criterion
-from ani_jax.records import AttackResult, Criterion, Estimate, Evidence, Picture, from_json, to_json
+from ani_jax.records import AttackResult, Control, Criterion, Estimate, Evidence, Picture, from_json, to_json
 from ani_jax.targets import base as targets
 from ani_jax.types import Data, Features, Knowledge, Logits, Release
 
@@ -35,7 +36,7 @@ def audit(
     data: Data,
     predict: Callable[[Features], Logits] | None = None,
     *,
-    level: str | Level = "quick",
+    level: str | Level = "standard",
     seed: int = 0,
     reference: Evidence | None = None,
     subject: str = "release",
@@ -72,9 +73,7 @@ def audit(
         ValueError: an unknown level, a negative seed, or a release that does not give one floating-point row an image.
     """
     if isinstance(level, str):
-        if level not in LEVELS:
-            raise ValueError(f"level={level}: must be one of {', '.join(LEVELS)}")
-        level = LEVELS[level]
+        level = level_named(level)
     if seed < 0:
         raise ValueError(f"seed={seed}: must be 0 or more")
     release = as_release(release)
@@ -86,19 +85,26 @@ def audit(
     rank = {target: place for place, target in enumerate(wanted)}
     sought = sorted(dict.fromkeys(family.target for family in chosen), key=lambda target: rank.get(target, len(rank)))
     scene = Scene.of(knowledge, data, level, seed, reference, random, on_event)
+    scene, best = controls.plant(scene) if level.plants else (scene, {})
     kept = _Kept(store, "" if store is None else scene.digest())
     results = tuple(
         kept.part(family.title, family, AttackResult, functools.partial(contest.run, scene, family))
         for family in chosen
     )
+    noticed = kept.part("controls", best, Controls, lambda: Controls(controls.found(scene, best))).all
     measured, problem = _criterion(scene, kept)
     attackers = [(family, attack) for family in chosen for attack in family.attacks]
     notes = [attack.caveat for _, attack in attackers if attack.caveat]
+    if not level.plants:
+        notes.insert(0, "a preview, not evidence: nothing was planted that it should have noticed")
     if predict is None:
         notes.append("no predictor was given: utility, label-mediated floor and class-mean floor are missing")
     if random is None:
         notes.append("no random copy of the client was given: what its architecture alone lets through is not shown")
-    notes += [attacker.note for result in results for attacker in result.attackers if attacker.note]
+    for result in results:
+        title = f"{result.attack} {result.target}{'' if result.queries == 1 else f' k={result.queries}'}"
+        notes += [attacker.note for attacker in result.attackers if attacker.note]
+        notes += [f"{title}: {one.name} {one.status}" for one in result.attackers if one.status != "ok"]
     test = scene.data.test
     gallery, (height, width, channels) = np.asarray(test.image)[scene.shown], test.image.shape[1:]
     return Evidence(
@@ -109,7 +115,7 @@ def audit(
         steps={f"{family.title}: {attack.name}": attack.steps for family, attack in attackers},
         sizes={
             "auxiliary_originals": data.auxiliary.size,
-            "auxiliary_sample": level.sample,
+            "auxiliary_sample": level.rows(release.stochastic, 1),
             "validation": len(scene.data.validation.label),
             "test": len(test.label),
             "test_originals": len(test.label) if test.group is None else len(np.unique(np.asarray(test.group))),
@@ -123,7 +129,15 @@ def audit(
         notes=tuple(dict.fromkeys((*notes, *problem))),
         criterion=measured,
         targets=tuple(target.words for target in sought),
+        controls=noticed,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Controls:
+    """All controls of one audit, as they are kept."""
+
+    all: tuple[Control, ...]
 
 
 class _Kept:

@@ -55,7 +55,7 @@ def run(scene: Scene, family: Family) -> AttackResult:
         # The encoder's own noise aside, asking it more often shows nothing new.
         if family.queries == 1 and (untrained := scene.untrained()) is not None:
             beside["random_encoder"] = _same_family(scene, family, untrained, "random encoder")
-    return AttackResult(
+    told = AttackResult(
         attack=family.name,
         target=target.name,
         queries=family.queries,
@@ -66,8 +66,12 @@ def run(scene: Scene, family: Family) -> AttackResult:
         leakage=target.leakage(found, undefended),
         per_example=tuple(round(float(value), 6) for value in found.per_example),
         gallery=target.picture(chosen.guess[scene.shown]),
-        status=chosen.record.status,
+        # Where all broke off, the best of them may be far from what an attack finds.
+        status="ok" if any(record.status == "ok" for record in records) else chosen.record.status,
     )
+    strength = found.scores[target.words.strength]
+    noted = dataclasses.replace(strength, note="; ".join(filter(None, (strength.note, told.ended))))
+    return dataclasses.replace(told, scores={**found.scores, target.words.strength: noted})
 
 
 def compete(
@@ -83,18 +87,23 @@ def compete(
         prefix: of their names in events and keys.
         until_perfect: stop at one that makes no mistake on ``validation``: it would be chosen whatever the others do.
     """
+    often = "" if family.queries == 1 else f" k={family.queries}"
 
     def title(attack: Attack) -> str:
-        return f"{prefix}{family.title}: {attack.name}"
+        # Also the seed of its key: what several families build on has one name, whoever asks first.
+        return f"{prefix}{attack.family} {attack.target.name}{often}: {attack.name}"
 
     def step(attack: Attack, event: Mapping[str, Any]) -> None:
         scene.emit({"kind": "attack_step", "name": title(attack), **event})
 
-    fits = Fits(asked, lambda attack: named(scene.key, title(attack)), step)
+    who = f"{prefix}{often}{family.name if family.owns else ''}"
+    if who not in scene.fits:
+        scene.fits[who] = Fits(asked, lambda attack: named(scene.key, title(attack)), step)
+    fits = scene.fits[who]
     found: list[Competitor] = []
     for attack in family.attacks:
         scene.emit({"kind": "attack_start", "name": title(attack), "total": attack.steps})
-        found.append(_judged(scene, attack, fits(attack), fits.key(attack), asked, test_z))
+        found.append(_judged(scene, attack, fits(attack, family.attacks), fits.key(attack), asked, test_z))
         scene.emit({"kind": "attack_end", "name": title(attack)})
         last = found[-1].record
         if until_perfect and last.status == "ok" and last.validation == family.target.perfect:
@@ -103,15 +112,15 @@ def compete(
 
 
 def choose(competitors: Sequence[Competitor]) -> Competitor | None:
-    """The strongest on ``validation`` among those that did not fail, else among all with a finite score."""
+    """The strongest on ``validation``, whatever else happened to it: an attack that broke off may still be the best."""
     able = [one for one in competitors if one.guess is not None]
-    sound = [one for one in able if one.record.status == "ok"]
-    return max(sound or able, key=lambda one: one.record.validation or 0.0, default=None)
+    return max(able, key=lambda one: one.record.validation or 0.0, default=None)
 
 
 def _judged(scene: Scene, attack: Attack, fitted: Fitted, key: PRNGKey, asked: Asked, test_z: Observed) -> Competitor:
     """Lets a fitted attacker guess; numbers that go wrong are written down, never taken for privacy."""
-    strengths, guess, failed = [], None, fitted.failed or ("no attacker" if fitted.attacker is None else None)
+    absent = "no attacker" if fitted.attacker is None and not fitted.ended else None
+    strengths, guess, failed = [], None, fitted.failed or absent
     for z, batch in ((asked.held, asked.validation), (test_z, scene.data.test)):
         if fitted.attacker is None:
             break
@@ -124,10 +133,13 @@ def _judged(scene: Scene, attack: Attack, fitted: Fitted, key: PRNGKey, asked: A
         if not np.isfinite(guess).all():
             failed, guess = failed or "the guesses are not finite", None
             break
+        guess = attack.target.balanced(guess, asked.sample)
         strengths.append(attack.target.strength(guess, batch))
     validation, test = strengths if guess is not None else (None, None)
     status = "ok" if failed is None else f"failed: {failed}"
-    return Competitor(Attacker(attack.name, validation, test, attack.steps, status, fitted.note), guess)
+    curve = fitted.curves[0] if fitted.curves else ()
+    record = Attacker(attack.name, validation, test, attack.steps, status, fitted.note, curve, fitted.ended)
+    return Competitor(record, guess)
 
 
 def _failed(family: Family, status: str, records: tuple = ()) -> AttackResult:

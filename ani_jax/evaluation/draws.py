@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ani_jax.attacks.base import LEVELS
-from ani_jax.attacks.query import CHUNK, Observed, as_predictor, as_release, padded, query, summarise
+from ani_jax.attacks.base import dealt, level_named
+from ani_jax.attacks.query import Observed, as_predictor, as_release, query, summarise
+from ani_jax.evaluation.references import predicted
 from ani_jax.evaluation.scene import Scene, named
 from ani_jax.losses.checks import require
 from ani_jax.types import Batch, Data, Features, Knowledge, Logits, PRNGKey, Release, Source
@@ -64,7 +65,7 @@ def draws(
     require(releases >= 1, "releases", releases, "1 or more")
     knowledge = Knowledge(client, None if predict is None else as_predictor(predict))
     # Of the audit's own auxiliary sample nothing is recorded, so hardly any of it is asked for.
-    scene = Scene.of(knowledge, data, dataclasses.replace(LEVELS[level], sample=1), seed)
+    scene = Scene.of(knowledge, data, dataclasses.replace(level_named(level), sample=1, noisy=1, often=1), seed)
     scene = scene.fewer(scene.level.repeated if releases > 1 else 0)
     asked, test_z = scene.ask(releases)
     fixed = [(asked.held, scene.data.validation), (test_z, scene.data.test)]
@@ -74,7 +75,7 @@ def draws(
         told = {"z": statistics(z), "x": batch.image, "label": batch.label}
         told |= {f"s_{name}": values for name, values in batch.sensitive.items()}
         told |= {} if batch.group is None else {"group": batch.group}
-        told |= {} if predict is None else {"answer": _answer(knowledge.predict, z[0])}
+        told |= {} if knowledge.predict is None else {"answer": predicted(knowledge.predict, z[0]).argmax(1)}
         for name, values in told.items():
             found.setdefault(name, []).append(np.asarray(values))
     sizes = [rows, *(len(batch.label) for _, batch in fixed)]
@@ -100,27 +101,6 @@ def _auxiliary(
     key: PRNGKey, release: Release, source: Source, rows: int, releases: int
 ) -> Iterator[tuple[Observed, Batch]]:
     """The attacker's own rows, ``CHUNK`` at a time."""
-    deal_key, draw_key, ask_key = jax.random.split(key, 3)
-    # Whole decks of the originals, so that each is shown equally often; the last one may be cut short.
-    decks = jax.random.split(deal_key, -(-rows // source.size))
-    order = np.concatenate([np.asarray(jax.random.permutation(deck, source.size)) for deck in decks])
-    draw = jax.jit(Source.batch)
-    for number, start in enumerate(range(0, rows, CHUNK)):
-        size = min(CHUNK, rows - start)
-        index = np.resize(order[start : start + size], CHUNK)
-        drawn = draw(source, jax.random.fold_in(draw_key, number), jnp.asarray(index))
-        batch = jax.tree.map(lambda values, size=size: values[:size], drawn)
+    deal_key, ask_key = jax.random.split(key)
+    for number, batch in enumerate(dealt(source, deal_key, rows)):
         yield query(release, batch.image, jax.random.fold_in(ask_key, number), releases), batch
-
-
-def _answer(predict: Callable[[Features], Logits] | None, z: Features) -> np.ndarray:
-    """The provider's answers, ``CHUNK`` at a time."""
-    parts = []
-    for start in range(0, len(z), CHUNK):
-        part, size = padded(z[start : start + CHUNK], 0)
-        parts.append(np.asarray(_logits(predict, part)).argmax(1)[:size])
-    return np.concatenate(parts)
-
-
-# Once, since jit knows a function by its identity: one made for every chunk would be compiled for every chunk.
-_logits = jax.jit(lambda predict, z: predict(z))

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from ani_jax.attacks.base import Asked, Family, Level, OnEvent, prepare
+from ani_jax.attacks.base import Asked, Family, Fits, Level, OnEvent, prepare
 from ani_jax.attacks.query import Observed, as_release, query
 from ani_jax.evaluation.references import answered, send_raw
 from ani_jax.records import Evidence, to_json
@@ -41,6 +41,7 @@ class Scene:
         shown: indices of the test images in galleries.
         others: what else was asked for, by name; filled on demand.
         scenes: this one with fewer images, by their number; likewise.
+        fits: what attackers found, by who was asked; likewise: what several families build on is fitted once.
     """
 
     data: Data
@@ -57,6 +58,7 @@ class Scene:
     shown: np.ndarray
     others: dict[str, tuple[Asked, Observed]] = dataclasses.field(default_factory=dict)
     scenes: dict[int, "Scene"] = dataclasses.field(default_factory=dict)
+    fits: dict[str, Fits] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(
@@ -125,6 +127,7 @@ class Scene:
                 shown=np.arange(len(self.shown)),
                 others={},
                 scenes={},
+                fits={},
             )
         return self.scenes[images]
 
@@ -181,7 +184,16 @@ def _look(
     key: PRNGKey, name: str, knowledge: Knowledge, data: Data, level: Level, queries: int
 ) -> tuple[Asked, Observed]:
     keys = jax.random.split(named(key, name))
-    asked = prepare(keys[0], knowledge, data.auxiliary, data.validation, count=level.sample, queries=queries)
+    release = knowledge.release
+    asked = prepare(
+        keys[0],
+        knowledge,
+        data.auxiliary,
+        data.validation,
+        count=level.rows(release is not None and release.stochastic, queries),
+        queries=queries,
+        attributes=tuple((task.name, task.classes) for task in data.sensitive),
+    )
     return asked, query(asked.release, data.test.image, keys[1], queries)
 
 

@@ -187,45 +187,6 @@ class MirrorDecoder(nn.Module):
         return _Raise(self.image_shape)(x)
 
 
-class ResidualDecoder(nn.Module):
-    """Residual blocks at z's resolution, normalised, then upsampled: the strongest decoder of METHODS 5.2.
-
-    Each block is ``x + conv(relu(norm(conv(relu(norm(x))))))`` with 3x3 convolutions of ``width`` channels.
-
-    Args:
-        image_shape: ``(height, width, channels)`` of the images to reconstruct.
-        width: channels of the blocks.
-        blocks: how many.
-
-    Returns:
-        Images ``(b, height, width, channels)`` in (0, 1).
-
-    Raises:
-        ValueError: features that are neither ``(b, h, w, c)`` nor ``(b, d)``, or a bad image shape.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> decoder, z = ResidualDecoder((16, 16, 1), width=8, blocks=2), jnp.ones((2, 30))
-        >>> jax.eval_shape(decoder.init_with_output, jax.random.key(0), z)[0].shape
-        (2, 16, 16, 1)
-    """
-
-    image_shape: tuple[int, int, int]
-    width: int = 64
-    blocks: int = 8
-
-    @nn.compact
-    def __call__(self, z: Features, *, train: bool = False) -> Images:
-        """Reconstructs images; ``train`` changes nothing."""
-        del train
-        x = Conv(self.width, name="first")(Grid(self.image_shape, self.width)(z))
-        # At z's resolution: eight blocks of 64 channels take 0.22 s a step at 8x8 and 2.4 s at 32x32 (two cores, batch 64).
-        for _ in range(self.blocks):
-            y = Conv(self.width)(nn.relu(_norm(self.width)(x)))
-            x = x + Conv(self.width)(nn.relu(_norm(self.width)(y)))
-        return _Raise(self.image_shape)(nn.relu(_norm(self.width)(x)))
-
-
 class ConvClassifier(nn.Module):
     """Convolution blocks and a small perceptron: a class from features.
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float
 
@@ -25,18 +26,19 @@ class Fit(NamedTuple):
     """What a minimisation found.
 
     Attributes:
-        params: the parameters with the lowest ``evaluate`` (the last ones without it); always finite.
+        params: the parameters with the lowest ``evaluate`` (the last ones without it); always finite. Where ``evaluate`` gives
+            several numbers, those with the lowest of each, one behind the other on a first axis.
         history: one dict per look: "step", "loss" (mean over the steps since the last look), and "evaluation".
         steps: steps that were run.
-        best: lowest value of ``evaluate``, None without it.
+        best: lowest value of ``evaluate``, a list where it gives several, None without it.
         failed: why the fit stopped early on a value that is not finite, None if it did not.
         last: the parameters after the last step that was finite, whatever ``evaluate`` says of them.
     """
 
     params: Any
-    history: tuple[dict[str, float], ...]
+    history: tuple[dict[str, Any], ...]
     steps: int
-    best: float | None = None
+    best: Any = None
     failed: str | None = None
     last: Any = None
 
@@ -49,9 +51,10 @@ def fit(
     *,
     steps: int,
     optimizer: optax.GradientTransformation,
-    evaluate: Callable[[Any, Any], Float[Array, ""]] | None = None,
+    evaluate: Callable[[Any, Any], Float[Array, "..."]] | None = None,
     every: int = 50,
     patience: int | None = None,
+    kept: Fit | None = None,
     on_event: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Fit:
     """Minimises the expectation of ``loss(params, data, key)`` over keys.
@@ -66,10 +69,11 @@ def fit(
         data: traced pytree.
         steps: at most this many.
         optimizer: its ``update`` is static.
-        evaluate: static ``(params, data) -> scalar``, lower is better; looked at at the
-            start, every ``every`` steps and at the end.
+        evaluate: static ``(params, data) -> scalar``, or (h,) numbers that each keep their own best; lower is better. Looked at
+            at the start, every ``every`` steps and at the end.
         every: steps between two looks.
         patience: stop after this many looks without improvement; needs ``evaluate``.
+        kept: an earlier fit with the same ``evaluate``, whose best stays the best until something beats it.
         on_event: called at every look with the history's newest entry.
 
     Returns:
@@ -90,9 +94,12 @@ def fit(
         raise ValueError(f"every={every}: must be at least 1")
     if patience is not None and (evaluate is None or patience < 1):
         raise ValueError(f"patience={patience}: must be at least 1, and needs evaluate")
-    best = None if evaluate is None else float(_evaluate(evaluate, params, data))
-    # Where even the start is not finite, any finite value beats it.
-    best_params, best, waited = params, (best if best is None or math.isfinite(best) else math.inf), 0
+    best, best_params, waited = None, params, 0
+    if evaluate is not None:
+        first = np.asarray(_evaluate(evaluate, params, data) if kept is None else kept.best, np.float32)
+        # Where even the start is not finite, any finite value beats it.
+        best = np.where(np.isfinite(first), first, np.inf)
+        best_params = kept.params if kept is not None else _keep(np.ones_like(best, bool), params, None)
     state, good, history, done = optimizer.init(params), jnp.asarray(True), [], 0  # type: ignore[arg-type]
     while done < steps:
         count = min(every, steps - done)
@@ -108,9 +115,12 @@ def fit(
         if evaluate is None:
             best_params = params
         else:
-            entry["evaluation"] = float(_evaluate(evaluate, params, data))
-            if best is None or entry["evaluation"] < best:
-                best_params, best, waited = params, entry["evaluation"], 0
+            value = np.asarray(_evaluate(evaluate, params, data))
+            entry["evaluation"] = value.tolist()
+            # Not a number is never less.
+            better = value < best
+            if better.any() and best is not None:
+                best_params, best, waited = _keep(better, params, best_params), np.where(better, value, best), 0
             else:
                 waited += 1
         history.append(entry)
@@ -256,11 +266,23 @@ def step(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _evaluate(evaluate: Callable[[Any, Any], Float[Array, ""]], params: Any, data: Any) -> Float[Array, ""]:
+def _evaluate(evaluate: Callable[[Any, Any], Float[Array, "..."]], params: Any, data: Any) -> Float[Array, "..."]:
     return evaluate(params, data)
 
 
-def _failed(history: list, params: Any, best_params: Any, best: float | None, losses: list, start: int) -> Fit:
+@jax.jit
+def _keep(better: Bool[Array, "..."], params: Any, kept: Any) -> Any:
+    """What is kept for each number of an evaluation: the parameters where they are better, else what was kept before."""
+
+    def one(new: Array, old: Array | None = None) -> Array:
+        own = better.reshape(better.shape + (1,) * new.ndim)
+        new = jnp.broadcast_to(new[(None,) * better.ndim], better.shape + new.shape)
+        return new if old is None else jnp.where(own, new, old)
+
+    return jax.tree.map(one, params) if kept is None else jax.tree.map(one, params, kept)
+
+
+def _failed(history: list, params: Any, best_params: Any, best: Any, losses: list, start: int) -> Fit:
     """The fit that ends at the first step whose loss or update was not finite."""
     bad = next((i for i, value in enumerate(losses) if not bool(jnp.isfinite(value))), None)
     where = f"within steps {start + 1} to {start + len(losses)}" if bad is None else f"at step {start + bad + 1}"
@@ -275,5 +297,8 @@ def _failed(history: list, params: Any, best_params: Any, best: float | None, lo
     )
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is None or math.isfinite(value) else None
+def _finite(best: np.ndarray | None) -> Any:
+    """The lowest values as numbers, None for those that never were one."""
+    if best is None or best.ndim == 0:
+        return None if best is None or not np.isfinite(best) else best.item()
+    return [value if math.isfinite(value) else None for value in best.tolist()]

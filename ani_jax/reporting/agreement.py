@@ -58,7 +58,7 @@ def table(evidences: Mapping[str, Evidence]) -> str:
     """Aligned text, a line a client: every part of its criterion, then the strongest reconstruction's error.
 
     Example:
-        >>> print(table({"funnel": Evidence("funnel", "digits", 0, "quick", {}, {}, {}, ())}))
+        >>> print(table({"funnel": Evidence("funnel", "digits", 0, "standard", {}, {}, {}, ())}))
         client  I(x; z + noise)  effective volume  mean |z|  Gaussian entropy  neighbours' entropy
         funnel  –                –                 –         –                 –
     """
@@ -74,7 +74,7 @@ def caveats(clients: Mapping[str, Evidence]) -> tuple[str, ...]:
     """Which clients' estimates of information say nothing, and whose self-tests failed.
 
     Example:
-        >>> caveats({"funnel": Evidence("funnel", "digits", 0, "quick", {}, {}, {}, ())})
+        >>> caveats({"funnel": Evidence("funnel", "digits", 0, "standard", {}, {}, {}, ())})
         ()
     """
     found, names = [], [*clients]

@@ -17,6 +17,11 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}%"
 
 
+def points(value: float) -> str:
+    """A difference of fractions in points with one decimal."""
+    return f"{100 * value + 0.0:.1f}".replace("-0.0", "0.0")
+
+
 def decibel(value: float) -> str:
     """One decimal and the unit."""
     return f"{value:.1f} dB"
@@ -123,8 +128,32 @@ def caveats(evidences: Sequence[Evidence]) -> tuple[str, ...]:
             for field in ("dataset", "seed", "level", "steps", "sizes")
             if getattr(evidence, field) != getattr(base, field)
         ]
+        found += [f"{evidence.subject}: {sentence}" for sentence in noticed(evidence)]
         found += [f"{evidence.subject}: {note}" for note in evidence.notes]
     return tuple(dict.fromkeys(found))
+
+
+def noticed(evidence: Evidence) -> tuple[str, ...]:
+    """Whether this audit would have noticed a leak, by what was planted; nothing where nothing was.
+
+    A linear label of full strength that was missed withholds every verdict of privacy (METHODS 5.0 d).
+    """
+    told = [control for control in evidence.controls if control.found is not None]
+    heard = [control for control in told if control.heard]
+    said = [
+        f"no verdict: of {control.name} {points(control.found or 0)} of {points(control.known)} points over chance were found"
+        for control in evidence.controls
+        if control.withholds
+    ]
+    if heard and not said:
+        least = min(heard, key=lambda control: control.known)
+        said.append(f"the smallest planted leak that was found: {least.name}, {points(least.known)} points over chance")
+    said += [
+        f"a limit of this audit: {control.name} was missed ({points(control.found or 0)} of {points(control.known)} points)"
+        for control in told
+        if not control.heard and not control.withholds and control.full
+    ]
+    return tuple(said)
 
 
 def _against(found: Frame, evidences: Sequence[Evidence], base: int, other: int) -> str:

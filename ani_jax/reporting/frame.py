@@ -30,7 +30,8 @@ def frame(evidences: Iterable[Evidence]) -> Frame:
     """One row a number.
 
     ``run`` counts the evidences. ``part`` is "utility", "attack" (its scores and its leakage), "reference" (what these are
-    read against), "criterion", "self-test" (``metric`` is the known truth) or "cost". ``value`` is NaN where there is none,
+    read against), "criterion", "self-test" (``metric`` is the known truth), "control" (points over chance that were found of what
+    was planted), "planted" (that can be found) or "cost". ``value`` is NaN where there is none,
     ``low`` and ``high`` where there is no interval, and ``note`` says why. ``status`` is "ok", or what failed. ``strength``,
     ``higher`` and ``leaks`` are what the words of the target say. ``strongest`` holds for the successful attack that found most
     among those on its target that saw as many releases; it is chosen on test scores, so it is an upper envelope.
@@ -42,7 +43,7 @@ def frame(evidences: Iterable[Evidence]) -> Frame:
         KeyError: an evidence has no words for the target of one of its attacks.
 
     Example:
-        >>> found = frame([Evidence("none", "digits", 0, "quick", {}, {}, {"accuracy": Estimate(0.97, 0.96, 0.98)}, ())])
+        >>> found = frame([Evidence("none", "digits", 0, "standard", {}, {}, {"accuracy": Estimate(0.97, 0.96, 0.98)}, ())])
         >>> found[["part", "metric", "value", "low", "high"]].to_csv(index=False).split()
         ['part,metric,value,low,high', 'utility,accuracy,0.97,0.96,0.98']
     """
@@ -76,6 +77,10 @@ def _numbers(evidence: Evidence) -> Iterator[tuple[str, str, Estimate, dict[str,
             yield "attack", name, value, more
         for name, value in result.references.items():
             yield "reference", name, Estimate(value), more
+    for control in evidence.controls:
+        missing = "" if control.found is not None else "no attacker ran through"
+        yield "control", control.name, Estimate(control.found, note=missing), {"chosen": control.attacker}
+        yield "planted", control.name, Estimate(control.known), {}
     if (criterion := evidence.criterion) is not None:
         told = criterion.information
         note = "; ".join(filter(None, (told.reason, *told.caveats, *criterion.caveats)))
@@ -96,7 +101,7 @@ def read(found: Frame, **columns: Any) -> dict[int, Estimate]:
     """Run -> its number, of the rows whose columns have these values; the note of one that was not measured says why.
 
     Example:
-        >>> runs = [Evidence(name, "digits", 0, "quick", {}, {}, {"accuracy": Estimate(0.97)}, ()) for name in "ab"]
+        >>> runs = [Evidence(name, "digits", 0, "standard", {}, {}, {"accuracy": Estimate(0.97)}, ()) for name in "ab"]
         >>> read(frame(runs), metric="accuracy", subject="b")
         {1: Estimate(value=0.97, low=None, high=None, note='')}
     """

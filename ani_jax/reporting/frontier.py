@@ -84,7 +84,7 @@ def audited(evidence: Evidence, defense: str, multiplier: float, weights: Mappin
         KeyError: the evidence has no words for the target of one of its attacks.
 
     Example:
-        >>> evidence = Evidence("funnel", "digits", 3, "quick", {}, {}, {"accuracy": Estimate(0.97)}, ())
+        >>> evidence = Evidence("funnel", "digits", 3, "standard", {}, {}, {"accuracy": Estimate(0.97)}, ())
         >>> audited(evidence, "funnel", 0.1, {"beta": 3.0})[["seed", "accuracy"]].to_numpy()
         array([[3.  , 0.97]])
     """

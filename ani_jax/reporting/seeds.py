@@ -32,7 +32,7 @@ def lines(variants: Mapping[str, Sequence[Pair]]) -> Frame:
 
     Example:
         >>> from ani_jax.records import Estimate
-        >>> def run(accuracy): return Evidence("x", "digits", 0, "quick", {}, {}, {"accuracy": Estimate(accuracy)}, ())
+        >>> def run(accuracy): return Evidence("x", "digits", 0, "standard", {}, {}, {"accuracy": Estimate(accuracy)}, ())
         >>> found = lines({"ani": [(run(0.98), run(0.97)), (run(0.99), run(0.99))]})
         >>> found[["quantity", "mean", "change"]].round(3).to_csv(index=False).split()
         ['quantity,mean,change', 'accuracy,0.98,-0.005']

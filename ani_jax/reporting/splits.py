@@ -15,7 +15,7 @@ def table(cuts: Mapping[str, Evidence]) -> str:
         cuts: name -> evidence, from the shallowest on.
 
     Example:
-        >>> print(table({"depth 1": Evidence("none", "digits", 0, "quick", {}, {}, {}, ())}))
+        >>> print(table({"depth 1": Evidence("none", "digits", 0, "standard", {}, {}, {}, ())}))
         cut      accuracy  MACs  bytes, 8 bits
         depth 1  –         –     –
     """

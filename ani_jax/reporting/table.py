@@ -5,7 +5,18 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from ani_jax.records import Estimate, Evidence, TargetWords
-from ani_jax.reporting.findings import UNITS, Formatter, caveats, count, label, percent, ratio, reference, targets
+from ani_jax.reporting.findings import (
+    UNITS,
+    Formatter,
+    caveats,
+    count,
+    label,
+    percent,
+    points,
+    ratio,
+    reference,
+    targets,
+)
 from ani_jax.reporting.frame import LEAKAGE, Frame, frame, read, select
 
 WIDTH = 110
@@ -71,7 +82,7 @@ def sections(evidences: Sequence[Evidence]) -> tuple[Section, ...]:
     for words in targets(evidences):
         attacks = select(found, target=words.name).groupby(["attack", "queries"], sort=False)
         told += [_attack(own, runs, base, words, *which) for which, own in attacks]
-    told.append(_criterion(found, runs))
+    told += [_controls(found, runs), _criterion(found, runs)]
     if (found.part == "cost").any():
         opaque = "the release is opaque: its cost is not known"
         rows = [
@@ -97,8 +108,8 @@ def summary(evidences: Sequence[Evidence]) -> str:
 
     Example:
         >>> utility = {"accuracy": Estimate(0.976, 0.96, 0.99)}
-        >>> print(summary([Evidence("none", "digits", 0, "quick", {}, {}, utility, ())]))
-        digits, seed 0, level quick
+        >>> print(summary([Evidence("none", "digits", 0, "standard", {}, {}, utility, ())]))
+        digits, seed 0, level standard
         <BLANKLINE>
                      none
         Utility on test
@@ -187,6 +198,16 @@ def _attack(own: Frame, runs: range, base: int, words: TargetWords, attack: str,
         rows.append(scored("score", words.strength, ratio))
     asked = "" if queries == 1 else f", {queries} releases"
     return Section(f"{words.title}: {attack} attack{asked}", tuple(rows))
+
+
+def _controls(found: Frame, runs: range) -> Section:
+    """What was found of every planted label, and below it what can be found."""
+    rows = []
+    for name in select(found, part="control").metric.unique():
+        rows.append(_row(name, read(found, part="control", metric=name), runs, points, "not planted in what it sends"))
+        known = read(found, part="planted", metric=name)
+        rows.append(_row("can be found", known, runs, points, "not planted", "reference"))
+    return Section("Would the audit have noticed? Points over chance of planted labels", tuple(rows))
 
 
 def _criterion(found: Frame, runs: range) -> Section:

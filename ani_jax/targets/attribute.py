@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from ani_jax.records import Clause, Estimate, Metric, TargetWords
+from ani_jax.records import Clause, Estimate, Look, Metric, TargetWords
 from ani_jax.targets import metrics
 from ani_jax.targets.base import Answers, Judgement, Known, Target, register
 from ani_jax.types import Batch, Data
@@ -77,6 +77,19 @@ class Attribute(Target):
         """Balanced accuracy."""
         return metrics.balanced_accuracy(guess.argmax(1), np.asarray(batch.sensitive[self.name]))
 
+    def gained(self, before: Look, after: Look) -> bool:
+        """A point, or 0.003 nats."""
+        return after.strength - before.strength >= 0.01 or before.loss - after.loss >= 0.003
+
+    def balanced(self, guess: np.ndarray, sample: Batch) -> np.ndarray:
+        """Log posteriors less the log prior: of a rare class that z speaks for, its rarity must not speak against it.
+
+        Attackers are trained on the classes as they are, so what they give is a posterior under the sample's frequencies.
+        """
+        prior = np.bincount(np.asarray(sample.sensitive[self.name]), minlength=self.classes) / len(sample.label)
+        # A class that the attacker never saw stays where its posterior is.
+        return guess - np.log(np.where(prior > 0, prior, 1))[None].astype(guess.dtype)
+
     def judge(self, guess: np.ndarray, known: Known) -> Judgement:
         """Scores; beside them chance, the majority class, and what the provider's answer alone gives away.
 
@@ -104,6 +117,75 @@ class Attribute(Target):
         """(score - floor) / (undefended - floor), see :func:`normalised`."""
         floor = Estimate(None) if found.floor is None else found.floor
         return normalised(found.scores["balanced_accuracy"], floor, undefended)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadLoss:
+    """Cross-entropies of several attributes in one output, whose classes lie behind each other on the last axis.
+
+    Attributes:
+        groups: names and numbers of classes; attributes of one group count together.
+        summed: the sum of all (b,) rather than each group by itself (b, groups).
+    """
+
+    groups: tuple[tuple[tuple[str, int], ...], ...]
+    summed: bool
+
+    def __call__(self, output: Array, batch: Batch, aim: object = None) -> Float[Array, "b ..."]:
+        """Of every example."""
+        del aim
+        start, found = 0, []
+        for group in self.groups:
+            total = jnp.zeros(len(output))
+            for name, classes in group:
+                logits = output[:, start : start + classes]
+                total += optax.softmax_cross_entropy_with_integer_labels(logits, batch.sensitive[name])
+                start += classes
+            found.append(total)
+        return jnp.stack(found, axis=1).sum(1) if self.summed else jnp.stack(found, axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads(Target):
+    """Several attributes at once, for one network with a head for each.
+
+    Attributes:
+        heads: the attributes that are wanted, each by itself.
+        planted: controls, which are one part together and decide nothing.
+
+    Example:
+        >>> both = Heads("both", (Attribute("ink", 4), Attribute("pen", 2)), (Attribute("a", 2), Attribute("b", 2)))
+        >>> [cut for _, cut in both.parts], both.wanted
+        ([slice(0, 4, None), slice(4, 6, None), slice(6, 10, None)], (0, 1))
+    """
+
+    heads: tuple[Attribute, ...]
+    planted: tuple[Attribute, ...] = ()
+
+    @property
+    def loss(self) -> HeadLoss:  # type: ignore[override]
+        """The sum of all."""
+        groups = [(head,) for head in self.heads] + ([self.planted] if self.planted else [])
+        return HeadLoss(tuple(tuple((head.name, head.classes) for head in group) for group in groups), True)
+
+    @property
+    def selection(self) -> HeadLoss:  # type: ignore[override]
+        """Each part by itself: what is best for one may be late for another."""
+        return dataclasses.replace(self.loss, summed=False)
+
+    @property
+    def parts(self) -> tuple[tuple[Target, slice], ...]:
+        """Every wanted attribute with its classes, and all that are planted with theirs."""
+        groups: list[tuple[Target, int]] = [(head, head.classes) for head in self.heads]
+        if self.planted:
+            groups.append((Heads("planted", self.planted), sum(head.classes for head in self.planted)))
+        ends = np.cumsum([classes for _, classes in groups]).tolist()
+        return tuple((part, slice(end - classes, end)) for (part, classes), end in zip(groups, ends, strict=True))
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """The real attributes: what is planted must not keep a network in training."""
+        return tuple(range(len(self.heads)))
 
 
 def label_mediated(answers: Answers, sample: np.ndarray, classes: int) -> Float[np.ndarray, "m k"]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ani_jax.records import Estimate, Picture, TargetWords
+from ani_jax.records import Estimate, Look, Picture, TargetWords
 from ani_jax.targets.metrics import Bootstrap
 from ani_jax.types import Batch, Data, Images
 
@@ -102,9 +102,28 @@ class Target:
         del batch
         return None
 
+    @property
+    def parts(self) -> "tuple[tuple[Target, slice], ...]":
+        """The targets that one output answers at once, each with its place on the output's last axis; just this one."""
+        return ((self, slice(None)),)
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """Which of its parts decide who leads and when a plateau is reached."""
+        return tuple(range(len(self.parts)))
+
     def strength(self, guess: np.ndarray, batch: Batch) -> float:
         """How strong a guess is; higher is stronger."""
         raise NotImplementedError
+
+    def gained(self, before: Look, after: Look) -> bool:
+        """Whether twice the training made an attacker stronger by more than a plateau allows (METHODS 5.0 a)."""
+        raise NotImplementedError
+
+    def balanced(self, guess: np.ndarray, sample: Batch) -> np.ndarray:
+        """The guess that decides, whatever classes are frequent among the attacker's own images."""
+        del sample
+        return guess
 
     def judge(self, guess: np.ndarray, known: Known) -> Judgement:
         """Every score of the guesses on ``test``, beside what needs no attack."""

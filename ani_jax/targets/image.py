@@ -5,22 +5,11 @@ import dataclasses
 import numpy as np
 from jaxtyping import Array, Float
 
-from ani_jax.losses.reconstruction import mse, ssim_loss
-from ani_jax.records import Clause, Estimate, Metric, Picture, TargetWords
+from ani_jax.losses.reconstruction import mse
+from ani_jax.records import Clause, Estimate, Look, Metric, Picture, TargetWords
 from ani_jax.targets import metrics
 from ani_jax.targets.base import Answers, Judgement, Known, Target, register
 from ani_jax.types import Batch, Data, Images
-
-SSIM_WEIGHT = 0.1
-"""Weight of 1 - SSIM beside the MSE in the networks' loss: their sizes are then alike for a middling reconstruction."""
-SSIM_WINDOW = 11
-
-
-def image_loss(guess: Images, batch: Batch, aim: object = None) -> Float[Array, " b"]:
-    """MSE per image, plus a part of 1 - SSIM where its window fits."""
-    if min(batch.image.shape[1:3]) < SSIM_WINDOW:
-        return image_mse(guess, batch, aim)
-    return image_mse(guess, batch, aim) + SSIM_WEIGHT * ssim_loss(guess, batch.image)
 
 
 def image_mse(guess: Images, batch: Batch, aim: object = None) -> Float[Array, " b"]:
@@ -41,9 +30,8 @@ class Image(Target):
 
     name: str = "image"
 
-    loss = staticmethod(image_loss)
-    # Not the loss: a network is kept by what makes an attack strong.
-    selection = staticmethod(image_mse)
+    # One loss for training and selection: what a network is kept by is what it learns (METHODS 5.2).
+    loss = selection = staticmethod(image_mse)
 
     @classmethod
     def of(cls, data: Data) -> "tuple[Image, ...]":
@@ -83,6 +71,10 @@ class Image(Target):
     def strength(self, guess: np.ndarray, batch: Batch) -> float:
         """Minus the MSE."""
         return -float(np.square(guess.astype(np.float64) - np.asarray(batch.image)).mean())
+
+    def gained(self, before: Look, after: Look) -> bool:
+        """2% of the error."""
+        return after.loss < 0.98 * before.loss
 
     def judge(self, guess: np.ndarray, known: Known) -> Judgement:
         """Scores; beside them the errors of the mean image and, where the provider's answers are known, of the class mean."""

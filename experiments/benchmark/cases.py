@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, Float
 
-from ani_jax.attacks import base, descent
-from ani_jax.attacks.network import Objective
+from ani_jax.attacks import descent
+from ani_jax.attacks.decoder import BLOCKS, WIDTH
+from ani_jax.attacks.network import Lessons, Objective
 from ani_jax.data.loader import Rows
 from ani_jax.defenses import registry
 from ani_jax.defenses.ani import Ani, NoiseInjector
@@ -25,17 +26,17 @@ from ani_jax.frontier import sweep
 from ani_jax.information import critics
 from ani_jax.losses.dependence import distance_correlation
 from ani_jax.losses.pairwise import centred
-from ani_jax.modules.adversaries import ResidualDecoder
 from ani_jax.modules.initialise import initialise
 from ani_jax.modules.kernels import convolution, pool
+from ani_jax.modules.readers import DecoderReader
 from ani_jax.optimize import fit as fitting
-from ani_jax.targets.image import image_loss
+from ani_jax.targets.image import image_mse
 from ani_jax.training.config import TrainConfig
 from ani_jax.training.devices import Devices, jitted
 from ani_jax.training.phases import enter
 from ani_jax.training.state import State, init
 from ani_jax.training.step import Work
-from ani_jax.types import Batch, Data, Images, Knowledge, Release, Sent, Source, Task, fixed
+from ani_jax.types import Batch, Data, Images, Release, Sent, Source, Task, fixed
 from experiments.benchmark.sides import (
     ATTRIBUTES,
     CEILING,
@@ -244,27 +245,14 @@ def _undefended(shape: Shape) -> Release:
     return freeze(defense, state.params, state.statistics)[0]
 
 
-def decoder_step(shape: Shape, blocks: int = 8, owned: int = 512) -> Case:
-    """The strongest decoder's step on what the undefended client sends."""
-    release, stored = _undefended(shape), batch(owned, shape)
-    z = jax.eval_shape(release, stored.image[:1], jax.random.key(0))
-    module = ResidualDecoder((shape.image, shape.image, 3), shape.width, blocks)
-    unused = jnp.zeros(0)
-    asked = base.Asked(
-        knowledge=Knowledge(release),
-        auxiliary=Source(stored, fixed),
-        validation=stored,
-        sample=stored,
-        sample_z=unused,
-        held=unused,
-        standardise=base.Standardiser(jnp.zeros(z.shape[1:]), jnp.ones(z.shape[1:])),
-        library=None,
-        held_density=None,
-        queries=1,
-    )
-    params = initialise(module, jax.random.key(0), jnp.zeros(z.shape))["params"]
-    loss = Objective(module, image_loss, shape.batch)
-    return _fit(loss, fitting.adam(LEARNING_RATE, STEPS, 1.0), params, (asked, None, None), steps=1)
+def decoder_step(shape: Shape, width: int = WIDTH, blocks: int = BLOCKS, owned: int = 512) -> Case:
+    """The strongest decoder's step on what the undefended client sent."""
+    stored, side = batch(owned, shape), shape.image // 4
+    z = jax.random.normal(jax.random.key(1), (owned, side, side, 2 * shape.width))
+    module = DecoderReader((shape.image, shape.image, 3), width, blocks)
+    params = initialise(module, jax.random.key(0), z[:1])["params"]
+    loss = Objective(module, image_mse, shape.batch)
+    return _fit(loss, fitting.adam(LEARNING_RATE, STEPS, 1.0), params, Lessons(z, stored, z, stored, None), steps=1)
 
 
 def elsewhere(image: Images) -> Images:

@@ -55,7 +55,7 @@ STEPS = {
     "dependence": Entry("dependence", "plain", {"cnn": None, "resnet": None}),
     "critic": Entry("critic", sides=("ours", "torch"), change={"batch": 256}),
     **{f"inversion_{count}": Entry("inversion", goals=INVERSION, change={"count": count}) for count in (1, 16, 64)},
-    "decoder": Entry("decoder", change={"batch": 64}),
+    "decoder": Entry("decoder", goals={"cnn": 1.3}),
     "correlation": Entry(
         "correlation", "correlation_differences", {"cnn": None}, 0.2, ("ours", "torch"), ("ours",), {"count": 12_288}
     ),

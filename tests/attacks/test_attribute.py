@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,6 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from ani_jax.attacks import attribute, base, query
-from ani_jax.optimize import fit as fit_module
 from ani_jax.targets.attribute import Attribute
 from ani_jax.types import Batch, Knowledge, Source, fixed
 
@@ -68,7 +69,7 @@ HIDDEN, OPEN = Attribute("hidden", 2), Attribute("open", 2)
 
 
 def network(target):
-    return attribute.AttributeNetwork(target, steps=150, width=8, learning_rate=1e-2)
+    return attribute.Reader(target, steps=150, batch_size=64, learning_rate=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -90,22 +91,47 @@ def test_networks_see_what_the_probe_cannot(key, asked, fit):
     assert accuracy(fit(attribute.Probe(OPEN), key, asked), asked, OPEN) == 1.0
 
 
-def test_attributes_share_a_network_s_compiled_code(key, asked, fit):
-    fit(network(HIDDEN), key, asked)
-    before = fit_module.step._cache_size()
-    assert accuracy(fit(network(OPEN), key, asked), asked, OPEN) > 0.95
-    assert fit_module.step._cache_size() == before
+@pytest.mark.parametrize(("form", "seen"), attribute.BANK)
+def test_every_network_of_the_bank_runs_on_its_view(key, form, seen, fit):
+    # The maps hold the attribute in one channel's sign; the others are noise.
+    def maps(key, count):
+        sign = jax.random.rademacher(key, (count,))
+        image = (
+            jax.random.normal(jax.random.fold_in(key, 1), (count, 4, 4, 2)).at[..., 0].add(3.0 * sign[:, None, None])
+        )
+        return Batch(image, jnp.zeros(count, jnp.int32), {"open": (sign > 0).astype(jnp.int32)})
+
+    own, held = maps(jax.random.key(1), 200), maps(jax.random.key(2), 100)
+    asked = base.prepare(key, Knowledge(query.as_release(lambda x: x)), Source(own, fixed), held, count=200)
+    reader = attribute.Reader(OPEN, steps=30, form=form, seen=seen, bank=((form, seen),), batch_size=32)
+    assert accuracy(fit(reader, key, asked), asked, OPEN) > 0.9
+    assert reader.name == f"{form}, {seen}"
 
 
-def test_seeds_are_attackers_that_differ_in_nothing_else(key, asked, fit):
-    first, second = (attribute.AttributeNetwork(HIDDEN, steps=3, width=8, seed=seed) for seed in (0, 1))
-    assert [one.name for one in (first, second)] == ["network-0", "network-1"]
-    guesses = [fit(one, key, asked).attacker(key, asked.held) for one in (first, second, first)]
-    np.testing.assert_array_equal(guesses[0], guesses[2])
-    assert not np.array_equal(guesses[0], guesses[1])
+@dataclasses.dataclass(frozen=True)
+class Said(base.Attack):
+    """Says the same of everybody: log odds for the second class."""
+
+    odds: tuple[float, ...] = ()
+
+    def fit(self, context):
+        logits = jnp.stack([-jnp.array(self.odds), jnp.array(self.odds)], axis=1)
+        return base.Fitted(lambda key, z: logits)
 
 
-def test_architecture_follows_the_features():
-    assert type(attribute.network(4, 2, 8)).__name__ == "ConvClassifier"
-    assert attribute.network(2, 2, 8).width == 32
-    assert attribute.network(2, 2, 8) is attribute.network(2, 2, 8)
+def test_a_vote_is_of_the_leaders_whose_mean_is_best(key):
+    # Each is right about two of three and sure of it; together they are right about all.
+    truth = jnp.array([1, 1, 1])
+    batch = Batch(jnp.zeros((3, 1, 1, 1)), truth, {"open": truth})
+    asked = base.prepare(key, Knowledge(query.as_release(lambda x: x)), Source(batch, fixed), batch, count=3)
+    members = [Said(OPEN, odds=tuple(-0.5 if i == wrong else 2.0 for i in range(3))) for wrong in range(3)]
+    liar = Said(OPEN, odds=(-9.0, -9.0, -9.0))
+    vote, fits = attribute.Voting(OPEN), base.Fits(asked, lambda attack: key)
+    found = fits(vote, (liar, *members, vote)).attacker
+    assert len(found.members) == 3
+    assert (found(key, asked.held).argmax(1) == truth).all()
+    assert base.Fits(asked, lambda attack: key)(vote, (liar, vote)).failed is not None
+
+
+def test_networks_are_the_same_object_for_the_same_arguments():
+    assert attribute._network("conv", 3) is attribute._network("conv", 3)

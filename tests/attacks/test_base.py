@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from ani_jax.attacks import base
-from ani_jax.attacks.attribute import AttributeNetwork, Probe
+from ani_jax.attacks.attribute import BANK, Probe, Reader, Voting
 from ani_jax.attacks.base import ATTACKS, LEVELS, Attack, Context, Family, Fits, Fitted, Level, families, register
-from ani_jax.attacks.decoder import Kernel, Mirror, Residual, Ridge
-from ani_jax.attacks.network import Trained
+from ani_jax.attacks.decoder import Kernel, Residual, Ridge
 from ani_jax.attacks.query import as_predictor, as_release
 from ani_jax.attacks.trees import Boosted
 from ani_jax.attacks.whitebox import WhiteBox
@@ -50,18 +49,18 @@ def test_asking_needs_the_release(key):
 
 def most(kind, field, name):
     """The most of a setting that attacks of a kind have at a level, 0 where they sit it out."""
-    target = INK if kind is AttributeNetwork else Image()
+    target = INK if kind is Reader else Image()
     return max((getattr(attack, field) for attack in kind.at(target, LEVELS[name])), default=0)
 
 
 def test_levels_grow():
-    assert LEVELS["smoke"].sample < LEVELS["quick"].sample < LEVELS["standard"].sample < LEVELS["thorough"].sample
-    grown = ((AttributeNetwork, "steps"), (AttributeNetwork, "seed"), (Residual, "steps"), (Mirror, "steps"))
-    for kind, field in (*grown, (WhiteBox, "steps")):
-        quick, standard, thorough = (most(kind, field, name) for name in ("quick", "standard", "thorough"))
-        assert quick < standard < thorough
-    assert most(Residual, "blocks", "standard") == most(Residual, "blocks", "thorough") == 8
-    assert most(AttributeNetwork, "seeds", "standard") >= 3
+    preview, standard, thorough = LEVELS.values()
+    for field in ("sample", "noisy", "often"):
+        assert getattr(preview, field) < getattr(standard, field) < getattr(thorough, field)
+    for kind, field in ((Reader, "steps"), (Residual, "steps"), (WhiteBox, "steps")):
+        counts = [most(kind, field, name) for name in LEVELS]
+        assert counts[0] < counts[1] < counts[2]
+    assert (preview.plants, standard.plants, thorough.plants) == (False, True, True)
     assert most(WhiteBox, "steps", "thorough") >= 1000
     assert most(WhiteBox, "restarts", "thorough") > most(WhiteBox, "restarts", "standard") > 1
 
@@ -104,8 +103,9 @@ def test_names_within_a_family_are_unique_and_closed_forms_come_first(name, know
     for family in families(TARGETS, LEVELS[name], knowledge):
         names = [attack.name for attack in family.attacks]
         assert len(set(names)) == len(names)
-        trained = [attack.steps > 0 for attack in family.attacks]
-        assert trained == sorted(trained)
+        # Who builds on all others stands behind them.
+        order = [(attack.last, attack.steps > 0) for attack in family.attacks]
+        assert order == sorted(order)
         assert {attack.family for attack in family.attacks} == {family.name}
         # What its attackers own is asked for once for all of them.
         assert len({attack.owns for attack in family.attacks}) == 1
@@ -137,47 +137,47 @@ def names(level, knowledge=NOTHING):
 
 
 def test_who_optimises_every_image():
-    assert names("quick", PREDICT) == [("decoder", 1)]
+    assert names("preview", PREDICT) == [("decoder", 1)]
     assert names("standard") == [("decoder", 1), ("whitebox", 1)]
     assert names("standard", PREDICT) == [("decoder", 1), ("shadow", 1), ("whitebox", 1)]
     assert [name for name, _ in names("thorough", PREDICT)] == ["decoder", "prior", "shadow", "whitebox"]
 
 
-def test_optimisers_stay_at_more_queries_and_networks_do_not():
+def test_networks_and_optimisers_stay_at_more_queries():
     level = dataclasses.replace(LEVELS["standard"], queries=(1, 4))
     found = {(family.name, family.queries): family for family in families((INK, Image()), level, NOISY)}
     assert [type(attack) for attack in found["whitebox", 4].attacks] == [WhiteBox]
-    assert [type(attack) for attack in found["decoder", 4].attacks] == [Ridge, Kernel]
-    assert [type(attack) for attack in found["attribute", 4].attacks] == [Probe, Boosted]
-    assert any(isinstance(attack, Trained) for attack in found["decoder", 1].attacks)
+    assert [type(attack) for attack in found["decoder", 4].attacks] == [Ridge, Kernel, Residual]
+    assert [type(attack) for attack in found["attribute", 4].attacks] == [Probe, *[Reader] * len(BANK), Boosted, Voting]
     assert ("mismatched", 4) not in found
 
 
 def test_a_client_without_noise_is_asked_once():
     plain = Knowledge(as_release(lambda x: x))
     assert {family.queries for family in families(TARGETS, LEVELS["standard"], plain)} == {1}
-    assert {family.queries for family in families(TARGETS, LEVELS["standard"], NOISY)} == {1, 4, 16, 64}
+    assert {family.queries for family in families(TARGETS, LEVELS["standard"], NOISY)} == {1, 64}
 
 
 def test_a_level_of_your_own_changes_settings_adds_attacks_and_leaves_them_out():
-    own = {"AttributeNetwork": None, "Residual": {"steps": 7}, "Mirror": {"steps": 3}, "Ridge": {"penalties": (1.0,)}}
-    level = Level("mine", 64, (1,), base="quick", settings=own)
-    ink, image = families((INK, Image()), level, NOTHING)
+    own = {"Reader": None, "Residual": {"steps": 7}, "WhiteBox": {"steps": 3}, "Ridge": {"penalties": (1.0,)}}
+    level = Level("mine", 64, (1,), base="preview", settings=own)
+    ink, image, whitebox = families((INK, Image()), level, NOTHING)
     assert ink.attacks == (Probe(INK),)
-    # Two blocks and 32 images a step are those of "quick"; "quick" has no mirror.
-    residual = Residual(Image(), steps=7, blocks=2, batch_size=32)
+    # One block and 32 images a step are those of "preview"; "preview" has no white box.
+    residual = Residual(Image(), steps=7, blocks=1, width=32, batch_size=32)
     ridge = Ridge(Image(), penalties=(1.0,))
-    assert image.attacks == (ridge, Kernel(Image()), residual, Mirror(Image(), steps=3))
+    assert image.attacks == (ridge, Kernel(Image()), residual)
+    assert whitebox.attacks == (WhiteBox(Image(), steps=3),)
     # On top of no level only what is named attacks.
-    [alone] = families((INK, Image()), dataclasses.replace(level, base=""), NOTHING)
-    assert alone.attacks == (ridge, Residual(Image(), steps=7), Mirror(Image(), steps=3))
+    alone, _ = families((INK, Image()), dataclasses.replace(level, base=""), NOTHING)
+    assert alone.attacks == (ridge, Residual(Image(), steps=7))
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"base": "quik"}, "level.base=quik: must be one of smoke, quick, standard, thorough"),
-        ({"settings": {"Residul": None}}, "level.settings=Residul: must be one of AttributeNetwork, Boosted, Kernel, "),
+        ({"base": "quik"}, "level.base=quik: must be one of preview, standard, thorough"),
+        ({"settings": {"Residul": None}}, "level.settings=Residul: must be one of Boosted, Kernel, Likelihood"),
     ],
 )
 def test_a_level_with_a_misspelt_name_is_refused(wrong, message):
@@ -235,10 +235,10 @@ class Raising(Attack):
 def test_what_registers_itself_takes_part_on_its_target_alone(monkeypatch):
     monkeypatch.setitem(ATTACKS, Attribute, list(ATTACKS[Attribute]))
     assert register(Attribute)(Toy) is Toy
-    found = families((INK, Image()), LEVELS["smoke"], NOTHING)
+    found = families((INK, Image()), LEVELS["preview"], NOTHING)
     assert [family.title for family in found] == ["attribute ink", "toy ink", "decoder image"]
     assert found[1].attacks == (Toy(INK),)
-    level = dataclasses.replace(LEVELS["smoke"], settings={"Toy": {"sureness": 2.0}})
+    level = dataclasses.replace(LEVELS["preview"], settings={"Toy": {"sureness": 2.0}})
     assert families((INK,), level, NOTHING)[1].attacks == (Toy(INK, sureness=2.0),)
 
 

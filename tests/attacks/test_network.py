@@ -1,7 +1,6 @@
-"""Networks learn from fresh draws; short trials decide what is trained to the end, and every one of them is on record."""
+"""Networks learn from what was asked, double while validation gains, and only the leaders of a family do."""
 
 import dataclasses
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ani_jax.attacks import attribute, base, network, query
-from ani_jax.attacks.attribute import AttributeNetwork
-from ani_jax.attacks.base import LEVELS, Context, Fits, Fitted, Level
-from ani_jax.attacks.decoder import Mirror
-from ani_jax.targets.attribute import Attribute
+from ani_jax.attacks import base, network
+from ani_jax.attacks.attribute import Joint, Reader
+from ani_jax.attacks.base import Context, Fits, Fitted
+from ani_jax.attacks.query import as_release
+from ani_jax.records import Look
+from ani_jax.targets.attribute import Attribute, Heads
 from ani_jax.targets.base import Target
-from ani_jax.targets.image import Image
 from ani_jax.types import Batch, Knowledge, Release, Source, fixed
 
 
@@ -23,14 +22,10 @@ def noisy(x, key):
     return x + jax.random.normal(key, x.shape)
 
 
-def images(count):
-    return jnp.linspace(0, 1, count * 4).reshape(count, 2, 2, 1)
-
-
 class Halved(nn.Module):
     @nn.compact
     def __call__(self, z, *, train):
-        return nn.Dense(2, name="pixels")(z.reshape(len(z), -1))
+        return nn.Dense(2)(z.reshape(len(z), -1))
 
 
 def squares(output, batch, aim):
@@ -47,137 +42,160 @@ class Half(Target):
     def aim(self, batch):
         return jnp.asarray(1.0)
 
+    def strength(self, guess, batch):
+        return -float(squares(guess, batch, 1.0).mean())
+
+    def gained(self, before, after):
+        return after.loss < 0.9 * before.loss
+
 
 @dataclasses.dataclass(frozen=True)
 class Halving(network.Trained):
-    def fit(self, context):
-        return network.fit_network(context.key, Halved(), self, context)
+    form: str = ""
 
+    @property
+    def architecture(self):
+        return self.form
 
-def test_a_network_learns_from_fresh_draws_and_keeps_the_best(key, fit):
-    batch = Batch(jax.random.uniform(key, (8, 2, 2, 1)), jnp.arange(8), {})
-    release = Release((), lambda v, x, key: noisy(x, key), stochastic=True)
-    asked = base.prepare(key, Knowledge(release), Source(batch, fixed), batch, count=64)
-    attack = Halving(Half("half"), steps=200, batch_size=16, learning_rate=0.02)
-    found = fit(attack, key, asked)
-    guess = found.attacker(key, asked.held)
-    assert found.failed is None
-    assert guess.shape == (8, 2)
-    np.testing.assert_allclose(guess.mean(), 1.5, atol=0.1)
-    np.testing.assert_array_equal(guess, fit(attack, key, asked).attacker(key, asked.held))
-
-
-class Middle(NamedTuple):
-    def on(self, z):
-        return jnp.full((len(z), 2), 0.25)
-
-
-def test_a_correction_starts_at_its_base(key):
-    batch = Batch(images(4), jnp.arange(4), {})
-    asked = base.prepare(key, Knowledge(query.as_release(lambda x: x)), Source(batch, fixed), batch, count=8)
-
-    class Squashed(Halved):
-        def __call__(self, z, *, train):
-            return jax.nn.sigmoid(super().__call__(z, train=train))
-
-    untrained, context = Halving(Half("half"), steps=0), Context(key, asked, lambda attack: Fitted(None))
-    corrected = network.fit_network(key, Squashed(), untrained, context, Middle()).attacker
-    np.testing.assert_allclose(corrected.on(asked.held_z), 0.25, atol=1e-6)
-
-
-SIDE = Attribute("side", 2)
-
-
-def halves(key, count):
-    """Images of which one half is lit; the side says which."""
-    side_key, noise_key = jax.random.split(key)
-    side = jax.random.randint(side_key, (count,), 0, 2)
-    lit = (jnp.arange(8)[None, None, :, None] < 4) == (side[:, None, None, None] == 0)
-    image = 0.1 * jax.random.uniform(noise_key, (count, 8, 8, 1)) + 0.4 * lit
-    return Batch(image, jnp.zeros(count, jnp.int32), {"side": side})
+    def module(self, asked):
+        return Halved()
 
 
 @pytest.fixture(scope="module")
 def asked():
+    batch = Batch(jax.random.uniform(jax.random.key(1), (8, 2, 2, 1)), jnp.arange(8), {})
+    release = Release((), lambda v, x, key: noisy(x, key), stochastic=True)
+    return base.prepare(jax.random.key(0), Knowledge(release), Source(batch, fixed), batch, count=512)
+
+
+def test_a_network_learns_and_keeps_the_best(key, asked, fit):
+    attack = Halving(Half("half"), steps=200, batch_size=16, learning_rate=0.02)
+    found = fit(attack, key, asked)
+    guess = found.attacker(key, asked.held)
+    assert (found.failed, found.ended) == (None, "")
+    assert guess.shape == (8, 2)
+    np.testing.assert_allclose(guess.mean(), 1.5, atol=0.1)
+    np.testing.assert_array_equal(guess, fit(attack, key, asked).attacker(key, asked.held))
+    [[look]] = found.curves
+    np.testing.assert_allclose(look.loss, -look.strength, rtol=1e-4)
+
+
+def test_steps_double_until_nothing_is_gained(key, asked, fit):
+    small = {"batch_size": 16, "learning_rate": 0.02, "first": 25}
+    found = fit(Halving(Half("half"), steps=3200, least=100, **small), key, asked)
+    [curve] = found.curves
+    steps = [look.steps for look in curve]
+    assert steps == [25 * 2**index for index in range(len(steps))]
+    assert found.ended == network.REACHED
+    assert 3 <= len(steps) < 8
+    losses = [look.loss for look in curve]
+    assert losses == sorted(losses, reverse=True)
+    assert all(after > 0.9 * before for before, after in zip(losses[-3:], losses[-2:]))
+    # No plateau is called before ``least``, nor a rising end a plateau.
+    late = fit(Halving(Half("half"), steps=3200, least=2 * steps[-1], **small), key, asked)
+    assert late.curves[0][-1].steps >= 2 * steps[-1]
+    short = fit(Halving(Half("half"), steps=60, **small), key, asked)
+    assert (short.ended, [look.steps for look in short.curves[0]]) == (network.RISING, [25, 50, 60])
+
+
+def test_a_plateau_is_two_doublings_in_a_row():
+    attribute = Attribute("ink", 4)
+    flat, up = Look(1, 1.0, 0.5), Look(2, 1.0, 0.52)
+    for curve, settled in (
+        ([flat, flat], False),
+        ([flat] * 3, True),
+        ([flat, up, up], False),
+        ([flat, up, up, up], True),
+    ):
+        assert network._settled([curve], attribute) == settled
+    # A gain in nats keeps a network in training as a gain in points does; one of both alone decides nothing for another part.
+    heads = Heads("both", (attribute, Attribute("pen", 4)))
+    falling = [Look(1, 1.0, 0.5), Look(2, 0.99, 0.5), Look(4, 0.98, 0.5)]
+    assert not network._settled([[flat] * 3, falling], heads)
+    assert network._settled([[flat] * 3, falling], Heads("both", (attribute,), (Attribute("pen", 4),)))
+
+
+def curves(*losses):
+    return tuple((Look(1, loss, 0.5),) for loss in losses)
+
+
+def test_only_leaders_are_trained_on(key, asked):
+    forms = enumerate(("flat", "flat", "round", "round", "odd"))
+    rivals = tuple(Halving(Half("half"), steps=40, first=5, batch_size=2 + i, form=form) for i, form in forms)
+    known = {
+        rivals[0].start: Fitted("a", None, "", curves(3.0)),
+        rivals[1].start: Fitted("b", "diverged"),
+        rivals[2].start: Fitted("c", None, "", curves(1.0)),
+        rivals[3].start: Fitted("d", None, "", curves(2.0)),
+        rivals[4].start: Fitted("e", None, "", curves(4.0)),
+    }
+    context = Context(key, asked, known.__getitem__)
+    leads = [dataclasses.replace(one, rivals=rivals)._standing(context)[0] for one in rivals]
+    # Two architectures, each by its best view: the second of "round" would find much the same as the first.
+    assert leads == [True, False, True, False, False]
+    pruned = dataclasses.replace(rivals[3], rivals=rivals).fit(Context(key, asked, known.__getitem__))
+    assert (pruned.attacker, pruned.ended, pruned.curves) == (None, network.PRUNED, curves(2.0))
+
+
+SIDE, TOP = Attribute("side", 2), Attribute("top", 3)
+
+
+def halves(key, count):
+    """Images of which one half is lit, and a row of three: two attributes in one place."""
+    side_key, top_key, noise_key = jax.random.split(key, 3)
+    side, top = jax.random.randint(side_key, (count,), 0, 2), jax.random.randint(top_key, (count,), 0, 3)
+    lit = (jnp.arange(6)[None, None, :, None] < 3) == (side[:, None, None, None] == 0)
+    row = jnp.arange(6)[None, :, None, None] // 2 == top[:, None, None, None]
+    image = 0.1 * jax.random.uniform(noise_key, (count, 6, 6, 1)) + 0.4 * lit + 0.4 * row
+    return Batch(image, jnp.zeros(count, jnp.int32), {"side": side, "top": top})
+
+
+@pytest.fixture(scope="module")
+def seen():
     own, validation = halves(jax.random.key(2), 256), halves(jax.random.key(3), 128)
-    knowledge = Knowledge(query.as_release(lambda x: x.reshape(len(x), -1)))
-    return base.prepare(jax.random.key(0), knowledge, Source(own, fixed), validation, count=64)
+    knowledge = Knowledge(as_release(lambda x: x.reshape(len(x), -1)))
+    return base.prepare(
+        jax.random.key(0), knowledge, Source(own, fixed), validation, count=512, attributes=(("side", 2), ("top", 3))
+    )
 
 
-def trying(**settings):
-    return Level("trying", 64, (1,), settings={"AttributeNetwork": settings, "Mirror": settings})
+def test_one_network_is_trained_for_all_attributes(key, seen):
+    readers = [Reader(target, steps=60, batch_size=32) for target in (SIDE, TOP)]
+    trained = []
+
+    def remember(attack):
+        trained.append(attack)
+        return key
+
+    fits = Fits(seen, remember)
+    found = [fits(reader) for reader in readers]
+    assert [type(attack) for attack in trained] == [Reader, Joint, Reader]
+    for reader, one in zip(readers, found, strict=True):
+        guess = one.attacker(key, seen.held)
+        assert guess.shape == (128, reader.target.classes)
+        assert (guess.argmax(1) == seen.validation.sensitive[reader.target.name]).mean() > 0.95
+    # The joint network answers both, each from the parameters that were best for it.
+    [joint] = [one for attack, one in fits.done.items() if isinstance(attack, Joint)]
+    both = joint.attacker(key, seen.held)
+    np.testing.assert_array_equal(both, np.concatenate([one.attacker(key, seen.held) for one in found], axis=1))
 
 
-def scores(asked, sharp):
-    """An attacker that is right with this confidence, negative: wrong."""
-    return Fitted(lambda key, z: sharp * jax.nn.one_hot(asked.validation.sensitive["side"], 2))
+def test_what_is_planted_neither_leads_nor_keeps_in_training(key, seen):
+    known = curves(1.0, 2.0), curves(2.0, 1.0)
+    for target, expected in (
+        (Heads("attributes", (SIDE, TOP)), [True, True]),
+        (Heads("attributes", (SIDE,), (TOP,)), [True, False]),
+    ):
+        rivals = tuple(Joint(target, steps=40, first=5, form=form, leaders=1) for form in ("perceptron", "additive"))
+        starts = {one.start: Fitted("a", None, "", curve) for one, curve in zip(rivals, known)}
+        context = Context(key, seen, starts.__getitem__)
+        assert [dataclasses.replace(one, rivals=rivals)._standing(context)[0] for one in rivals] == expected
 
 
-@pytest.fixture
-def trained(monkeypatch):
-    """What was trained, instead of training it: the attack and the width of its network."""
-    found = []
-
-    def remember(key, module, attack, context, base=None):
-        found.append((attack, module.width))
-        return Fitted(None)
-
-    monkeypatch.setattr(attribute, "fit_network", remember)
-    return found
-
-
-def test_the_form_with_the_best_trial_is_trained(key, asked, trained):
-    *trials, final = AttributeNetwork.at(SIDE, trying(steps=7, width=8, trial_steps=2))
-    for best in trials:
-        known = {trial: scores(asked, 1.0 if trial is best else -1.0) for trial in trials}
-        final.fit(Context(key, asked, known.__getitem__))
-        attack, width = trained[-1]
-        assert (attack.learning_rate, attack.width) == (best.learning_rate, best.width)
-        assert width == 4 * best.width
-    assert len({(attack.learning_rate, attack.width) for attack, _ in trained}) == len(network.GRID) == len(trials)
-    assert {attack.steps for attack, _ in trained} == {7}
-    assert {trial.steps for trial in trials} == {2}
-
-
-def test_failed_trials_never_win(key, asked, trained):
-    *trials, final = AttributeNetwork.at(SIDE, trying(steps=7, trial_steps=2))
-    perfect = scores(asked, 50.0)
-    dead = [Fitted(None, "gone"), Fitted(perfect.attacker, "diverged"), scores(asked, jnp.nan), Fitted(None, "gone")]
-    final.fit(Context(key, asked, dict(zip(trials, dead, strict=True)).__getitem__))
-    [(attack, _)] = trained
-    usual = AttributeNetwork(SIDE)
-    assert (attack.learning_rate, attack.width) == (usual.learning_rate, usual.width)
-
-
-def test_a_grid_is_really_tried(key, asked):
-    attacks = Mirror.at(Image(), trying(steps=6, batch_size=16, width=8, trial_steps=2))
-    fits = Fits(asked, lambda attack: key)
-    # The last one asks for the others by itself.
-    last = fits(attacks[-1])
-    assert set(attacks) <= set(fits.done)
-    found = [fits(attack) for attack in attacks]
-    assert found[-1] is last
-    assert [attack.steps for attack in attacks] == [2, 2, 2, 2, 6]
-    assert {fitted.attacker.module.width for fitted in found[:4]} == {4, 8}
-    assert all(fitted.failed is None for fitted in found)
-    assert attacks[-1].name == "mirror"
-
-
-def test_without_steps_nothing_is_tried():
-    assert AttributeNetwork.at(SIDE, trying(steps=7)) == (AttributeNetwork(SIDE, steps=7),)
-
-
-def test_trials_are_shared_by_all_seeds_and_come_first():
-    attacks = AttributeNetwork.at(SIDE, trying(steps=7, trial_steps=2, seeds=3))
-    trials, finals = attacks[: len(network.GRID)], attacks[len(network.GRID) :]
-    assert [attack.name for attack in finals] == ["network-0", "network-1", "network-2"]
-    assert {attack.trials for attack in finals} == {trials}
-    assert trials[1].name == "network-0, rate x3, width x1"
-    assert len({attack.name for attack in attacks}) == len(attacks)
-
-
-def test_standard_tunes_and_quick_does_not():
-    for target, kind in ((SIDE, AttributeNetwork), (Image(), Mirror)):
-        assert all(attack.trials for attack in kind.at(target, LEVELS["standard"]) if not attack.cell)
-        assert any(attack.cell for attack in kind.at(target, LEVELS["standard"]))
-        assert not any(attack.cell or attack.trials for attack in kind.at(target, LEVELS["quick"]))
+def test_a_question_that_a_start_has_answered_keeps_nobody_in_training(key, seen):
+    rivals = tuple(Joint(Heads("one", (SIDE,)), steps=40, first=5, form=form) for form in ("perceptron", "additive"))
+    losses = zip(rivals, (0.2, 0.1), strict=True)
+    starts = {one.start: Fitted("a", None, "", ((Look(1, loss, 0.999),),)) for one, loss in losses}
+    found = [dataclasses.replace(one, rivals=rivals).fit(Context(key, seen, starts.__getitem__)) for one in rivals]
+    # The one that answers best guesses as it is.
+    assert [(one.attacker, one.ended) for one in found] == [(None, network.PRUNED), ("a", network.REACHED)]

@@ -23,11 +23,11 @@ SMALL = Level(
     "small",
     1024,
     (1, 64),
-    base="quick",
+    base="preview",
+    plants=False,
     settings={
-        "AttributeNetwork": {"steps": 20, "batch_size": 16},
-        "Residual": {"steps": 10, "blocks": 1, "batch_size": 16},
-        "Mirror": {"steps": 10, "width": 8, "batch_size": 16},
+        "Reader": {"steps": 20, "batch_size": 16},
+        "Residual": {"steps": 10, "width": 8, "batch_size": 16},
     },
 )
 
@@ -172,7 +172,7 @@ def repaint(x):
 
 def test_an_oracle_that_repaints_the_ink_leaks_chance(data, identity):
     reference, _ = identity
-    attacks = (attribute.Probe(INK), attribute.AttributeNetwork(INK, steps=40, width=16))
+    attacks = (attribute.Probe(INK), attribute.Reader(INK, steps=40, batch_size=64))
     family = Family("attribute", INK, attacks)
     evidence = audit(repaint, data, predictor(data, repaint), (family,), reference=reference)
     ink = evidence.attack("attribute", "ink").scores["balanced_accuracy"]
@@ -249,6 +249,8 @@ def test_another_seed_is_another_audit(data, identity):
 class Nothing(Attack):
     steps: int = 3
 
+    family = "attribute"
+
     def fit(self, context):
         return Fitted(None, "the loss is not finite at step 1")
 
@@ -256,6 +258,8 @@ class Nothing(Attack):
 @dataclasses.dataclass(frozen=True)
 class NaNs(Attack):
     steps: int = 3
+
+    family = "attribute"
 
     def fit(self, context):
         context.emit({"step": 3, "loss": 0.0})
@@ -265,6 +269,8 @@ class NaNs(Attack):
 @dataclasses.dataclass(frozen=True)
 class Limping(Attack):
     steps: int = 3
+
+    family = "attribute"
 
     def fit(self, context):
         assert context.best((Nothing(INK), NaNs(INK))) is None
@@ -317,7 +323,7 @@ def test_declared_noise_is_attacked_with_its_likelihood_and_asked_repeatedly(dat
 
     release = Release(jnp.float32(0.3), send, stochastic=True, mean=mean, stddev=stddev)
     # Networks would only cost time here.
-    level = dataclasses.replace(SMALL, settings={"AttributeNetwork": None})
+    level = dataclasses.replace(SMALL, settings={"Reader": None})
     attacks = families((INK,), level, Knowledge(release))
     assert [family.queries for family in attacks] == [1, 64]
     evidence = audit(release, data, None, attacks, level)
@@ -369,7 +375,7 @@ class Darkest(Attack):
 def test_an_attack_that_registers_itself_competes_and_is_on_record(data, monkeypatch):
     monkeypatch.setitem(base.ATTACKS, Image, [*base.ATTACKS[Image]])
     base.register(Image)(Darkest)
-    nets = dict.fromkeys(("AttributeNetwork", "Residual", "Mirror", "Kernel"))
+    nets = dict.fromkeys(("Reader", "Residual", "Kernel"))
     level = dataclasses.replace(SMALL, settings={**nets, "Darkest": {"shade": 0.5}})
     evidence = audit(lambda x: x, data, level=level)
     assert list(evidence.steps) == ["attribute ink: probe", "darkest image: darkest", "decoder image: ridge"]

@@ -23,7 +23,7 @@ DECODER = Family("decoder", Image(), (Ridge(Image()),))
 
 def of(toy, function, random=None, **options):
     random = None if random is None else as_release(random)
-    return scene.Scene.of(Knowledge(as_release(function)), toy, LEVELS["smoke"], 0, random=random, **options)
+    return scene.Scene.of(Knowledge(as_release(function)), toy, LEVELS["preview"], 0, random=random, **options)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,8 @@ def compete(scene, *attacks, **options):
 class Raising(Attack):
     error: BaseException | None = None
     late: bool = False
+
+    family = "attribute"
 
     @property
     def name(self):
@@ -56,6 +58,8 @@ class Raising(Attack):
 @dataclasses.dataclass(frozen=True)
 class Right(Attack):
     """Knows nothing and is still perfect on one class."""
+
+    family = "attribute"
 
     def fit(self, context):
         return Fitted(lambda key, z: jnp.eye(2)[jnp.zeros(z.shape[1], jnp.int32)])
@@ -88,6 +92,8 @@ def test_a_perfect_attacker_ends_a_reference_early(plain):
 def test_events_and_keys_bear_the_attacker_s_title(toy):
     @dataclasses.dataclass(frozen=True)
     class Keyed(Attack):
+        family = "attribute"
+
         def fit(self, context):
             keys.append(context.key)
             context.emit({"step": 1, "loss": 0.5})

@@ -17,9 +17,9 @@ from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.image import Image
 from ani_jax.types import Batch, Data, Source, Task, fixed
 
-SMOKE = LEVELS["smoke"]
+PREVIEW = LEVELS["preview"]
 SIDE = Attribute("side", 2)
-NETWORK = attribute.AttributeNetwork(SIDE, steps=6, width=8, batch_size=16)
+NETWORK = attribute.Reader(SIDE, steps=6, batch_size=16)
 ATTACKS = (
     Family("attribute", SIDE, (attribute.Probe(SIDE), NETWORK)),
     Family("decoder", Image(), (decoder.Ridge(Image()), decoder.Kernel(Image()))),
@@ -37,6 +37,8 @@ class Spy(Attack):
     spied: Attack | None = None
     learnt: list = dataclasses.field(default_factory=list, compare=False)
 
+    family = "attribute"
+
     @property
     def name(self):
         return self.spied.name
@@ -53,7 +55,7 @@ def spied(data):
         dataclasses.replace(f, attacks=tuple(Spy(f.target, a.steps, spied=a, learnt=learnt) for a in f.attacks))
         for f in ATTACKS
     ]
-    return audit(client, data, attacks=watched, level="smoke"), learnt
+    return audit(client, data, attacks=watched, level="preview"), learnt
 
 
 def test_attackers_learn_nothing_from_defend_holdout_and_test(toy):
@@ -91,7 +93,7 @@ class Fragile(dict):
 
 def run(toy, store, events=None, seed=0, function=client):
     on_event = None if events is None else (lambda event: events.append(event["name"]) if "total" in event else None)
-    return audit(function, toy, attacks=ATTACKS, level="smoke", seed=seed, store=store, on_event=on_event)
+    return audit(function, toy, attacks=ATTACKS, level="preview", seed=seed, store=store, on_event=on_event)
 
 
 def test_an_interrupted_audit_goes_on_behind_what_is_finished(toy):
@@ -123,11 +125,11 @@ def test_the_same_audit_twice_is_the_same_evidence(toy):
 
 
 def test_steps_and_level_are_on_record(toy):
-    evidence = audit(client, toy, attacks=ATTACKS, level="smoke")
-    assert evidence.level == "smoke"
-    assert evidence.sizes["auxiliary_sample"] == SMOKE.sample
-    assert evidence.steps["attribute side: network-0"] == 6
-    own = dataclasses.replace(SMOKE, name="mine", sample=100)
+    evidence = audit(client, toy, attacks=ATTACKS, level="preview")
+    assert evidence.level == "preview"
+    assert evidence.sizes["auxiliary_sample"] == PREVIEW.sample
+    assert evidence.steps["attribute side: perceptron, standardised"] == 6
+    own = dataclasses.replace(PREVIEW, name="mine", sample=100)
     evidence = audit(client, toy, attacks=ATTACKS, level=own)
     assert (evidence.level, evidence.sizes["auxiliary_sample"]) == ("mine", 100)
 
@@ -135,7 +137,7 @@ def test_steps_and_level_are_on_record(toy):
 def test_the_criterion_stands_beside_the_attacks_where_the_level_has_critics(toy, monkeypatch):
     monkeypatch.setattr(module, "CRITICS", {"critical": Critics("nwj", 1, 20, 16, 32)})
     events = []
-    level = dataclasses.replace(SMOKE, name="critical")
+    level = dataclasses.replace(PREVIEW, name="critical")
     store = {}
     options = {"attacks": ATTACKS[1:], "level": level, "on_event": events.append, "store": store}
     found = audit(client, toy, **options)
@@ -144,7 +146,7 @@ def test_the_criterion_stands_beside_the_attacks_where_the_level_has_critics(toy
     assert {"kind": "attack_end", "name": "criterion"} in events
     assert any(name.startswith("criterion ") for name in store)
     assert audit(client, toy, **options).criterion == found.criterion
-    assert audit(client, toy, attacks=ATTACKS[1:], level="smoke").criterion is None
+    assert audit(client, toy, attacks=ATTACKS[1:], level="preview").criterion is None
     # A level of one's own takes its base's critics.
     own = dataclasses.replace(level, name="mine", base="critical")
     assert audit(client, toy, attacks=ATTACKS[1:], level=own).criterion == found.criterion
@@ -155,8 +157,8 @@ def test_a_criterion_that_fails_is_a_note(toy, monkeypatch):
         raise FloatingPointError("no")
 
     monkeypatch.setattr(module, "criterion", fails)
-    monkeypatch.setattr(module, "CRITICS", {"smoke": Critics(steps=1)})
-    found = audit(client, toy, attacks=ATTACKS[1:], level="smoke")
+    monkeypatch.setattr(module, "CRITICS", {"preview": Critics(steps=1)})
+    found = audit(client, toy, attacks=ATTACKS[1:], level="preview")
     assert found.criterion is None
     assert "no inversion-difficulty criterion: FloatingPointError: no" in found.notes
 
@@ -181,7 +183,7 @@ def test_ridge_follows_wiener_at_every_number_of_queries():
 
     queries = (1, 4, 16, 64)
     attacks = [Family("decoder", Image(), (decoder.Ridge(Image()),), queries=k) for k in queries]
-    evidence = audit(noisy, data, attacks=attacks, level=dataclasses.replace(SMOKE, sample=4000))
+    evidence = audit(noisy, data, attacks=attacks, level=dataclasses.replace(PREVIEW, sample=4000))
     for k in queries:
         wiener = (power * (variance / k) / (power + variance / k)).mean()
         assert evidence.attack("decoder", "image", k).scores["mse"].value == pytest.approx(wiener, rel=0.05), k
@@ -190,10 +192,10 @@ def test_ridge_follows_wiener_at_every_number_of_queries():
 def test_refuses(toy):
     with pytest.raises(ValueError) as error:
         audit(client, toy, level="huge")
-    assert str(error.value) == "level=huge: must be one of smoke, quick, standard, thorough"
+    assert str(error.value) == "level=huge: must be one of preview, standard, thorough"
     with pytest.raises(ValueError, match="seed=-1"):
         audit(client, toy, seed=-1)
     with pytest.raises(ValueError, match="release"):
         audit(3, toy)
     with pytest.raises(TypeError, match="positional"):
-        audit(client, toy, None, "smoke")
+        audit(client, toy, None, "preview")

@@ -15,11 +15,11 @@ from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.image import Image
 from ani_jax.types import Knowledge
 
-SMOKE = LEVELS["smoke"]
+PREVIEW = LEVELS["preview"]
 SIDE = Attribute("side", 2)
 
 
-def scene(toy, function=lambda x: x, level=SMOKE, seed=0, **options):
+def scene(toy, function=lambda x: x, level=PREVIEW, seed=0, **options):
     return Scene.of(Knowledge(as_release(function), options.pop("predict", None)), toy, level, seed, **options)
 
 
@@ -33,8 +33,8 @@ def test_digest_is_that_of_what_a_client_answers(toy, answer):
     others = {
         "client": scene(toy, lambda x: 2.0 * x),
         "seed": scene(toy, seed=1),
-        "level": scene(toy, level=dataclasses.replace(SMOKE, settings={"Residual": {"steps": 6}})),
-        "base": scene(toy, level=dataclasses.replace(SMOKE, base="quick")),
+        "level": scene(toy, level=dataclasses.replace(PREVIEW, settings={"Residual": {"steps": 6}})),
+        "base": scene(toy, level=dataclasses.replace(PREVIEW, base="preview")),
         "predict": scene(toy, predict=answer),
         "test": scene(dataclasses.replace(toy, test=toy.test._replace(label=1 - toy.test.label))),
         "random": scene(toy, random=as_release(jax.tree_util.Partial(lambda w, x: w * x, jnp.ones(())))),

@@ -56,7 +56,7 @@ def mine(tmp_path, monkeypatch):
 
 
 def test_a_function_is_audited_and_the_same_call_again_reads_it(mine, tmp_path, monkeypatch):
-    config = AuditConfig(f"{mine}:client", None, audit="smoke", image_size=16)
+    config = AuditConfig(f"{mine}:client", None, audit="preview", image_size=16)
     folder = tmp_path / "audit"
     (evidence,) = command.of_function(config, folder)
     assert evidence.subject == "client"
@@ -66,8 +66,10 @@ def test_a_function_is_audited_and_the_same_call_again_reads_it(mine, tmp_path, 
     assert len(list((folder / "parts").iterdir())) == len(CLOSED)
     monkeypatch.setattr(attribute.Probe, "fit", None)
     assert command.of_function(config, folder) == [evidence]
-    with pytest.raises(ValueError, match=r"belongs to an audit with another config .*audit: smoke there, quick asked"):
-        command.of_function(AuditConfig(f"{mine}:client", audit="quick"), folder)
+    with pytest.raises(
+        ValueError, match=r"belongs to an audit with another config .*audit: preview there, thorough asked"
+    ):
+        command.of_function(AuditConfig(f"{mine}:client", audit="thorough"), folder)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("mine")
     with pytest.raises(ValueError, match="holds files but no audit"):
@@ -86,30 +88,39 @@ def test_a_function_is_audited_and_the_same_call_again_reads_it(mine, tmp_path, 
 )
 def test_what_is_no_client_is_refused_in_one_line(mine, tmp_path, name, reason):
     with pytest.raises(ValueError, match=r"^release=") as error:
-        command.of_function(AuditConfig(name, audit="smoke", image_size=16), tmp_path / "audit")
+        command.of_function(AuditConfig(name, audit="preview", image_size=16), tmp_path / "audit")
     assert reason in str(error.value)
     assert not (tmp_path / "audit").exists()
 
 
+@pytest.fixture
+def brief(monkeypatch):
+    """A level as short as a preview, and a preview where nothing is said."""
+    level = dataclasses.replace(LEVELS["preview"], name="brief", base="preview", sample=256)
+    monkeypatch.setattr(base, "LEVELS", {**LEVELS, "brief": level})
+    monkeypatch.setattr(command, "STANDARD", "preview")
+    return "brief"
+
+
 @pytest.mark.slow
-def test_a_finished_run_is_audited_again_without_training(tmp_path, monkeypatch):
+def test_a_finished_run_is_audited_again_without_training(tmp_path, monkeypatch, brief):
     train = TrainConfig(batch_size=16, log_every=3, checkpoint_every=3)
     options = {"width": 4, "steps": 3}
-    config = RunConfig("none", image_size=16, audit="smoke", options=options, train=train)
+    config = RunConfig("none", image_size=16, audit="preview", options=options, train=train)
     (run,) = runs.execute(config, tmp_path / "run", tmp_path / "cache")
     assert not (run.folder / "audit").exists()
     assert run.evidence.attack("attribute", "ink").references["random_encoder"] > 0.5
     monkeypatch.setattr(runs, "train", None)
     target, found = command.of_run(run, None, tmp_path / "cache")
-    assert target == run.folder / "audits" / "smoke"
+    assert target == run.folder / "audits" / "preview"
     assert found == [run.evidence]
     assert (target / "report.html").exists()
     before = (run.folder / "evidence.json").read_text()
-    _, (longer,) = command.of_run(run, "quick", tmp_path / "cache")
-    assert longer.level == "quick"
+    _, (longer,) = command.of_run(run, brief, tmp_path / "cache")
+    assert longer.level == brief
     assert (run.folder / "evidence.json").read_text() == before
     monkeypatch.setattr(runs, "audit", None)
-    assert command.of_run(run, "quick", tmp_path / "cache")[1] == [longer]
+    assert command.of_run(run, brief, tmp_path / "cache")[1] == [longer]
     assert runs.load(run.folder) == run
     with pytest.raises(runs.WorkdirError, match="holds no finished run"):
         runs.load(tmp_path / "cache")
@@ -122,16 +133,16 @@ def test_a_level_is_a_name():
 
 
 @pytest.mark.slow
-def test_a_reference_that_is_audited_first_is_announced(tmp_path, capsys):
+def test_a_reference_that_is_audited_first_is_announced(tmp_path, capsys, brief):
     train = TrainConfig(batch_size=16, log_every=3, checkpoint_every=3)
-    config = RunConfig("funnel", image_size=16, audit="smoke", options={"width": 4, "steps": 3}, train=train)
+    config = RunConfig("funnel", image_size=16, audit="preview", options={"width": 4, "steps": 3}, train=train)
     reference, run = runs.execute(config, tmp_path / "run", tmp_path / "cache")
     capsys.readouterr()
     for announced in (True, False):
-        _, found = command.of_run(run, "quick", tmp_path / "cache")
+        _, found = command.of_run(run, brief, tmp_path / "cache")
         assert [evidence.subject for evidence in found] == ["none", "funnel"]
         lines = capsys.readouterr().err.splitlines()
-        line = f"ani_jax: first its undefended reference is audited at level quick, once and for as long: {reference.folder}"
+        line = f"ani_jax: first its undefended reference is audited at level {brief}, once and for as long: {reference.folder}"
         assert (lines[:1] == [line]) == announced
         assert any("funnel: attribute ink" in line for line in lines) == announced
     # Its own level's evidence is there already.
@@ -166,11 +177,8 @@ def call(*arguments):
         ((), "flag --release=: name a client"),
         (("--workdir=nowhere",), "flag --workdir=nowhere: holds no finished run"),
         (("--workdir=nowhere", "--seed=1"), "flag --seed=1: belongs to --release"),
-        (
-            ("--release=math:sqrt", "--audit=huge"),
-            "flag --audit=huge: value should be one of <smoke|quick|standard|thorough>",
-        ),
-        (("--release=math:sqrt", "--audit=90"), "flag --audit=90: value should be one of"),
+        (("--release=math:sqrt", "--audit=huge"), "flag --audit=huge: must be one of preview, standard, thorough"),
+        (("--release=math:sqrt", "--audit=quick"), 'flag --audit=quick: is called "preview" now'),
         (("more",), "argument more: not understood"),
         (("--release=math:sqrt", "--rows=5"), "flag --rows=5: belongs to --draws=FILE.npz"),
     ],
@@ -202,7 +210,12 @@ def test_what_a_client_sends_is_recorded_and_nothing_is_audited(mine, tmp_path, 
 
 @pytest.mark.slow
 def test_the_command_prints_a_table_and_its_report(mine, tmp_path):
-    settings = (f"--release={mine}:client", f"--predict={mine}:server", "--audit=smoke", f"--workdir={tmp_path / 'w'}")
+    settings = (
+        f"--release={mine}:client",
+        f"--predict={mine}:server",
+        "--audit=preview",
+        f"--workdir={tmp_path / 'w'}",
+    )
     done = subprocess.run(
         [sys.executable, "-m", "experiments.audit", *settings],
         capture_output=True,

@@ -22,7 +22,7 @@ from ani_jax.targets.image import Image
 from ani_jax.training.config import TrainConfig
 from experiments import frontier, machine, runs
 
-SMALL = ("--width=4", "--expansion=8", "--steps=12", "--log_every=3", "--batch_size=16", "--audit=smoke")
+SMALL = ("--width=4", "--expansion=8", "--steps=12", "--log_every=3", "--batch_size=16", "--audit=preview")
 GRID = ("--defenses=funnel", "--weights=2", "--seeds=1", *SMALL)
 
 
@@ -67,7 +67,7 @@ def test_an_interrupted_frontier_goes_on_where_it_stopped(tmp_path, stop, code):
     output, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     assert "[2/2] funnel ×10, seed 0: " in errors
-    assert f"python -m experiments.frontier {' '.join(GRID[:3])} --audit=smoke --width=4 " in output
+    assert f"python -m experiments.frontier {' '.join(GRID[:3])} --audit=preview --width=4 " in output
     found = pandas.DataFrame(json.loads((whole / "frontier.json").read_text())["points"])
     assert [*found.title.unique()] == ["none --width=4", "funnel ×0.1", "funnel ×10"]
 
@@ -89,7 +89,7 @@ def test_an_interrupted_frontier_goes_on_where_it_stopped(tmp_path, stop, code):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
 
 
-SHORT = RunConfig("funnel", audit="smoke", options={"steps": 60})
+SHORT = RunConfig("funnel", audit="preview", options={"steps": 60})
 
 
 @pytest.mark.slow
@@ -144,7 +144,7 @@ def compare(config, weights, seeds, folder):
 INK = Attribute("ink", 4)
 CLOSED = (Family("attribute", INK, (attribute.Probe(INK),)), Family("decoder", Image(), (decoder.Ridge(Image()),)))
 TRAIN = TrainConfig(batch_size=16, log_every=2, checkpoint_every=2)
-CONFIG = RunConfig("none", image_size=16, audit="smoke", options={"width": 4, "steps": 2}, train=TRAIN)
+CONFIG = RunConfig("none", image_size=16, audit="preview", options={"width": 4, "steps": 2}, train=TRAIN)
 
 
 @pytest.mark.slow

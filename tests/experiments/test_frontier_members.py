@@ -59,7 +59,7 @@ def executed(monkeypatch):
         found.append((config, folder))
         utility = {"accuracy": Estimate(0.9), "majority_class": Estimate(0.1)}
         return [
-            runs.Run(folder, one, Evidence(one.defense, "digits", one.train.seed, "quick", {}, {}, utility, ()), [])
+            runs.Run(folder, one, Evidence(one.defense, "digits", one.train.seed, "standard", {}, {}, utility, ()), [])
             for one in (config.reference(), config)
         ]
 

@@ -21,7 +21,7 @@ SMALL = (
     "--steps=12",
     "--checkpoint_every=3",
     "--log_every=3",
-    "--audit=smoke",
+    "--audit=preview",
     "--batch_size=16",
 )
 

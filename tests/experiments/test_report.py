@@ -13,7 +13,7 @@ from ani_jax.training.loop import TrainConfig
 from experiments import report, runs
 
 TRAIN = TrainConfig(batch_size=16, log_every=2, checkpoint_every=2)
-CONFIG = RunConfig("none", image_size=16, audit="smoke", options={"width": 4, "steps": 2}, train=TRAIN)
+CONFIG = RunConfig("none", image_size=16, audit="preview", options={"width": 4, "steps": 2}, train=TRAIN)
 MISSING = "workdir=missing: holds no finished run ([Errno 2] No such file or directory: 'missing/config.json')"
 CRITICS = Critics(seeds=1, steps=5, width=8)
 

@@ -142,7 +142,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 
 def evidence(accuracy, macs):
     cost = CostCard(parameters=1, macs=macs, floats=1, bytes_float32=4, bytes_quantised=1, bytes_raw=3)
-    return Evidence("x", "digits", 0, "quick", {}, {}, {"accuracy": Estimate(accuracy)}, (), cost=cost)
+    return Evidence("x", "digits", 0, "standard", {}, {}, {"accuracy": Estimate(accuracy)}, (), cost=cost)
 
 
 def test_the_note_says_whether_the_budget_held_on_test():

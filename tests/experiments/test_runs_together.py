@@ -23,7 +23,7 @@ def test_two_processes_train_and_one_reports(tmp_path):
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
     }
     command = [
-        *(sys.executable, "-m", "experiments.main", *SMALL, "--image_size=16", "--batch_size=16", "--audit=smoke"),
+        *(sys.executable, "-m", "experiments.main", *SMALL, "--image_size=16", "--batch_size=16", "--audit=preview"),
         *("--checkpoint_every=5", f"--coordinator_address=localhost:{port}", "--num_processes=2"),
         *(f"--workdir={tmp_path / 'run'}", f"--cache_dir={tmp_path / 'cache'}"),
     ]

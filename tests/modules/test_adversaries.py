@@ -9,13 +9,12 @@ from ani_jax.modules.adversaries import (
     ConvClassifier,
     MirrorDecoder,
     MLPClassifier,
-    ResidualDecoder,
     depth_to_space,
     space_to_depth,
 )
 
 FEATURES = [(2, 8, 8, 12), (2, 16, 16, 3), (2, 32, 32, 3), (2, 1, 1, 5), (2, 5, 6, 3), (2, 64, 64, 1), (2, 40)]
-DECODERS = [MirrorDecoder((32, 32, 3), width=8), ResidualDecoder((32, 32, 3), width=8, blocks=1)]
+DECODERS = [MirrorDecoder((32, 32, 3), width=8)]
 
 
 @pytest.mark.parametrize("shape", FEATURES)
@@ -30,8 +29,7 @@ def test_decoders_reach_the_image_from_any_features(decoder, shape, key):
     ("image", "z"), [((28, 28, 1), (2, 7, 7, 12)), ((30, 30, 3), (2, 30, 30, 3)), ((9, 9, 1), (2, 4))]
 )
 def test_decoders_of_other_images(image, z, key):
-    for decoder in (MirrorDecoder(image, width=8), ResidualDecoder(image, width=8, blocks=1)):
-        assert jax.eval_shape(decoder.init_with_output, key, jnp.zeros(z))[0].shape == (2, *image)
+    assert jax.eval_shape(MirrorDecoder(image, width=8).init_with_output, key, jnp.zeros(z))[0].shape == (2, *image)
 
 
 @pytest.mark.parametrize("shape", [*FEATURES, (2, 7, 7, 12)])
@@ -42,7 +40,7 @@ def test_classifiers_take_any_features(module, shape, key):
     assert set(variables) == {"params"}
 
 
-@pytest.mark.parametrize("module", [DECODERS[0], DECODERS[1], ConvClassifier(4, width=8), MLPClassifier(4, width=8)])
+@pytest.mark.parametrize("module", [*DECODERS, ConvClassifier(4, width=8), MLPClassifier(4, width=8)])
 def test_answers_are_finite_bounded_and_about_one_example(module, key):
     z = 3 * jax.random.normal(key, (2, 8, 8, 12))
     variables = jax.jit(module.init)(key, z)

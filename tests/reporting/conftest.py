@@ -44,7 +44,7 @@ def audit(subject, accuracy, attacks, notes=()):
     steps, sizes = {"conv": 800}, {"validation": 720, "test": 1440}
     utility = {"accuracy": around(accuracy)}
     return Evidence(
-        subject, "digits", 0, "quick", steps, sizes, utility, attacks, originals, cost, notes, targets=WORDS
+        subject, "digits", 0, "standard", steps, sizes, utility, attacks, originals, cost, notes, targets=WORDS
     )
 
 

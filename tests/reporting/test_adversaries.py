@@ -45,7 +45,7 @@ def test_a_log_without_adversaries_says_nothing():
 
 def evidence(score, name="ink"):
     result = AttackResult("attribute", name, 1, "probe", {"balanced_accuracy": Estimate(score)}, {}, (), Estimate(None))
-    return Evidence("partition", "digits", 0, "smoke", {}, {}, {}, (result,), targets=(Attribute(name, 4).words,))
+    return Evidence("partition", "digits", 0, "standard", {}, {}, {}, (result,), targets=(Attribute(name, 4).words,))
 
 
 def test_gap_is_between_the_last_entries_and_the_strongest_retrained_attacker():

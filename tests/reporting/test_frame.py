@@ -36,7 +36,7 @@ EVIDENCE = st.builds(
     subject=st.sampled_from(("none", "funnel")),
     dataset=st.just("digits"),
     seed=st.integers(0, 9),
-    level=st.just("quick"),
+    level=st.just("standard"),
     steps=st.just({}),
     sizes=st.just({}),
     utility=st.dictionaries(NAMES, ESTIMATE),
@@ -113,7 +113,7 @@ def test_a_criterion_and_its_self_tests_are_in_it(none):
     tests = (SelfTest(2.0, 2.0, 1.2, 0.3, (), None, False, "0.8 short"), SelfTest(0.0, 0.0, 0.0, None, (), None, True))
     told = InformationEstimate("nwj", 3.5, 0.1, (), (), None, 0.1, (1,), (1,), 0.0, None, ("a bound",), tests, "")
     criterion = Criterion(told, 0.4, None, 1.25, 30.0, 0.5, 0.1, 1.0, ("no entropy",))
-    (evidence,) = [Evidence("x", "digits", 0, "quick", {}, {}, {}, (), criterion=criterion)]
+    (evidence,) = [Evidence("x", "digits", 0, "standard", {}, {}, {}, (), criterion=criterion)]
     found = frame([evidence]).set_index(["part", "metric"])
     assert [*found.loc["self-test"].status] == ["failed", "ok"]
     assert [*found.loc["self-test"].index] == ["2", "0"]
@@ -135,7 +135,7 @@ def test_a_missing_number_keeps_its_reason_and_a_client_asked_once_says_the_same
 def test_an_attack_without_words_is_an_error(none):
     result = AttackResult("net", "gaze", 1, "", {}, {}, (), Estimate(None))
     with pytest.raises(KeyError, match="no words for the target 'gaze' in the evidence of 'x'"):
-        frame([Evidence("x", "digits", 0, "quick", {}, {}, {}, (result,))])
+        frame([Evidence("x", "digits", 0, "standard", {}, {}, {}, (result,))])
 
 
 def test_records_and_the_package_are_imported_without_pandas():

@@ -74,7 +74,7 @@ def test_a_measure_that_every_mean_lacks_is_no_panel_and_said(frontier):
     found = pandas.concat(points)
     assert [*numbers.means(found).measure] == [WORST, "image: decoder"]
     assert any("ink: probe, seed 1: its leakage is not defined at 1 points" in line for line in numbers.caveats(found))
-    assert "image: decoder" in frontier_page.render(found, dataset="digits", level="quick", command="")
+    assert "image: decoder" in frontier_page.render(found, dataset="digits", level="standard", command="")
     nothing = point("ani", 1.0, {}, 0, status="not trained: step 1: loss not finite")
     assert numbers.means(nothing).empty
     assert "No point has both" in numbers.table(nothing)
@@ -121,7 +121,7 @@ def result(attack, target, leakage, *, score=0.5, queries=1, status="ok"):
 def test_a_point_keeps_what_an_audit_found():
     utility = {"accuracy": Estimate(0.97), "majority_class": Estimate(0.11)}
     attacks = (result("attribute", "ink", 0.3, score=0.45), result("decoder", "image", 0.6, score=0.01))
-    evidence = Evidence("ani", "digits", 3, "quick", {}, {}, utility, attacks, targets=WORDS)
+    evidence = Evidence("ani", "digits", 3, "standard", {}, {}, utility, attacks, targets=WORDS)
     found = audited(evidence, "ani", 0.1, {"entropy": 0.05})
     assert [*found.iloc[0][["seed", "accuracy", "majority"]]] == [3, 0.97, 0.11]
     assert [*found[[*numbers.LEAK]].itertuples(index=False, name=None)] == [
@@ -165,7 +165,7 @@ def test_the_undefended_reference_leaks_all_that_there_is_to_leak():
 
     sure, unsure = result("attribute", 0.9, 0.88, 0.3), result("other", 0.32, 0.28, 0.3)
     for subject, expected in (("none", [False, True]), ("funnel", [True, True])):
-        evidence = Evidence(subject, "digits", 0, "quick", {}, {}, {}, (sure, unsure), targets=WORDS)
+        evidence = Evidence(subject, "digits", 0, "standard", {}, {}, {}, (sure, unsure), targets=WORDS)
         leakage = audited(evidence, subject, 1.0, {}).leakage
         assert [*leakage.isna()] == expected
         assert (leakage.dropna() == 1).all()

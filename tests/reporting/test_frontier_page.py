@@ -7,7 +7,7 @@ import pytest
 from ani_jax.reporting import figures, frontier_page
 from ani_jax.reporting.frontier import WORST, means, point
 
-OF = {"dataset": "digits", "level": "quick"}
+OF = {"dataset": "digits", "level": "standard"}
 
 
 def test_the_page_is_self_contained_and_says_everything(frontier):

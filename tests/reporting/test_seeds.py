@@ -16,7 +16,7 @@ def variants(none, funnel):
 
 
 def plain(accuracy):
-    return Evidence("none", "digits", 0, "quick", {}, {}, {"accuracy": Estimate(accuracy)}, ())
+    return Evidence("none", "digits", 0, "standard", {}, {}, {"accuracy": Estimate(accuracy)}, ())
 
 
 def test_the_interval_is_student_t_of_the_mean():
@@ -45,7 +45,7 @@ def test_every_measured_quantity_has_a_line(variants):
 
 
 def test_a_quantity_that_a_seed_lacks_is_left_out():
-    silent = Evidence("none", "digits", 1, "quick", {}, {}, {}, ())
+    silent = Evidence("none", "digits", 1, "standard", {}, {}, {}, ())
     assert seeds.lines({"x": [(plain(0.9), plain(0.9)), (plain(0.9), silent)]}).empty
 
 

@@ -94,7 +94,7 @@ def test_judgements_are_plain_numbers(target, answers):
     assert isinstance(target.leakage(found, None), Estimate)
     # The same scores whether or not the answers are known, or a note why they are missing.
     assert set(found.scores) == set(target.judge(right(target, known().test), known()).scores)
-    records.to_json(Evidence("x", "y", 0, "quick", {}, {}, found.scores, ()))
+    records.to_json(Evidence("x", "y", 0, "standard", {}, {}, found.scores, ()))
 
 
 def data(**tasks):

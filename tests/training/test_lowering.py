@@ -10,7 +10,8 @@ import pytest
 from jax.extend import core
 
 from ani_jax.attacks import base, descent, query
-from ani_jax.attacks.base import LEVELS, Context, Fitted
+from ani_jax.attacks.attribute import Joint
+from ani_jax.attacks.base import LEVELS, Context, Fits, Fitted
 from ani_jax.attacks.descent import Found
 from ani_jax.attacks.trees import Boosted
 from ani_jax.defenses import registry
@@ -150,7 +151,7 @@ def asked():
 def one_step(attack):
     """The attack as short as it can be, with the programs that it has at length."""
     small = {"steps": 1, "images": 2, "tuned_on": 2, "rates": (0.1,), "variations": (0.1,), "energies": (0.1,)}
-    small |= {"inversion_steps": 1, "prior_steps": 1, "width": 8, "trials": ()}
+    small |= {"inversion_steps": 1, "prior_steps": 1, "width": 8, "first": 0}
     names = {field.name for field in dataclasses.fields(attack)}
     return dataclasses.replace(attack, **{name: value for name, value in small.items() if name in names})
 
@@ -163,7 +164,7 @@ def networks():
             for attack in kind.at(target, LEVELS["thorough"]):
                 # Trees are grown on the host: they have no compiled step.
                 if attack.steps and kind is not Boosted:
-                    found[f"{target.name}-{kind.__name__}"] = attack
+                    found[f"{target.name}-{kind.__name__}{getattr(attack, 'form', '')}"] = attack
     return found
 
 
@@ -187,8 +188,11 @@ def test_every_step_of_an_attacker(name, asked, monkeypatch):
     monkeypatch.setattr(descent, "advance", advance)
     monkeypatch.setattr(descent, "_end", end)
     monkeypatch.setattr(fitting, "step", step)
-    monkeypatch.setattr(fitting, "_evaluate", lambda *_: 0.0)
-    one_step(networks()[name]).fit(Context(jax.random.key(2), asked, lambda attack: Fitted(None)))
+    monkeypatch.setattr(fitting, "_evaluate", lambda of, *given: jnp.zeros(jax.eval_shape(of, *given).shape))
+    attack = one_step(networks()[name])
+    # What it builds on, other attacks' finds, is not looked at; the network that it is a part of is.
+    fits = Fits(asked, lambda _: jax.random.key(2))
+    attack.fit(Context(jax.random.key(2), asked, lambda one: fits(one) if isinstance(one, Joint) else Fitted(None)))
     assert found
     for traced in found.values():
         check(traced, monkeypatch)

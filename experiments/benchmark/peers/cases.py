@@ -229,28 +229,25 @@ class CriticStep:
 
 
 class DecoderStep:
-    """One step of a decoder that is trained on what the undefended client sends."""
+    """One step of a decoder that is trained on what the undefended client sent."""
 
-    def __init__(self, shape: Shape, blocks: int = 8, pool: int = 512):
-        self.images, self.batch = tensors(pool, shape)[0], shape.batch
-        self.client = _last(_frozen(networks.Edge(shape.width, "cnn")))
-        self.decoder = _last(networks.ResidualDecoder(2 * shape.width, shape.width, blocks))
-        side = shape.image // 4
+    def __init__(self, shape: Shape, width: int = 96, blocks: int = 2, pool: int = 512):
+        self.images, self.batch, side = tensors(pool, shape)[0], shape.batch, shape.image // 4
+        self.z = _last(torch.randn(pool, 2 * shape.width, side, side))
+        self.decoder = _last(networks.DecoderReader(2 * shape.width, width, blocks))
         self.mean, self.rate = torch.zeros(2 * shape.width, side, side), torch.ones(2 * shape.width, side, side)
         self.optimizer = _adam(self.decoder.parameters())
         self.schedule = _cosine(self.optimizer, STEPS)
 
     def __call__(self) -> None:
         """One update."""
-        self.update(self.images[torch.randint(len(self.images), (self.batch,))])
+        rows = torch.randint(len(self.images), (self.batch,))
+        self.update(self.z[rows], self.images[rows])
         self.schedule.step()
 
-    def update(self, image: Tensor) -> Tensor:
-        """One update on given images; its loss."""
-        with torch.no_grad():
-            z = (self.client(image) - self.mean) * self.rate
-        guess = self.decoder(z)
-        loss = F.mse_loss(guess, image) + 0.1 * (1 - losses.ssim(guess, image).mean())
+    def update(self, z: Tensor, image: Tensor) -> Tensor:
+        """One update on given rows; its loss."""
+        loss = F.mse_loss(self.decoder((z - self.mean) * self.rate), image)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.decoder.parameters(), 1.0)

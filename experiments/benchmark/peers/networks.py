@@ -46,11 +46,11 @@ def fold(x: Tensor, factor: int = 2) -> Tensor:
     return x.reshape(b, h // factor, w // factor, c * factor**2).permute(0, 3, 1, 2)
 
 
-def unfold(x: Tensor) -> Tensor:
-    """``depth_to_space`` by 2, in our order of channels."""
+def unfold(x: Tensor, factor: int = 2) -> Tensor:
+    """``depth_to_space``, in our order of channels."""
     b, c, h, w = x.shape
-    x = x.permute(0, 2, 3, 1).reshape(b, h, w, 2, 2, c // 4).permute(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, 2 * h, 2 * w, c // 4).permute(0, 3, 1, 2)
+    x = x.permute(0, 2, 3, 1).reshape(b, h, w, factor, factor, c // factor**2).permute(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, factor * h, factor * w, c // factor**2).permute(0, 3, 1, 2)
 
 
 class CnnBlock(nn.Module):
@@ -380,30 +380,37 @@ class MirrorDecoder(nn.Module):
         return self._Raise_0(relu(self.GroupNorm_0(self.first(z))))
 
 
-class ResidualDecoder(nn.Module):
-    """Residual blocks at z's resolution, which is a quarter of the image's, then doublings."""
+class Block(nn.Module):
+    """Two normalised convolutions beside their input."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        for index in range(2):
+            self.add_module(f"Conv_{index}", conv(width, width, bias=False))
+            self.add_module(f"BatchNorm_{index}", nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Applies the block."""
+        y = relu(self.get_submodule("BatchNorm_0")(self.get_submodule("Conv_0")(x)))
+        return relu(x + self.get_submodule("BatchNorm_1")(self.get_submodule("Conv_1")(y)))
+
+
+class DecoderReader(nn.Module):
+    """Residual blocks at z's resolution, which is a quarter of the image's; then every position paints its square."""
 
     def __init__(self, channels: int, width: int, blocks: int):
         super().__init__()
-        self.blocks = blocks
-        self.first = conv(channels, width)
-        for index in range(2 * blocks):
-            self.add_module(f"Conv_{index}", conv(width, width))
-        for index in range(2 * blocks + 1):
-            self.add_module(f"GroupNorm_{index}", group_norm(width))
-        self._Raise_0 = Raise(width, 2)
+        self.Conv_0, self.BatchNorm_0 = conv(channels, width, bias=False), nn.BatchNorm2d(width)
+        for index in range(blocks):
+            self.add_module(f"Block_{index}", Block(width))
+        self.blocks, self.pixels = blocks, conv(width, 48)
 
     def forward(self, z: Tensor) -> Tensor:
         """Images from features."""
-        x = self.first(z)
+        x = relu(self.BatchNorm_0(self.Conv_0(z)))
         for index in range(self.blocks):
-            y = self._normed(x, 2 * index)
-            y = self.get_submodule(f"Conv_{2 * index}")(y)
-            x = x + self.get_submodule(f"Conv_{2 * index + 1}")(self._normed(y, 2 * index + 1))
-        return self._Raise_0(self._normed(x, 2 * self.blocks))
-
-    def _normed(self, x: Tensor, index: int) -> Tensor:
-        return relu(self.get_submodule(f"GroupNorm_{index}")(x))
+            x = self.get_submodule(f"Block_{index}")(x)
+        return torch.sigmoid(unfold(self.pixels(x), 4))
 
 
 class ConvClassifier(nn.Module):

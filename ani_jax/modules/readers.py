@@ -1,0 +1,223 @@
+"""Networks that attack what is sent once a defence is trained: classifiers with a head for every question, and a decoder.
+
+Batch normalisation hears a quiet channel as well as a loud one, and its statistics are no state here: a training step
+normalises by its own batch, a finished reader by those of one pass over a fixed sample (:func:`statistics`). Dropout acts only
+where a "dropout" key is given.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from ani_jax.modules.adversaries import Grid, depth_to_space, doublings
+from ani_jax.modules.kernels import Conv
+from ani_jax.types import Features, Images, Logits
+
+DROPOUT = 0.3
+KNOTS, EDGE = 9, 3.2
+"""Hats that an additive reader lays over each feature, and where the outermost two have their tips."""
+
+
+def statistics(module: nn.Module, params: Any, z: Features) -> Any:
+    """The variables of a reader: its parameters beside its layers' statistics over z.
+
+    Args:
+        module: any module of this file.
+        params: its parameters.
+        z: (n, ...) features; one pass sees all of them.
+
+    Example:
+        >>> z = jnp.arange(8.0).reshape(8, 1)
+        >>> params = PerceptronReader(2, 4).init(jax.random.key(0), z, train=False)["params"]
+        >>> sorted(statistics(PerceptronReader(2, 4), params, z))
+        ['batch_stats', 'params']
+    """
+    _, found = module.apply({"params": params}, z, train=True, mutable=["batch_stats"])
+    return {"params": params, **found}
+
+
+def _norm(train: bool) -> nn.BatchNorm:
+    # Momentum 0: what is kept are the statistics of the last pass alone.
+    return nn.BatchNorm(use_running_average=not train, momentum=0.0)
+
+
+class Block(nn.Module):
+    """``relu(x + norm(conv(relu(norm(conv(x))))))`` with 3x3 convolutions."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        """Applies the block."""
+        conv = functools.partial(Conv, x.shape[-1], use_bias=False)
+        y = nn.relu(_norm(train)(conv()(x)))
+        return nn.relu(x + _norm(train)(conv()(y)))
+
+
+def _folded(z: Features, most: int) -> Float[Array, "b h w c"]:
+    """Features as maps whose sides are at most ``most`` where they can be halved to that; vectors are one position."""
+    x = z if z.ndim == 4 else z.reshape(z.shape[0], 1, 1, -1)
+    while max(x.shape[1:3]) > most and x.shape[1] % 2 == x.shape[2] % 2 == 0:
+        b, h, w, c = x.shape
+        x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4 * c)
+    return x
+
+
+class ConvReader(nn.Module):
+    """Residual blocks at 8x8 positions or fewer, a strided convolution, another block and a small perceptron.
+
+    Args:
+        outputs: numbers of all heads together.
+        width: channels.
+
+    Returns:
+        Logits ``(b, outputs)``.
+
+    Example:
+        >>> module, z = ConvReader(6, width=8), jnp.ones((2, 8, 8, 12))
+        >>> jax.eval_shape(module.init_with_output, jax.random.key(0), z)[0].shape
+        (2, 6)
+    """
+
+    outputs: int
+    width: int = 48
+    blocks: int = 2
+
+    @nn.compact
+    def __call__(self, z: Features, *, train: bool = False) -> Logits:
+        """Classifies features."""
+        x = nn.relu(_norm(train)(Conv(self.width, use_bias=False)(_folded(z, 8))))
+        for _ in range(self.blocks):
+            x = Block()(x, train=train)
+        if min(x.shape[1:3]) > 2:
+            x = nn.relu(_norm(train)(nn.Conv(self.width, (4, 4), (2, 2), use_bias=False)(x)))
+            x = Block()(x, train=train)
+        x = nn.Dropout(DROPOUT, deterministic=not self.has_rng("dropout"))(x.reshape(x.shape[0], -1))
+        return nn.Dense(self.outputs, name="heads")(nn.relu(nn.Dense(128, name="hidden")(x)))
+
+
+class PerceptronReader(nn.Module):
+    """Two hidden layers on the flattened features.
+
+    Args:
+        outputs: numbers of all heads together.
+        width: units of the first layer; the second has half.
+
+    Returns:
+        Logits ``(b, outputs)``.
+
+    Example:
+        >>> module, z = PerceptronReader(6, width=8), jnp.ones((2, 12))
+        >>> jax.eval_shape(module.init_with_output, jax.random.key(0), z)[0].shape
+        (2, 6)
+    """
+
+    outputs: int
+    width: int = 512
+
+    @nn.compact
+    def __call__(self, z: Features, *, train: bool = False) -> Logits:
+        """Classifies features."""
+        x = nn.relu(_norm(train)(nn.Dense(self.width)(z.reshape(z.shape[0], -1))))
+        x = nn.Dropout(DROPOUT, deterministic=not self.has_rng("dropout"))(x)
+        return nn.Dense(self.outputs, name="heads")(nn.relu(nn.Dense(max(1, self.width // 2), name="hidden")(x)))
+
+
+class LinearReader(nn.Module):
+    """One matrix on the flattened features.
+
+    Args:
+        outputs: numbers of all heads together.
+
+    Returns:
+        Logits ``(b, outputs)``.
+
+    Example:
+        >>> module, z = LinearReader(6), jnp.ones((2, 12))
+        >>> jax.eval_shape(module.init_with_output, jax.random.key(0), z)[0].shape
+        (2, 6)
+    """
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, z: Features, *, train: bool = False) -> Logits:
+        """Classifies features; ``train`` changes nothing."""
+        del train
+        x = z.reshape(z.shape[0], -1)
+        return nn.Dense(self.outputs, kernel_init=nn.initializers.zeros_init(), name="heads")(x)
+
+
+class AdditiveReader(nn.Module):
+    """A curve of each feature's own, added up: a generalised additive model with piecewise linear curves.
+
+        logits = sum_j f_j(z_j),   f_j(t) = sum_m w_jm max(0, 1 - |t - t_m| / (t_2 - t_1))
+
+    It reads thousands of features that each say little and nothing in a line, as boosted trees do, at the price of one
+    matrix product. Features are expected at about a standard normal's scale.
+
+    Args:
+        outputs: numbers of all heads together.
+        width: units of a hidden layer on top of the curves, 0 for none.
+
+    Returns:
+        Logits ``(b, outputs)``.
+
+    Example:
+        >>> module, z = AdditiveReader(6), jnp.ones((2, 12))
+        >>> jax.eval_shape(module.init_with_output, jax.random.key(0), z)[0].shape
+        (2, 6)
+    """
+
+    outputs: int
+    width: int = 0
+
+    @nn.compact
+    def __call__(self, z: Features, *, train: bool = False) -> Logits:
+        """Classifies features."""
+        knots = jnp.linspace(-EDGE, EDGE, KNOTS)
+        inside = jnp.clip(z.reshape(z.shape[0], -1, 1), -EDGE, EDGE)
+        hats = nn.relu(1 - jnp.abs(inside - knots[None, None]) / (knots[1] - knots[0]))
+        x = hats.reshape(z.shape[0], -1)
+        if self.width:
+            x = nn.relu(_norm(train)(nn.Dense(self.width, name="hidden")(x)))
+            x = nn.Dropout(DROPOUT, deterministic=not self.has_rng("dropout"))(x)
+        return nn.Dense(self.outputs, kernel_init=nn.initializers.zeros_init(), name="heads")(x)
+
+
+class DecoderReader(nn.Module):
+    """Residual blocks at z's resolution, then every position paints its square of the image (METHODS 5.2).
+
+    The wide convolutions all run where there are few positions: at 8x8 a block of 96 channels costs what one of 24 costs at
+    32x32, and two cores run it at their peak.
+
+    Args:
+        image_shape: ``(height, width, channels)`` of the images to reconstruct.
+        width: channels of the blocks.
+        blocks: how many.
+
+    Returns:
+        Images ``(b, height, width, channels)`` in (0, 1).
+
+    Example:
+        >>> module, z = DecoderReader((16, 16, 3), width=8), jnp.ones((2, 4, 4, 12))
+        >>> jax.eval_shape(module.init_with_output, jax.random.key(0), z)[0].shape
+        (2, 16, 16, 3)
+    """
+
+    image_shape: tuple[int, int, int]
+    width: int = 96
+    blocks: int = 2
+
+    @nn.compact
+    def __call__(self, z: Features, *, train: bool = False) -> Images:
+        """Reconstructs images."""
+        x = Grid(self.image_shape, self.width)(z)
+        x = nn.relu(_norm(train)(Conv(self.width, use_bias=False)(x)))
+        for _ in range(self.blocks):
+            x = Block()(x, train=train)
+        times, channels = doublings(x.shape[1:], self.image_shape) or 0, self.image_shape[2]
+        x = depth_to_space(Conv(4**times * channels, name="pixels")(x), 2**times)
+        return jax.nn.sigmoid(x)

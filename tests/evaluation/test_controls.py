@@ -1,0 +1,137 @@
+"""Planted labels: functions of z, equally likely, of the strength that they are said to have; what misses them says so."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ani_jax.attacks.base import LEVELS
+from ani_jax.attacks.query import as_release
+from ani_jax.evaluation import controls
+from ani_jax.evaluation.audit import audit
+from ani_jax.evaluation.scene import Scene
+from ani_jax.records import Control, Evidence, from_json, to_json
+from ani_jax.reporting.findings import noticed
+from ani_jax.types import Batch, Data, Knowledge, Source, Task, fixed
+
+BRIEF = dataclasses.replace(
+    LEVELS["standard"],
+    name="brief",
+    base="preview",
+    sample=2048,
+    settings={
+        "Reader": {
+            "steps": 800,
+            "batch_size": 64,
+            "bank": (("linear", "decorrelated"), ("perceptron", "standardised")),
+        },
+        "Residual": None,
+        "Kernel": None,
+    },
+)
+
+
+def noise(key, count):
+    """Images that say nothing of the attribute: what is found in them is what was planted."""
+    image = jax.random.uniform(key, (count, 4, 4, 1))
+    return Batch(image, jnp.arange(count) % 2, {"coin": jax.random.bernoulli(key, 0.5, (count,)).astype(jnp.int32)})
+
+
+@pytest.fixture(scope="module")
+def data():
+    parts = [noise(jax.random.key(i), count) for i, count in enumerate((64, 64, 512, 512, 1024))]
+    tasks = Task("parity", ("even", "odd")), (Task("coin", ("heads", "tails")),)
+    return Data(Source(parts[0], fixed), parts[1], Source(parts[2], fixed), *parts[3:], "noise", *tasks)
+
+
+def scene_of(data, client, seed=0):
+    return Scene.of(Knowledge(as_release(client)), data, BRIEF, seed)
+
+
+def lumpy(x):
+    """Maps whose features differ in scale and hang together."""
+    scale = jnp.logspace(-3, 2, 16).reshape(1, 4, 4, 1)
+    return jnp.concatenate([x * scale, jnp.roll(x, 1, axis=1) * scale], axis=-1)
+
+
+def test_labels_are_as_strong_as_they_are_said_to_be(data):
+    scene, best = controls.plant(scene_of(data, lumpy))
+    assert list(best) == [
+        f"planted {kind}{rung}"
+        for kind in ("linear", "parity", "extreme")
+        for rung in ("", ", 25 points", ", 10 points")
+    ]
+    classes = dict(scene.asked.attributes)
+    assert set(scene.asked.planted) == set(best) == set(classes) - {"coin"}
+    for name, known in best.items():
+        full = 1 - 1 / classes[name]
+        points = {"25 points": 0.25, "10 points": 0.10}.get(name.partition(", ")[2], full)
+        # By chance a thousand images are off by a point or two.
+        assert known == pytest.approx(points, abs=0.05 if points < full else 1e-6)
+        for batch in (scene.asked.sample, scene.asked.validation, scene.data.test):
+            shares = np.bincount(batch.sensitive[name], minlength=classes[name]) / len(batch.label)
+            np.testing.assert_allclose(shares, 1 / classes[name], rtol=0.35)
+    # Real labels are as they were, and the scene that was planted into too.
+    np.testing.assert_array_equal(scene.data.test.sensitive["coin"], data.test.sensitive["coin"])
+
+
+def test_rules_are_functions_of_what_is_sent(data):
+    def mixed(x):
+        return x.reshape(len(x), -1) @ jax.random.normal(jax.random.key(7), (16, 24)) ** 3
+
+    plain, doubled = (controls.plant(scene_of(data, client))[0] for client in (mixed, lambda x: 2 * mixed(x) + 1))
+    for name in ("planted linear", "planted parity", "planted extreme"):
+        ours, theirs = (np.asarray(scene.data.test.sensitive[name]) for scene in (plain, doubled))
+        # Standardised, both clients send the same; jitter and rounding move those at an edge.
+        assert (ours == theirs).mean() > 0.98
+    again = controls.plant(scene_of(data, mixed))[0]
+    jax.tree.map(np.testing.assert_array_equal, again.data.test.sensitive, plain.data.test.sensitive)
+
+
+def test_nothing_is_planted_where_nothing_is_sent(data):
+    scene, best = controls.plant(scene_of(data, lambda x: jnp.ones((len(x), 5))))
+    assert best == {}
+    assert set(scene.asked.validation.sensitive) == {"coin"}
+
+
+def test_one_number_has_no_parity_and_no_blocks(data):
+    _, best = controls.plant(scene_of(data, lambda x: x.mean((1, 2, 3))[:, None]))
+    assert list(best) == ["planted linear", "planted linear, 25 points", "planted linear, 10 points"]
+
+
+def test_an_audit_finds_what_was_planted_and_nothing_else(data):
+    evidence = audit(lumpy, data, level=BRIEF)
+    found = {control.name: control for control in evidence.controls}
+    assert found["planted linear"].heard
+    assert found["planted linear"].found > 0.6
+    assert found["planted linear, 25 points"].found > 0.08
+    assert not any(control.withholds for control in evidence.controls)
+    # The coin is not in the images.
+    assert evidence.attack("attribute", "coin").scores["balanced_accuracy"].value == pytest.approx(0.5, abs=0.06)
+    assert [words.name for words in evidence.targets] == ["coin", "image"]
+    assert from_json(Evidence, to_json(evidence)) == evidence
+    assert audit(lumpy, data, level="preview").controls == ()
+
+
+def test_planting_leaves_real_attributes_to_the_same_attackers(data):
+    with_plants, without = (audit(lumpy, data, level=dataclasses.replace(BRIEF, plants=p)) for p in (True, False))
+    names = [[one.name for one in found.attack("attribute", "coin").attackers] for found in (with_plants, without)]
+    assert names[0] == names[1]
+
+
+def test_what_was_missed_withholds_the_verdict_and_is_said():
+    def told(**found):
+        all_known = {"linear": 0.75, "parity": 0.5}
+        some = [Control(f"planted {kind}", all_known[kind], value, "probe") for kind, value in found.items()]
+        weak = Control("planted linear, 10 points", 0.1, found["linear"] / 7.5, "probe")
+        return noticed(Evidence("x", "digits", 0, "standard", {}, {}, {}, (), controls=(*some, weak)))
+
+    assert told(linear=0.74) == (
+        "the smallest planted leak that was found: planted linear, 10 points, 10.0 points over chance",
+    )
+    assert told(linear=0.3) == ("no verdict: of planted linear 30.0 of 75.0 points over chance were found",)
+    limit = "a limit of this audit: planted parity was missed (2.0 of 50.0 points)"
+    assert told(linear=0.74, parity=0.02)[-1] == limit
+    assert noticed(Evidence("x", "digits", 0, "preview", {}, {}, {}, ())) == ()

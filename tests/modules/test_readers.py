@@ -1,0 +1,80 @@
+"""Readers: any features in, the right shapes out; statistics of a fixed sample, whatever is read beside one another."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ani_jax.modules.readers import (
+    AdditiveReader,
+    ConvReader,
+    DecoderReader,
+    LinearReader,
+    PerceptronReader,
+    statistics,
+)
+
+READERS = [LinearReader(5), ConvReader(5, 8), PerceptronReader(5, 8), AdditiveReader(5), AdditiveReader(5, 8)]
+FEATURES = [(2, 8, 8, 12), (2, 16, 16, 3), (2, 32, 32, 3), (2, 1, 1, 5), (2, 5, 6, 3), (2, 40)]
+
+
+@pytest.mark.parametrize("shape", FEATURES)
+@pytest.mark.parametrize("module", READERS)
+def test_readers_take_any_features(module, shape, key):
+    logits, _ = jax.eval_shape(module.init_with_output, key, jnp.zeros(shape))
+    assert logits.shape == (2, 5)
+
+
+@pytest.mark.parametrize("shape", FEATURES)
+@pytest.mark.parametrize("image", [(32, 32, 3), (28, 28, 1), (9, 9, 1)])
+def test_the_decoder_reaches_the_image_from_any_features(image, shape, key):
+    assert jax.eval_shape(DecoderReader(image, 8, 1).init_with_output, key, jnp.zeros(shape))[0].shape == (2, *image)
+
+
+@pytest.mark.parametrize("module", [*READERS, DecoderReader((8, 8, 1), 8, 1)])
+def test_an_answer_is_about_one_example(module, key):
+    z = 3 * jax.random.normal(key, (16, 4, 4, 6))
+    params = module.init(key, z, train=False)["params"]
+    # A fresh additive reader says nothing at all.
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), params)
+    variables = statistics(module, params, z)
+    out = module.apply(variables, z, train=False)
+    np.testing.assert_allclose(module.apply(variables, z[:3], train=False), out[:3], atol=1e-4)
+    assert bool(jnp.isfinite(out).all())
+    assert float(jnp.abs(out[0] - out[1]).max()) > 1e-4
+
+
+def test_statistics_are_those_of_the_sample(key):
+    z = 5 + 3 * jax.random.normal(key, (64, 7))
+    module = PerceptronReader(2, 4)
+    params = module.init(key, z, train=False)["params"]
+    hidden = z @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"][None]
+    found = statistics(module, params, z)["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(found["mean"], hidden.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(found["var"], hidden.var(0), rtol=1e-3)
+
+
+def test_dropout_acts_where_a_key_is_given(key):
+    module, z = PerceptronReader(2, 32), jnp.ones((4, 7)) * jnp.arange(4.0)[:, None]
+    params = module.init(key, z, train=False)["params"]
+
+    def run(**rngs):
+        return module.apply({"params": params}, z, train=True, mutable=["batch_stats"], rngs=rngs)[0]
+
+    np.testing.assert_array_equal(run(), run())
+    assert not np.allclose(run(), run(dropout=key))
+
+
+def test_an_additive_reader_adds_a_curve_of_each_feature(key):
+    module = AdditiveReader(1)
+    params = module.init(key, jnp.zeros((1, 3)), train=False)["params"]
+    params["heads"]["kernel"] = jax.random.normal(key, params["heads"]["kernel"].shape)
+
+    def f(*row):
+        return float(module.apply({"params": params}, jnp.array([row]), train=False)[0, 0])
+
+    # No feature's part depends on another, and beyond the outermost knots nothing moves any more.
+    assert f(1.0, 2.0, 0.3) - f(1.0, -1.0, 0.3) == pytest.approx(f(-2.0, 2.0, 0.0) - f(-2.0, -1.0, 0.0), abs=1e-4)
+    assert f(4.0, 0.0, 0.0) == pytest.approx(f(400.0, 0.0, 0.0), abs=1e-4)
+    # Straight between two knots, here 0 and 0.8.
+    assert f(0.4, 0.0, 0.0) == pytest.approx((f(0.0, 0.0, 0.0) + f(0.8, 0.0, 0.0)) / 2, abs=1e-4)

@@ -33,8 +33,6 @@ from experiments.folders import Parts, WorkdirError, claim, whole, write
 from experiments.progress import Progress, say
 from experiments.runs import Run
 
-STANDARD = "standard"
-
 
 def main(_: list[str]) -> None:
     """Audits what the flags name."""
@@ -58,7 +56,7 @@ def main(_: list[str]) -> None:
         if values.draws is not None:
             data, defense, state = runs.trained(run)
             release, predict = freeze(defense, state.params, state.statistics)
-            level = values.audit or STANDARD
+            level = values.audit or AuditConfig.audit
             record(Path(values.draws), release, data, predict, run.config.train.seed, level)
             return
         folder, found = of_run(run, values.audit, cache)
@@ -129,7 +127,7 @@ def of_run(run: Run, level: str | None, cache: Path) -> tuple[Path, list[Evidenc
 
     What comes back is the folder of the audit, and the evidence of both.
     """
-    level, found = level or STANDARD, []
+    level, found = level or AuditConfig.audit, []
     if run.config.defense != "none":
         try:
             reference = runs.load(runs.reference_folder(run.config, cache))

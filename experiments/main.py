@@ -25,9 +25,7 @@ def main(_: list[str]) -> None:
     given = machine.from_flags(config)
     folder = Path(flags.FLAGS.workdir or f"runs/{config.dataset}-{config.defense}-{config.digest}")
     if not LEVELS[config.audit].plants:
-        print(
-            f"a preview, not evidence; for evidence then: python -m experiments.audit --workdir={folder} --audit=standard"
-        )
+        print(f"a preview, not evidence; that is: python -m experiments.audit --workdir={folder} --audit=standard")
     found = runs.execute(config, folder, flags.cache(), given)
     # Of several processes the main one alone has something to show.
     if found:

@@ -10,6 +10,8 @@ import tempfile
 
 # Virtual CPU devices deadlock in a small thread pool, so both are set before jax starts.
 os.environ.setdefault("NPROC", "32")
+# scikit-learn's threads wait for one another where workers share the cores: a test of a second took seven minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
 import jax

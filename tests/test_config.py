@@ -37,10 +37,10 @@ def test_where_data_lies_is_no_part_of_a_config():
 def test_another_format_is_never_taken_for_this_one():
     text = RunConfig().json()
     values = json.loads(text)
-    assert values.pop("format") == FORMAT == 3
+    assert values.pop("format") == FORMAT == 4
     for old in (values, {**values, "format": 1}):
         with pytest.raises(
-            ValueError, match=r"^format 1 is that of another version of ani_jax; this one reads format 3$"
+            ValueError, match=r"^format 1 is that of another version of ani_jax; this one reads format 4$"
         ):
             RunConfig.read(json.dumps(old))
 
@@ -121,7 +121,7 @@ def test_an_audits_bad_values_too(values, message):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "3", *('{"format": 3, ' + rest for rest in ('"absent": 1}', '"train": {"absent": 1}}', '"train": 3}'))],
+    ["", "[]", "3", *('{"format": 4, ' + rest for rest in ('"absent": 1}', '"train": {"absent": 1}}', '"train": 3}'))],
 )
 def test_a_file_that_is_no_config_is_refused(text):
     with pytest.raises(ValueError):

@@ -282,10 +282,10 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None) -> Fit
         attacker = _answers(state, view, module, target, data.z)
         for part, look in zip(curves, _looks(done, state, attacker, attack, context), strict=True):
             part.append(look)
-        settled = attack.first and done >= attack.least and _settled(curves, target)
-        if state.failed is not None or settled or done >= attack.steps:
+        reached = attack.first and done >= attack.least and settled(curves, target)
+        if state.failed is not None or reached or done >= attack.steps:
             break
-    ended = (REACHED if settled else RISING) if attack.first else ""
+    ended = (REACHED if reached else RISING) if attack.first else ""
     return Fitted(attacker, state.failed, "", tuple(map(tuple, curves)), ended, state)
 
 
@@ -314,7 +314,7 @@ def _looks(done: int, state: Fit, attacker: Answers, attack: Trained, context: C
     return found
 
 
-def _settled(curves: list[list[Look]], target: Target) -> bool:
+def settled(curves: list[list[Look]], target: Target) -> bool:
     """Whether two doublings in a row gained nothing for any question that counts."""
     parts = [(target.parts[index][0], curves[index]) for index in target.wanted]
     return all(

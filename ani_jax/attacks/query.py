@@ -129,7 +129,10 @@ def answers(release: Release, images: Images, key: PRNGKey, queries: int) -> Ite
 
 def ask(release: Release, images: Images, key: PRNGKey, queries: int = 1) -> Observed:
     """:func:`query` without chunks, to be called inside compiled code."""
-    z = release(images, key)[None] if queries == 1 else _ask_often(release, images, key, queries)
+    z = release(images, key) if queries == 1 else _ask_often(release, images, key, queries)
+    if z is None:
+        raise ValueError("release: gave None; must be floats, a row an image")
+    z = z[None] if queries == 1 else z
     if z.ndim < 3 or z.shape[1] != images.shape[0] or not jnp.issubdtype(z.dtype, jnp.floating):
         raise ValueError(
             f"release: gave {z.shape[1:]} of {z.dtype} for {images.shape[0]} images; must be floats, a row an image"

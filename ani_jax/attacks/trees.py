@@ -36,7 +36,9 @@ class Boosted(Attack):
     rate: float = 0.1
 
     family = "attribute"
-    levels = MappingProxyType({"standard": {"steps": 120}, "thorough": {"steps": 600, "rows": 40_000}})
+    levels = MappingProxyType(
+        {"standard": {"steps": 120, "views": ("standardised", "pooled")}, "thorough": {"steps": 600, "rows": 40_000}}
+    )
 
     def fit(self, context: Context) -> Fitted:
         """Boosts until ``validation`` has gained nothing for ten rounds."""

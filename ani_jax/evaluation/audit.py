@@ -91,7 +91,8 @@ def audit(
         kept.part(family.title, family, AttackResult, functools.partial(contest.run, scene, family))
         for family in chosen
     )
-    noticed = kept.part("controls", best, Controls, lambda: Controls(controls.found(scene, best))).all
+    notice = functools.partial(controls.found, scene, best)
+    noticed = kept.part("controls", best, Controls, lambda: Controls(notice())).all if best else ()
     measured, problem = _criterion(scene, kept)
     attackers = [(family, attack) for family in chosen for attack in family.attacks]
     notes = [attack.caveat for _, attack in attackers if attack.caveat]

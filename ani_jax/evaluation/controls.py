@@ -15,7 +15,6 @@ from ani_jax.evaluation.scene import Scene
 from ani_jax.records import Control
 from ani_jax.targets.attribute import Heads
 from ani_jax.targets.metrics import balanced_accuracy
-from ani_jax.types import Batch
 
 CLASSES = 4
 POINTS = (None, 0.25, 0.10)
@@ -61,7 +60,9 @@ def plant(scene: Scene) -> tuple[Scene, dict[str, float]]:
                 other = rng.integers(0, count, len(true))
                 labels[part][name] = np.where(rng.random(len(true)) < redrawn, other, true).astype(np.int32)
             best[name], classes[name] = balanced_accuracy(told["test"], labels["test"][name]) - 1 / count, count
-    sample, validation, test = (_labelled(batch, labels[part]) for part, (_, batch) in parts.items())
+    sample, validation, test = (
+        batch._replace(sensitive={**batch.sensitive, **labels[part]}) for part, (_, batch) in parts.items()
+    )
     asked = dataclasses.replace(
         scene.asked,
         sample=sample,
@@ -96,11 +97,7 @@ def found(scene: Scene, best: dict[str, float]) -> tuple[Control, ...]:
     return tuple(Control(name, known, *chosen[name][1:]) for name, known in best.items())
 
 
-def _labelled(batch: Batch, labels: dict[str, np.ndarray]) -> Batch:
-    return batch._replace(sensitive={**batch.sensitive, **labels})
-
-
-def _linear(z: Float[np.ndarray, "n ..."], rng: np.random.Generator) -> Rule | None:
+def linear(z: Float[np.ndarray, "n ..."], rng: np.random.Generator) -> Rule | None:
     """Quantiles of the median principal component among those that are not zero."""
     mean, rate, vectors, values = _components(z)
     if not len(values):
@@ -117,7 +114,7 @@ def _linear(z: Float[np.ndarray, "n ..."], rng: np.random.Generator) -> Rule | N
     return lambda features: np.searchsorted(cuts, jittered(features))
 
 
-def _parity(z: Float[np.ndarray, "n ..."], rng: np.random.Generator) -> Rule | None:
+def parity(z: Float[np.ndarray, "n ..."], rng: np.random.Generator) -> Rule | None:
     """Whether two of the leading whitened components lie on the same side of their medians."""
     mean, rate, vectors, values = _components(z)
     if len(values) < 2:
@@ -128,7 +125,7 @@ def _parity(z: Float[np.ndarray, "n ..."], rng: np.random.Generator) -> Rule | N
     return lambda features: np.logical_xor(*(score(features) > mid for score, mid in zip(scores, middles))).astype(int)
 
 
-def _extreme(z: Float[np.ndarray, "n ..."], rng: np.random.Generator) -> Rule | None:
+def extreme(z: Float[np.ndarray, "n ..."], rng: np.random.Generator) -> Rule | None:
     """Which block of positions holds the largest standardised value; blocks are cut to be equally likely."""
     del rng
     mean, deviation = z.mean(0, dtype=np.float64), z.std(0, dtype=np.float64)
@@ -148,9 +145,9 @@ def _extreme(z: Float[np.ndarray, "n ..."], rng: np.random.Generator) -> Rule | 
 
 
 KINDS: dict[str, tuple[int, Callable[..., Rule | None]]] = {
-    "linear": (CLASSES, _linear),
-    "parity": (2, _parity),
-    "extreme": (CLASSES, _extreme),
+    "linear": (CLASSES, linear),
+    "parity": (2, parity),
+    "extreme": (CLASSES, extreme),
 }
 """Name -> number of classes, and what fits the rule; None where this client sends nothing that it could be planted in."""
 

@@ -75,6 +75,8 @@ class Scene:
         sampled = {name: _sample(getattr(data, name), getattr(level, name), seed) for name in ("test", "validation")}
         data, key = dataclasses.replace(data, **sampled), jax.random.key(seed)
         asked, test_z = _look(key, "view 1", knowledge, data, level, 1)
+        if not np.isfinite(np.asarray(asked.sample_z)).any():
+            raise ValueError("release: gave not one finite number; nothing can be learnt from that")
         # One image of each class, not all of them from the start of the split.
         labels = np.asarray(data.test.label)
         found = [np.flatnonzero(labels == label) for label in np.unique(labels)[:GALLERY]]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from ani_jax.modules.adversaries import Grid, depth_to_space, doublings
+from ani_jax.modules.adversaries import Grid, depth_to_space, doublings, space_to_depth
 from ani_jax.modules.kernels import Conv
 from ani_jax.types import Features, Images, Logits
 
@@ -56,15 +56,6 @@ class Block(nn.Module):
         return nn.relu(x + _norm(train)(conv()(y)))
 
 
-def _folded(z: Features, most: int) -> Float[Array, "b h w c"]:
-    """Features as maps whose sides are at most ``most`` where they can be halved to that; vectors are one position."""
-    x = z if z.ndim == 4 else z.reshape(z.shape[0], 1, 1, -1)
-    while max(x.shape[1:3]) > most and x.shape[1] % 2 == x.shape[2] % 2 == 0:
-        b, h, w, c = x.shape
-        x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4 * c)
-    return x
-
-
 class ConvReader(nn.Module):
     """Residual blocks at 8x8 positions or fewer, a strided convolution, another block and a small perceptron.
 
@@ -88,7 +79,11 @@ class ConvReader(nn.Module):
     @nn.compact
     def __call__(self, z: Features, *, train: bool = False) -> Logits:
         """Classifies features."""
-        x = nn.relu(_norm(train)(Conv(self.width, use_bias=False)(_folded(z, 8))))
+        # Vectors are one position.
+        x = z if z.ndim == 4 else z.reshape(z.shape[0], 1, 1, -1)
+        while max(x.shape[1:3]) > 8 and x.shape[1] % 2 == x.shape[2] % 2 == 0:
+            x = space_to_depth(x)
+        x = nn.relu(_norm(train)(Conv(self.width, use_bias=False)(x)))
         for _ in range(self.blocks):
             x = Block()(x, train=train)
         if min(x.shape[1:3]) > 2:

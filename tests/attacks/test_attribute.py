@@ -131,7 +131,3 @@ def test_a_vote_is_of_the_leaders_whose_mean_is_best(key):
     assert len(found.members) == 3
     assert (found(key, asked.held).argmax(1) == truth).all()
     assert base.Fits(asked, lambda attack: key)(vote, (liar, vote)).failed is not None
-
-
-def test_networks_are_the_same_object_for_the_same_arguments():
-    assert attribute._network("conv", 3) is attribute._network("conv", 3)

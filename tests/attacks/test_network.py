@@ -101,18 +101,18 @@ def test_steps_double_until_nothing_is_gained(key, asked, fit):
 def test_a_plateau_is_two_doublings_in_a_row():
     attribute = Attribute("ink", 4)
     flat, up = Look(1, 1.0, 0.5), Look(2, 1.0, 0.52)
-    for curve, settled in (
+    for curve, expected in (
         ([flat, flat], False),
         ([flat] * 3, True),
         ([flat, up, up], False),
         ([flat, up, up, up], True),
     ):
-        assert network._settled([curve], attribute) == settled
+        assert network.settled([curve], attribute) == expected
     # A gain in nats keeps a network in training as a gain in points does; one of both alone decides nothing for another part.
     heads = Heads("both", (attribute, Attribute("pen", 4)))
     falling = [Look(1, 1.0, 0.5), Look(2, 0.99, 0.5), Look(4, 0.98, 0.5)]
-    assert not network._settled([[flat] * 3, falling], heads)
-    assert network._settled([[flat] * 3, falling], Heads("both", (attribute,), (Attribute("pen", 4),)))
+    assert not network.settled([[flat] * 3, falling], heads)
+    assert network.settled([[flat] * 3, falling], Heads("both", (attribute,), (Attribute("pen", 4),)))
 
 
 def curves(*losses):

@@ -16,7 +16,7 @@ def z():
 
 def test_ranks_are_normal_whatever_the_features_are(z):
     scores = np.asarray(Ranked.of(z)(z))
-    np.testing.assert_allclose(Ranked.of(jnp.exp(3 * z))(jnp.exp(3 * z)), scores, atol=0.25)
+    np.testing.assert_allclose(Ranked.of(jnp.exp(3 * z))(jnp.exp(3 * z)), scores, atol=0.4)
     for column in scores.T:
         assert stats.kstest(column, "norm").pvalue > 1e-3
     assert np.array_equal(np.argsort(scores[:, 0]), np.argsort(np.asarray(z).reshape(500, -1)[:, 0]))

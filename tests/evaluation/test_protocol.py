@@ -199,3 +199,17 @@ def test_refuses(toy):
         audit(3, toy)
     with pytest.raises(TypeError, match="positional"):
         audit(client, toy, None, "preview")
+
+
+@pytest.mark.parametrize(
+    ("sends", "message"),
+    [
+        (lambda x: None, "release: gave None; must be floats, a row an image"),
+        (lambda x: jnp.nan * x, "release: gave not one finite number; nothing can be learnt from that"),
+        (lambda x: x.sum(), "release: gave () of float32 for 256 images; must be floats, a row an image"),
+    ],
+)
+def test_a_client_that_sends_nothing_is_refused_in_one_line(toy, sends, message):
+    with pytest.raises(ValueError) as error:
+        audit(sends, toy, level="preview")
+    assert str(error.value) == message

@@ -98,7 +98,7 @@ def brief(monkeypatch):
     """A level as short as a preview, and a preview where nothing is said."""
     level = dataclasses.replace(LEVELS["preview"], name="brief", base="preview", sample=256)
     monkeypatch.setattr(base, "LEVELS", {**LEVELS, "brief": level})
-    monkeypatch.setattr(command, "STANDARD", "preview")
+    monkeypatch.setattr(AuditConfig, "audit", "preview")
     return "brief"
 
 

@@ -81,7 +81,7 @@ def test_a_config_of_another_format_is_refused_in_one_line(tmp_path):
     file.write_text(json.dumps({**json.loads(RunConfig().json()), "format": 1}))
     result = call(f"--config={file}")
     assert result.returncode == 2
-    told = f"flag --config={file}: format 1 is that of another version of ani_jax; this one reads format 3"
+    told = f"flag --config={file}: format 1 is that of another version of ani_jax; this one reads format 4"
     assert result.stderr == f"ani_jax: {told}\n"
 
 

@@ -88,7 +88,7 @@ def test_a_folder_of_another_format_is_refused(tmp_path):
     old = json.dumps({**json.loads(CONFIG.json()), "format": 1})
     (tmp_path / "config.json").write_text(old)
     with pytest.raises(
-        runs.WorkdirError, match=r"cannot be read \(format 1 is that of another .* reads format 3\); name"
+        runs.WorkdirError, match=r"cannot be read \(format 1 is that of another .* reads format 4\); name"
     ):
         claimed(tmp_path)
     (tmp_path / "evidence.json").write_text(to_json(evidence(0.9, 1)))

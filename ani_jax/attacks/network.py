@@ -23,9 +23,9 @@ from ani_jax.targets.base import Loss, Target
 from ani_jax.types import Batch, Features, PRNGKey
 
 SEEN = 2048
-"""Lessons whose view is taken at once."""
+"""Rows whose view is taken at once."""
 STATISTICS = 2048
-"""Lessons that a finished network's normalisation is fitted on."""
+"""Rows that a finished network's normalisation is fitted on."""
 SOLVED = 0.005
 """A question is answered where a start comes so near to a perfect strength."""
 LOOKS = 4

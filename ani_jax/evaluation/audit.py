@@ -85,18 +85,19 @@ def audit(
     rank = {target: place for place, target in enumerate(wanted)}
     sought = sorted(dict.fromkeys(family.target for family in chosen), key=lambda target: rank.get(target, len(rank)))
     scene = Scene.of(knowledge, data, level, seed, reference, random, on_event)
-    scene, best = controls.plant(scene) if level.plants else (scene, {})
+    plants = level.plants and any(map(controls.readers, chosen))
+    scene, best = controls.plant(scene) if plants else (scene, {})
     kept = _Kept(store, "" if store is None else scene.digest())
     results = tuple(
         kept.part(family.title, family, AttackResult, functools.partial(contest.run, scene, family))
         for family in chosen
     )
-    notice = functools.partial(controls.found, scene, best)
+    notice = functools.partial(controls.found, scene, best, chosen)
     noticed = kept.part("controls", best, Controls, lambda: Controls(notice())).all if best else ()
     measured, problem = _criterion(scene, kept)
     attackers = [(family, attack) for family in chosen for attack in family.attacks]
     notes = [attack.caveat for _, attack in attackers if attack.caveat]
-    if not level.plants:
+    if not plants:
         notes.insert(0, "a preview, not evidence: nothing was planted that it should have noticed")
     if predict is None:
         notes.append("no predictor was given: utility, label-mediated floor and class-mean floor are missing")

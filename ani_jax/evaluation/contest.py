@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,27 @@ def compete(
         prefix: of their names in events and keys.
         until_perfect: stop at one that makes no mistake on ``validation``: it would be chosen whatever the others do.
     """
+    fits, title = fits_of(scene, family, asked, prefix)
+    found: list[Competitor] = []
+    for attack in family.attacks:
+        scene.emit({"kind": "attack_start", "name": title(attack), "total": attack.steps})
+        found.append(_judged(scene, attack, fits(attack, family.attacks), fits.key(attack), asked, test_z))
+        scene.emit({"kind": "attack_end", "name": title(attack)})
+        last = found[-1].record
+        if until_perfect and last.status == "ok" and last.validation == family.target.perfect:
+            break
+    return found
+
+
+def fits_of(scene: Scene, family: Family, asked: Asked, prefix: str = "") -> tuple[Fits, Callable[[Attack], str]]:
+    """What fits a family's attacks, each once for all families that were answered alike; and their titles.
+
+    Args:
+        scene: where.
+        family: whose attacks.
+        asked: what they learn from.
+        prefix: of their titles, for another client than the scene's.
+    """
     often = "" if family.queries == 1 else f" k={family.queries}"
 
     def title(attack: Attack) -> str:
@@ -99,16 +120,7 @@ def compete(
     who = f"{prefix}{often}{family.name if family.owns else ''}"
     if who not in scene.fits:
         scene.fits[who] = Fits(asked, lambda attack: named(scene.key, title(attack)), step)
-    fits = scene.fits[who]
-    found: list[Competitor] = []
-    for attack in family.attacks:
-        scene.emit({"kind": "attack_start", "name": title(attack), "total": attack.steps})
-        found.append(_judged(scene, attack, fits(attack, family.attacks), fits.key(attack), asked, test_z))
-        scene.emit({"kind": "attack_end", "name": title(attack)})
-        last = found[-1].record
-        if until_perfect and last.status == "ok" and last.validation == family.target.perfect:
-            break
-    return found
+    return scene.fits[who], title
 
 
 def choose(competitors: Sequence[Competitor]) -> Competitor | None:

@@ -5,12 +5,15 @@ becomes one more attribute, which the attackers that are fitted anyway must find
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from ani_jax.attacks.attribute import Reader
+from ani_jax.attacks.base import Attack, Family
 from ani_jax.attacks.query import summarise
+from ani_jax.evaluation import contest
 from ani_jax.evaluation.scene import Scene
 from ani_jax.records import Control
 from ani_jax.targets.attribute import Heads
@@ -74,15 +77,27 @@ def plant(scene: Scene) -> tuple[Scene, dict[str, float]]:
     return dataclasses.replace(scene, data=data, asked=asked), best
 
 
-def found(scene: Scene, best: dict[str, float]) -> tuple[Control, ...]:
-    """How much of every planted label the networks found that were fitted to the real attributes, with a head for each.
+def readers(family: Family) -> tuple[Attack, ...]:
+    """Attacks of a family that look for planted labels too: those whose networks have a head for every attribute."""
+    return tuple(attack for attack in family.attacks if isinstance(attack, Reader) and family.queries == 1)
+
+
+def found(scene: Scene, best: dict[str, float], families: Sequence[Family]) -> tuple[Control, ...]:
+    """How much of every planted label the networks find that are fitted to the real attributes, with a head for each.
 
     Args:
-        scene: with planted labels, and attacked.
+        scene: with planted labels.
         best: how far over chance each can be found.
+        families: who attacks; of one that was attacked already nothing is fitted again.
     """
     told: dict[str, list[tuple[float, float, str]]] = {name: [] for name in best}
-    for attack, fitted in scene.fits[""].done.items() if "" in scene.fits else ():
+    [fits] = {
+        id(one): one for one in (contest.fits_of(scene, f, scene.asked)[0] for f in families if readers(f))
+    }.values()
+    for family in families:
+        for attack in readers(family):
+            fits(attack, family.attacks)
+    for attack, fitted in fits.done.items():
         if not isinstance(attack.target, Heads) or not attack.target.planted or fitted.attacker is None:
             continue
         # All that are planted are one part of its answer, so they are asked for at once.
@@ -93,7 +108,7 @@ def found(scene: Scene, best: dict[str, float]) -> tuple[Control, ...]:
                 for guess, batch in zip(guess, (scene.asked.validation, scene.data.test))
             )
             told[target.name].append((held, test - 1 / dict(scene.asked.attributes)[target.name], attack.name))
-    chosen = {name: max(rivals, default=(0.0, None, "")) for name, rivals in told.items()}
+    chosen = {name: max(rivals, key=lambda rival: rival[0], default=(0.0, None, "")) for name, rivals in told.items()}
     return tuple(Control(name, known, *chosen[name][1:]) for name, known in best.items())
 
 

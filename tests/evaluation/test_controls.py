@@ -115,6 +115,18 @@ def test_an_audit_finds_what_was_planted_and_nothing_else(data):
     assert audit(lumpy, data, level="preview").controls == ()
 
 
+def test_an_audit_that_is_gone_on_with_finds_the_same(data):
+    store = {}
+    level = dataclasses.replace(BRIEF, settings={**BRIEF.settings, "Reader": {"steps": 20, "batch_size": 64}})
+    evidence = audit(lumpy, data, level=level, store=store)
+    # What the attackers said is kept; they themselves are gone.
+    [controls_of] = [name for name in store if name.startswith("controls")]
+    del store[controls_of]
+    assert to_json(audit(lumpy, data, level=level, store=store)) == to_json(evidence)
+    # Without networks nobody looks for what is planted, so nothing is.
+    assert audit(lumpy, data, level=dataclasses.replace(level, settings={"Reader": None})).controls == ()
+
+
 def test_planting_leaves_real_attributes_to_the_same_attackers(data):
     with_plants, without = (audit(lumpy, data, level=dataclasses.replace(BRIEF, plants=p)) for p in (True, False))
     names = [[one.name for one in found.attack("attribute", "coin").attackers] for found in (with_plants, without)]

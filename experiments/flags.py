@@ -26,7 +26,7 @@ SHARED: dict[str, tuple[Any, Any, str]] = {
     "sensitive": (list, None, "The attributes to attack, separated by commas (default: the data set's own)."),
     "originals": (int, None, "Use at most so many of the pictures (default: all that fit into memory)."),
     "image_size": (int, None, "Side of the images in pixels (default 32)."),
-    "audit": (str, None, "How much attackers may compute: preview (the default, no evidence), standard or thorough."),
+    "audit": (str, None, "How much attackers may compute: preview (main's default, no evidence), standard, thorough."),
     "workdir": (str, None, "Folder to write to (default one below runs/, named by what is asked)."),
     "data_dir": (str, None, "Where prepared data lies (default: that of tfds)."),
     "manual_dir": (str, None, "Official files, to prepare data from that is not prepared yet."),

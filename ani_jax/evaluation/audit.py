@@ -98,15 +98,16 @@ def audit(
     attackers = [(family, attack) for family in chosen for attack in family.attacks]
     notes = [attack.caveat for _, attack in attackers if attack.caveat]
     if not plants:
-        notes.insert(0, "a preview, not evidence: nothing was planted that it should have noticed")
+        # Without networks on an attribute nobody would look for it, at any level.
+        kind = "nothing was planted" if level.plants else "a preview, not evidence: nothing was planted"
+        notes.insert(0, f"{kind} that it should have noticed")
     if predict is None:
         notes.append("no predictor was given: utility, label-mediated floor and class-mean floor are missing")
     if random is None:
         notes.append("no random copy of the client was given: what its architecture alone lets through is not shown")
-    for result in results:
-        title = f"{result.attack} {result.target}{'' if result.queries == 1 else f' k={result.queries}'}"
+    for family, result in zip(chosen, results, strict=True):
         notes += [attacker.note for attacker in result.attackers if attacker.note]
-        notes += [f"{title}: {one.name} {one.status}" for one in result.attackers if one.status != "ok"]
+        notes += [f"{family.title}: {one.name} {one.status}" for one in result.attackers if one.status != "ok"]
     test = scene.data.test
     gallery, (height, width, channels) = np.asarray(test.image)[scene.shown], test.image.shape[1:]
     return Evidence(

@@ -91,10 +91,10 @@ def found(scene: Scene, best: dict[str, float], families: Sequence[Family]) -> t
         families: who attacks; of one that was attacked already nothing is fitted again.
     """
     told: dict[str, list[tuple[float, float, str]]] = {name: [] for name in best}
-    [fits] = {
-        id(one): one for one in (contest.fits_of(scene, f, scene.asked)[0] for f in families if readers(f))
-    }.values()
-    for family in families:
+    able = [family for family in families if readers(family)]
+    # All of them were answered alike, so they share what was fitted.
+    fits, _ = contest.fits_of(scene, able[0], scene.asked)
+    for family in able:
         for attack in readers(family):
             fits(attack, family.attacks)
     for attack, fitted in fits.done.items():

@@ -69,8 +69,7 @@ class Level:
         name: of the level.
         sample: auxiliary rows that attackers learn from, each drawn anew.
         queries: how often a stochastic client is asked about the same image.
-        noisy: rows of a stochastic client that is asked once, whose noise is only averaged over by seeing more of it.
-        often: rows where each is asked about several times, which takes that much longer.
+        often: rows where each is asked about several times, which takes that much longer; 0 for ``sample``.
         test: images that are scored at most; of a larger split a seeded sample, the same for every client.
         validation: likewise, images that attackers are chosen on.
         repeated: as many of both at most where each is asked about several times, which takes that much more memory.
@@ -83,7 +82,6 @@ class Level:
     name: str
     sample: int
     queries: tuple[int, ...]
-    noisy: int = 0
     often: int = 0
     test: int = 2048
     validation: int = 1024
@@ -92,17 +90,14 @@ class Level:
     base: str = ""
     settings: Mapping[str, Mapping[str, Any] | None] = dataclasses.field(default_factory=dict)
 
-    def rows(self, stochastic: bool, queries: int) -> int:
+    def rows(self, queries: int) -> int:
         """Auxiliary rows that attackers learn from.
 
         Example:
-            >>> level = LEVELS["standard"]
-            >>> level.rows(False, 1), level.rows(True, 1), level.rows(True, 64)
-            (40000, 80000, 10240)
+            >>> LEVELS["standard"].rows(1), LEVELS["standard"].rows(64)
+            (40000, 10240)
         """
-        if not stochastic:
-            return self.sample
-        return (self.noisy if queries == 1 else self.often) or self.sample
+        return self.sample if queries == 1 else self.often or self.sample
 
 
 LEVELS = MappingProxyType(
@@ -110,16 +105,8 @@ LEVELS = MappingProxyType(
         level.name: level
         for level in (
             Level("preview", sample=512, queries=(1, 4), plants=False),
-            Level("standard", sample=40_000, queries=(1, 64), noisy=80_000, often=10_240, test=6144, validation=3072),
-            Level(
-                "thorough",
-                sample=80_000,
-                queries=(1, 4, 16, 64),
-                noisy=160_000,
-                often=20_480,
-                test=6144,
-                validation=3072,
-            ),
+            Level("standard", sample=40_000, queries=(1, 64), often=10_240, test=6144, validation=3072),
+            Level("thorough", sample=80_000, queries=(1, 4, 16, 64), often=20_480, test=6144, validation=3072),
         )
     }
 )
@@ -347,6 +334,7 @@ class Asked:
         queries: k (static).
         attributes: name and number of classes of all that may be inferred (static).
         planted: names of those that are controls, see :mod:`ani_jax.evaluation.controls` (static).
+        plants: a key and features -> labels of these; None where nothing is planted.
     """
 
     knowledge: Knowledge
@@ -361,6 +349,7 @@ class Asked:
     queries: int = dataclasses.field(metadata={"static": True})
     attributes: tuple[tuple[str, int], ...] = dataclasses.field(default=(), metadata={"static": True})
     planted: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+    plants: Any = None
 
     @property
     def held_z(self) -> Features:

@@ -14,13 +14,13 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from ani_jax.attacks.base import Asked, Attack, Context, Fitted, in_chunks
-from ani_jax.attacks.query import Observed
+from ani_jax.attacks.query import Observed, ask
 from ani_jax.modules.initialise import initialise
 from ani_jax.modules.readers import statistics
 from ani_jax.optimize.fit import Fit, adam, fit
 from ani_jax.records import Look
 from ani_jax.targets.base import Loss, Target
-from ani_jax.types import Batch, Features, PRNGKey
+from ani_jax.types import Batch, Features, PRNGKey, Release
 
 SEEN = 2048
 """Rows whose view is taken at once."""
@@ -173,15 +173,38 @@ def seen(view: Any, z: Features) -> Features:
 _shaped = jax.jit(shaped)
 
 
+class Anew(NamedTuple):
+    """How a client with noise is asked about an image again at every step: noise that was seen before can be learnt by heart.
+
+    Attributes:
+        release: the client.
+        view: of what it sends.
+        plants: the labels that were planted in it, a function of a key and features; None for none.
+    """
+
+    release: Release
+    view: Any
+    plants: Any
+
+    def __call__(self, key: PRNGKey, batch: Batch) -> tuple[Features, Batch]:
+        """What a network is told of images, and what they are of."""
+        ask_key, plant_key = jax.random.split(key)
+        z = ask(self.release, batch.image, ask_key)[0]
+        if self.plants is not None:
+            batch = batch._replace(sensitive={**batch.sensitive, **self.plants(plant_key, z)})
+        return shaped(self.view, z), batch
+
+
 class Lessons(NamedTuple):
     """What a network learns from.
 
     Attributes:
-        z: (n, ...), rows as it is told of them.
+        z: (n, ...), rows as it is told of them; where the client is asked anew only some, for the network's statistics.
         batch: what they are of.
         held_z: the same of ``validation``.
         held: likewise.
         aim: see :meth:`ani_jax.targets.base.Target.aim`.
+        anew: asks a client with noise, None for one without.
     """
 
     z: Features
@@ -189,6 +212,7 @@ class Lessons(NamedTuple):
     held_z: Features
     held: Batch
     aim: Any
+    anew: Anew | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,9 +231,10 @@ class Objective:
 
     def __call__(self, params: Any, data: Lessons, key: PRNGKey) -> Float[Array, ""]:
         """Mean loss of one batch."""
-        row_key, dropout_key = jax.random.split(key)
-        index = jax.random.randint(row_key, (self.batch_size,), 0, len(data.z))
-        z, batch = jax.tree.map(lambda leaf: leaf[index], (data.z, data.batch))
+        row_key, dropout_key, noise_key = jax.random.split(key, 3)
+        index = jax.random.randint(row_key, (self.batch_size,), 0, len(data.batch.label))
+        batch = jax.tree.map(lambda leaf: leaf[index], data.batch)
+        z, batch = (data.z[index], batch) if data.anew is None else data.anew(noise_key, batch)
         output, _ = self.module.apply(
             {"params": params}, z, train=True, mutable=["batch_stats"], rngs={"dropout": dropout_key}
         )
@@ -251,12 +276,15 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None) -> Fit
     asked, target = context.asked, attack.target
     module, view = attack.module(asked), attack.view(asked)
     init_key, fit_key = jax.random.split(context.key)
+    # Several releases are summarised once: asking so often at every step would take longer than the step.
+    anew = Anew(asked.release, view, asked.plants) if asked.queries == 1 and asked.release.stochastic else None
     data = Lessons(
-        seen(view, asked.sample_z),
+        seen(view, asked.sample_z if anew is None else asked.sample_z[:STATISTICS]),
         asked.sample,
         seen(view, asked.held_z),
         asked.validation,
         target.aim(asked.validation),
+        anew,
     )
     state = None if begun is None else begun.last
     if state is None:

@@ -118,7 +118,7 @@ def audit(
         steps={f"{family.title}: {attack.name}": attack.steps for family, attack in attackers},
         sizes={
             "auxiliary_originals": data.auxiliary.size,
-            "auxiliary_sample": level.rows(release.stochastic, 1),
+            "auxiliary_sample": level.rows(1),
             "validation": len(scene.data.validation.label),
             "test": len(test.label),
             "test_originals": len(test.label) if test.group is None else len(np.unique(np.asarray(test.group))),

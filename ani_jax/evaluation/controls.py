@@ -6,18 +6,22 @@ becomes one more attribute, which the attackers that are fitted anyway must find
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from ani_jax.attacks.attribute import Reader
 from ani_jax.attacks.base import Attack, Family
-from ani_jax.attacks.query import summarise
+from ani_jax.attacks.query import flat, summarise
 from ani_jax.evaluation import contest
-from ani_jax.evaluation.scene import Scene
+from ani_jax.evaluation.scene import Scene, named
 from ani_jax.records import Control
 from ani_jax.targets.attribute import Heads
 from ani_jax.targets.metrics import balanced_accuracy
+from ani_jax.types import Features, PRNGKey
 
 CLASSES = 4
 POINTS = (None, 0.25, 0.10)
@@ -29,8 +33,141 @@ LEADING = 16
 APART = 0.2
 """Classes of a rule whose frequencies differ from equal ones by more than this part cannot be planted."""
 
-Rule = Callable[[Float[np.ndarray, "n ..."]], Int[np.ndarray, " n"]]
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Standardised features in some directions.
+
+    Attributes:
+        mean: (d,), of flat features.
+        rate: (d,), 1 / deviation, 0 of what never changes.
+        axes: (d, a), the directions.
+    """
+
+    mean: Float[Array, " d"]
+    rate: Float[Array, " d"]
+    axes: Float[Array, "d a"]
+
+    def __call__(self, z: Features) -> Float[Array, "n a"]:
+        """Projections."""
+        return ((flat(z) - self.mean[None]) * self.rate[None]) @ self.axes
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Quantile:
+    """In which of equally likely intervals a score lies; ties are broken evenly, by jitter.
+
+    Attributes:
+        scores: one direction.
+        cuts: ends of the intervals.
+        jitter: its deviation.
+    """
+
+    scores: Scores
+    cuts: Float[Array, " c"]
+    jitter: Float[Array, ""]
+
+    def __call__(self, key: PRNGKey, z: Features) -> Int[Array, " n"]:
+        """Labels."""
+        score = self.scores(z)[:, 0]
+        return jnp.searchsorted(self.cuts, score + self.jitter * jax.random.normal(key, score.shape))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """Whether two scores lie on different sides of their medians.
+
+    Attributes:
+        scores: two directions.
+        middles: the medians.
+    """
+
+    scores: Scores
+    middles: Float[Array, " 2"]
+
+    def __call__(self, key: PRNGKey, z: Features) -> Int[Array, " n"]:
+        """Labels."""
+        del key
+        return (self.scores(z) > self.middles[None]).sum(1) % 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """In which block of positions the largest standardised value lies.
+
+    Attributes:
+        mean: of flat features.
+        rate: 1 / deviation, likewise.
+        block: (p,), the block of every position.
+        channels: of each position (static).
+    """
+
+    mean: Float[Array, " d"]
+    rate: Float[Array, " d"]
+    block: Int[Array, " p"]
+    channels: int = dataclasses.field(metadata={"static": True})
+
+    def where(self, z: Features) -> Int[Array, " n"]:
+        """The position itself."""
+        cells = ((flat(z) - self.mean[None]) * self.rate[None]).reshape(len(z), -1, self.channels)
+        return cells.max(2).argmax(1)
+
+    def __call__(self, key: PRNGKey, z: Features) -> Int[Array, " n"]:
+        """Labels."""
+        del key
+        return self.block[self.where(z)]
+
+
+Rule = Callable[[PRNGKey, Features], Int[Array, " n"]]
 """What a label is where none is redrawn, from features."""
+
+
+class Rung(NamedTuple):
+    """One planted label.
+
+    Attributes:
+        name: of the label.
+        kind: of its rule.
+        classes: how many.
+        redrawn: part of the labels that is drawn anew.
+    """
+
+    name: str
+    kind: str
+    classes: int
+    redrawn: float
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Plants:
+    """All that is planted: labels of whatever the client sends, so that fresh noise gets labels of its own.
+
+    Attributes:
+        rules: by kind.
+        rungs: the labels (static).
+    """
+
+    rules: dict[str, Rule]
+    rungs: tuple[Rung, ...] = dataclasses.field(metadata={"static": True})
+
+    def truth(self, key: PRNGKey, z: Features) -> dict[str, Int[Array, " n"]]:
+        """What the rules say, by kind."""
+        return {kind: rule(key, z).astype(jnp.int32) for kind, rule in self.rules.items()}
+
+    def __call__(self, key: PRNGKey, z: Features) -> dict[str, Int[Array, " n"]]:
+        """Labels by name, a part of them redrawn."""
+        rule_key, *keys = jax.random.split(key, len(self.rungs) + 1)
+        truth, found = self.truth(rule_key, z), {}
+        for (name, kind, classes, redrawn), own in zip(self.rungs, keys, strict=True):
+            when_key, what_key = jax.random.split(own)
+            other = jax.random.randint(what_key, (len(z),), 0, classes)
+            found[name] = jnp.where(jax.random.bernoulli(when_key, redrawn, (len(z),)), other, truth[kind])
+        return found
 
 
 def plant(scene: Scene) -> tuple[Scene, dict[str, float]]:
@@ -39,42 +176,65 @@ def plant(scene: Scene) -> tuple[Scene, dict[str, float]]:
     Args:
         scene: of one client.
     """
-    z = np.asarray(scene.asked.sample_z)
-    rng = np.random.default_rng(scene.seed)
-    parts = {
-        "sample": (z, scene.asked.sample),
-        "validation": (np.asarray(summarise(scene.asked.held)), scene.asked.validation),
-        "test": (np.asarray(summarise(scene.test_z)), scene.data.test),
-    }
-    labels: dict[str, dict[str, np.ndarray]] = {part: {} for part in parts}
-    best, classes = {}, {}
-    for kind, (count, make) in KINDS.items():
-        rule = make(z[:ROWS], rng)
-        if rule is None:
-            continue
-        told = {part: rule(features) for part, (features, _) in parts.items()}
-        shares = np.bincount(told["sample"], minlength=count) / len(z)
-        if np.abs(count * shares - 1).max() > APART:
-            continue
-        for points in POINTS:
-            name = f"planted {kind}" if points is None else f"planted {kind}, {100 * points:.0f} points"
-            redrawn = 0.0 if points is None else 1 - points / (1 - 1 / count)
-            for part, true in told.items():
-                other = rng.integers(0, count, len(true))
-                labels[part][name] = np.where(rng.random(len(true)) < redrawn, other, true).astype(np.int32)
-            best[name], classes[name] = balanced_accuracy(told["test"], labels["test"][name]) - 1 / count, count
+    asked, key = scene.asked, named(scene.key, "planted")
+    plants = planted(np.asarray(asked.sample_z[:ROWS]), scene.seed)
+    if not plants.rungs:
+        return scene, {}
+    parts = (asked.sample_z, asked.sample), (asked.held_z, asked.validation), (summarise(scene.test_z), scene.data.test)
+    keys = jax.random.split(key, len(parts))
     sample, validation, test = (
-        batch._replace(sensitive={**batch.sensitive, **labels[part]}) for part, (_, batch) in parts.items()
+        batch._replace(sensitive={**batch.sensitive, **_labels(plants, own, z)})
+        for (z, batch), own in zip(parts, keys, strict=True)
     )
+    classes = tuple((rung.name, rung.classes) for rung in plants.rungs)
+    names = tuple(rung.name for rung in plants.rungs)
+    told = dataclasses.replace(plants, rungs=tuple(rung._replace(redrawn=0.0) for rung in plants.rungs))
+    truth = _labels(told, keys[-1], parts[-1][0])
+    best = {
+        name: balanced_accuracy(truth[name], np.asarray(test.sensitive[name])) - 1 / count for name, count in classes
+    }
     asked = dataclasses.replace(
-        scene.asked,
+        asked,
         sample=sample,
         validation=validation,
-        attributes=(*scene.asked.attributes, *classes.items()),
-        planted=tuple(classes),
+        attributes=(*asked.attributes, *classes),
+        planted=names,
+        plants=plants,
     )
     data = dataclasses.replace(scene.data, validation=validation, test=test)
     return dataclasses.replace(scene, data=data, asked=asked), best
+
+
+def planted(z: Float[np.ndarray, "n ..."], seed: int) -> Plants:
+    """Rules fitted on some features, for all labels that can be planted in them.
+
+    Args:
+        z: auxiliary features.
+        seed: of the choice between components.
+    """
+    rng, rules, rungs = np.random.default_rng(seed), {}, []
+    for kind, (count, make) in KINDS.items():
+        rule = make(z, rng)
+        if rule is None:
+            continue
+        shares = np.bincount(np.asarray(rule(jax.random.key(seed), jnp.asarray(z))), minlength=count) / len(z)
+        if np.abs(count * shares - 1).max() > APART:
+            continue
+        rules[kind] = rule
+        for points in POINTS:
+            name = f"planted {kind}" if points is None else f"planted {kind}, {100 * points:.0f} points"
+            rungs.append(Rung(name, kind, count, 0.0 if points is None else 1 - points / (1 - 1 / count)))
+    return Plants(rules, tuple(rungs))
+
+
+def _labels(plants: Plants, key: PRNGKey, z: Features) -> dict[str, np.ndarray]:
+    """Labels of many rows, ``ROWS`` at a time."""
+    starts = range(0, len(z), ROWS)
+    parts = [_told(plants, jax.random.fold_in(key, start), z[start : start + ROWS]) for start in starts]
+    return jax.tree.map(lambda *labels: np.concatenate(labels), *parts)
+
+
+_told = jax.jit(Plants.__call__)
 
 
 def readers(family: Family) -> tuple[Attack, ...]:
@@ -112,51 +272,39 @@ def found(scene: Scene, best: dict[str, float], families: Sequence[Family]) -> t
     return tuple(Control(name, known, *chosen[name][1:]) for name, known in best.items())
 
 
-def linear(z: Float[np.ndarray, "n ..."], rng: np.random.Generator) -> Rule | None:
+def linear(z: Float[np.ndarray, "n ..."], rng: np.random.Generator) -> Quantile | None:
     """Quantiles of the median principal component among those that are not zero."""
     mean, rate, vectors, values = _components(z)
     if not len(values):
         return None
-    axis = vectors[:, len(values) // 2]
-    score = _projection(mean, rate, axis)
-    size, seed = 1e-6 * float(score(z).std()), int(rng.integers(2**31))
-
-    def jittered(features: np.ndarray) -> np.ndarray:
-        # Ties must break evenly, and alike whenever the same rows are asked about.
-        return score(features) + size * np.random.default_rng(seed).normal(size=len(features))
-
-    cuts = np.quantile(jittered(z), np.arange(1, CLASSES) / CLASSES)
-    return lambda features: np.searchsorted(cuts, jittered(features))
+    scores = _scores(mean, rate, vectors[:, len(values) // 2, None])
+    own = np.asarray(scores(jnp.asarray(z)))[:, 0]
+    jitter = 1e-6 * own.std()
+    cuts = np.quantile(own + jitter * rng.normal(size=len(own)), np.arange(1, CLASSES) / CLASSES)
+    return Quantile(scores, jnp.asarray(cuts, jnp.float32), jnp.float32(jitter))
 
 
-def parity(z: Float[np.ndarray, "n ..."], rng: np.random.Generator) -> Rule | None:
+def parity(z: Float[np.ndarray, "n ..."], rng: np.random.Generator) -> Agreement | None:
     """Whether two of the leading whitened components lie on the same side of their medians."""
     mean, rate, vectors, values = _components(z)
     if len(values) < 2:
         return None
-    first, second = rng.choice(min(LEADING, len(values)), 2, replace=False)
-    scores = [_projection(mean, rate, vectors[:, index]) for index in (first, second)]
-    middles = [np.median(score(z)) for score in scores]
-    return lambda features: np.logical_xor(*(score(features) > mid for score, mid in zip(scores, middles))).astype(int)
+    scores = _scores(mean, rate, vectors[:, rng.choice(min(LEADING, len(values)), 2, replace=False)])
+    return Agreement(scores, jnp.median(scores(jnp.asarray(z)), axis=0))
 
 
-def extreme(z: Float[np.ndarray, "n ..."], rng: np.random.Generator) -> Rule | None:
+def extreme(z: Float[np.ndarray, "n ..."], rng: np.random.Generator) -> Place | None:
     """Which block of positions holds the largest standardised value; blocks are cut to be equally likely."""
     del rng
-    mean, deviation = z.mean(0, dtype=np.float64), z.std(0, dtype=np.float64)
-    rate = np.where(deviation > 1e-6 * np.abs(mean), 1 / np.maximum(deviation, 1e-30), 0)
-
-    def where(features: np.ndarray) -> np.ndarray:
-        seen = (features - mean) * rate
-        cells = seen.reshape(len(seen), -1, seen.shape[-1] if seen.ndim > 2 else 1)
-        return cells.max(2).argmax(1)
-
+    mean, rate = _moments(z)
     if not rate.any():
         return None
-    share = np.bincount(where(z), minlength=z[0].size) / len(z)
+    channels = z.shape[-1] if z.ndim > 2 else 1
+    place = Place(jnp.asarray(mean), jnp.asarray(rate), jnp.zeros(z[0].size // channels, jnp.int32), channels)
+    share = np.bincount(np.asarray(place.where(jnp.asarray(z))), minlength=len(place.block)) / len(z)
     # A position belongs where the middle of its share falls.
-    block = np.minimum(CLASSES * (share.cumsum() - share / 2), CLASSES - 1).astype(int)
-    return lambda features: block[where(features)]
+    block = np.minimum(CLASSES * (share.cumsum() - share / 2), CLASSES - 1).astype(np.int32)
+    return dataclasses.replace(place, block=jnp.asarray(block))
 
 
 KINDS: dict[str, tuple[int, Callable[..., Rule | None]]] = {
@@ -167,12 +315,18 @@ KINDS: dict[str, tuple[int, Callable[..., Rule | None]]] = {
 """Name -> number of classes, and what fits the rule; None where this client sends nothing that it could be planted in."""
 
 
-def _components(z: Float[np.ndarray, "n ..."]) -> tuple[np.ndarray, ...]:
-    """Mean and 1 / deviation of flat features, their principal directions that are not zero and these variances."""
-    flat = z.reshape(len(z), -1).astype(np.float64)
-    mean, deviation = flat.mean(0), flat.std(0)
+def _moments(z: Float[np.ndarray, "n ..."]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and 1 / deviation of flat features, 0 of what never changes."""
+    flattened = z.reshape(len(z), -1)
+    mean, deviation = flattened.mean(0, dtype=np.float64), flattened.std(0, dtype=np.float64)
     rate = np.where(deviation > 1e-6 * np.abs(mean), 1 / np.maximum(deviation, 1e-30), 0)
-    seen = (flat - mean) * rate
+    return mean.astype(np.float32), rate.astype(np.float32)
+
+
+def _components(z: Float[np.ndarray, "n ..."]) -> tuple[np.ndarray, ...]:
+    """The moments, the principal directions of standardised features that are not zero, and their variances."""
+    mean, rate = _moments(z)
+    seen = (z.reshape(len(z), -1) - mean) * rate.astype(np.float64)
     # The smaller of the two products has the same eigenvalues.
     wide = seen.shape[1] > len(seen)
     values, vectors = np.linalg.eigh(seen @ seen.T if wide else seen.T @ seen)
@@ -184,5 +338,5 @@ def _components(z: Float[np.ndarray, "n ..."]) -> tuple[np.ndarray, ...]:
     return mean, rate, vectors * turned, values / len(seen)
 
 
-def _projection(mean: np.ndarray, rate: np.ndarray, axis: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda features: ((features.reshape(len(features), -1) - mean) * rate) @ axis
+def _scores(mean: np.ndarray, rate: np.ndarray, axes: np.ndarray) -> Scores:
+    return Scores(jnp.asarray(mean), jnp.asarray(rate), jnp.asarray(axes, jnp.float32))

@@ -65,7 +65,7 @@ def draws(
     require(releases >= 1, "releases", releases, "1 or more")
     knowledge = Knowledge(client, None if predict is None else as_predictor(predict))
     # Of the audit's own auxiliary sample nothing is recorded, so hardly any of it is asked for.
-    scene = Scene.of(knowledge, data, dataclasses.replace(level_named(level), sample=1, noisy=1, often=1), seed)
+    scene = Scene.of(knowledge, data, dataclasses.replace(level_named(level), sample=1, often=1), seed)
     scene = scene.fewer(scene.level.repeated if releases > 1 else 0)
     asked, test_z = scene.ask(releases)
     fixed = [(asked.held, scene.data.validation), (test_z, scene.data.test)]

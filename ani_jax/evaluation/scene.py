@@ -186,13 +186,12 @@ def _look(
     key: PRNGKey, name: str, knowledge: Knowledge, data: Data, level: Level, queries: int
 ) -> tuple[Asked, Observed]:
     keys = jax.random.split(named(key, name))
-    release = knowledge.release
     asked = prepare(
         keys[0],
         knowledge,
         data.auxiliary,
         data.validation,
-        count=level.rows(release is not None and release.stochastic, queries),
+        count=level.rows(queries),
         queries=queries,
         attributes=tuple((task.name, task.classes) for task in data.sensitive),
     )

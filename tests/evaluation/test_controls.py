@@ -21,6 +21,7 @@ BRIEF = dataclasses.replace(
     name="brief",
     base="preview",
     sample=2048,
+    queries=(1,),
     settings={
         "Reader": {
             "steps": 800,
@@ -53,7 +54,7 @@ def scene_of(data, client, seed=0):
 def lumpy(x):
     """Maps whose features differ in scale and hang together."""
     scale = jnp.logspace(-3, 2, 16).reshape(1, 4, 4, 1)
-    return jnp.concatenate([x * scale, jnp.roll(x, 1, axis=1) * scale], axis=-1)
+    return jnp.concatenate([x * scale, (jnp.roll(x, 1, axis=1) + x / 4) * scale], axis=-1)
 
 
 def test_labels_are_as_strong_as_they_are_said_to_be(data):
@@ -113,6 +114,14 @@ def test_an_audit_finds_what_was_planted_and_nothing_else(data):
     assert [words.name for words in evidence.targets] == ["coin", "image"]
     assert from_json(Evidence, to_json(evidence)) == evidence
     assert audit(lumpy, data, level="preview").controls == ()
+
+
+def test_labels_of_fresh_noise_are_its_own(data):
+    # All that is sent is noise, drawn anew at every step: labels of the recorded rows would say nothing of it.
+    evidence = audit(lambda x, key: jax.random.normal(key, (len(x), 16)), data, level=BRIEF)
+    found = {(control.name, control.found > 0.6) for control in evidence.controls}
+    assert ("planted linear", True) in found
+    assert evidence.attack("attribute", "coin").scores["balanced_accuracy"].value == pytest.approx(0.5, abs=0.06)
 
 
 def test_an_audit_that_is_gone_on_with_finds_the_same(data):

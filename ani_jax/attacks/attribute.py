@@ -26,7 +26,7 @@ from ani_jax.attacks.base import (
 )
 from ani_jax.attacks.network import Trained
 from ani_jax.attacks.query import Observed, flat
-from ani_jax.attacks.views import VIEWS, View
+from ani_jax.attacks.views import VIEWS, Answered, View
 from ani_jax.modules.readers import AdditiveReader, ConvReader, LinearReader, PerceptronReader
 from ani_jax.optimize.fit import lbfgs
 from ani_jax.targets.attribute import Attribute, Heads
@@ -219,8 +219,12 @@ class Joint(Trained):
         return FORMS[self.form](sum(head.classes for head in every))
 
     def view(self, asked: Asked) -> View:
-        """The view, learnt on the sample."""
-        return VIEWS[self.seen].of(asked.sample_z[:FITTED])
+        """The view, learnt on the sample; with the provider's logits beside it where its network is granted."""
+        z, predict = asked.sample_z[:FITTED], asked.knowledge.predict
+        view = VIEWS[self.seen].of(z)
+        # A map has no place for them, nor does the network hear several releases.
+        plain = predict is None or self.form == "conv" or asked.queries > 1
+        return view if plain else Answered.of(view, predict, z)
 
 
 @register(Attribute)

@@ -453,6 +453,7 @@ def prepare(
     count: int = SAMPLE,
     queries: int = 1,
     attributes: tuple[tuple[str, int], ...] = (),
+    sample: Batch | None = None,
 ) -> Asked:
     """Asks the client about ``count`` auxiliary images and the validation images.
 
@@ -464,6 +465,7 @@ def prepare(
         count: size of the fixed sample.
         queries: k.
         attributes: see :class:`Asked`.
+        sample: at least ``count`` images, of which the first are asked about; None draws them.
 
     Raises:
         ValueError: the threat model does not grant the release.
@@ -478,7 +480,10 @@ def prepare(
     """
     draw_key, sample_key, held_key = jax.random.split(key, 3)
     release = _granted(knowledge)
-    sample = jax.tree.map(lambda *parts: jnp.concatenate(parts), *dealt(auxiliary, draw_key, count))
+    if sample is None:
+        sample = jax.tree.map(lambda *parts: jnp.concatenate(parts), *dealt(auxiliary, draw_key, count))
+    elif len(sample.label) > count:
+        sample = jax.tree.map(lambda values: values[:count], sample)
     # Summarised chunk by chunk: 64 releases of every image at once would take gigabytes.
     sample_z = jnp.concatenate([summarise(z) for z in answers(release, sample.image, sample_key, queries)])
     held = query(release, validation.image, held_key, queries)

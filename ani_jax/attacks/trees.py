@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ani_jax.attacks.base import Attack, Context, Fitted, register
+from ani_jax.attacks.network import FLOOR, PRUNED
 from ani_jax.attacks.query import Observed, summarise
 from ani_jax.attacks.views import Joined
 from ani_jax.targets.attribute import Attribute
@@ -28,20 +29,25 @@ class Boosted(Attack):
         views: which, beside each other.
         rows: of the sample that it learns from, at most.
         rate: learning rate.
+        first: rounds of a start, behind which it goes on if no rival's start was better; 0 for all ``steps`` at once.
     """
 
     target: Attribute
     views: tuple[str, ...] = ("standardised", "sorted", "pooled")
     rows: int = 8000
     rate: float = 0.1
+    first: int = 0
 
     family = "attribute"
     levels = MappingProxyType(
-        {"standard": {"steps": 120, "views": ("standardised", "pooled")}, "thorough": {"steps": 600, "rows": 40_000}}
+        {
+            "standard": {"steps": 120, "first": 12, "views": ("standardised", "pooled")},
+            "thorough": {"steps": 600, "rows": 40_000},
+        }
     )
 
     def fit(self, context: Context) -> Fitted:
-        """Boosts until ``validation`` has gained nothing for ten rounds."""
+        """Boosts until ``validation`` has gained nothing for ten rounds, or a start is no better than others'."""
         from sklearn.ensemble import HistGradientBoostingClassifier
 
         asked, name = context.asked, self.target.name
@@ -50,16 +56,26 @@ class Boosted(Attack):
         truth = np.asarray(asked.validation.sensitive[name])
         # A class that none of these rows has cannot be guessed; scikit-learn refuses to look at it.
         heard = np.isin(truth, labels)
+        told, held = view.rows(z), view.rows(asked.held_z)
         # A fraction of the features at each split: the trees differ, and are made in that fraction of the time.
         model = HistGradientBoostingClassifier(
             learning_rate=self.rate,
-            max_iter=self.steps,
+            max_iter=self.first or self.steps,
             max_features=0.3,
             early_stopping=True,  # type: ignore[arg-type]
+            warm_start=True,
             random_state=int(jax.random.randint(context.key, (), 0, 2**31 - 1)),
         )
-        model.fit(view.rows(z), labels, X_val=view.rows(asked.held_z)[heard], y_val=truth[heard])
-        return Fitted(Trees(model, view, self.target.classes))
+        trees = Trees(model, view, self.target.classes)
+        model.fit(told, labels, X_val=held[heard], y_val=truth[heard])
+        starts = [curve[0].loss for rival in context.rivals for curve in context.fitted(rival).curves[:1] if curve]
+        if self.first:
+            batch = asked.validation
+            loss = self.target.selection(trees.posterior(held), batch, self.target.aim(batch)).mean()
+            if loss > min(starts, default=FLOOR):
+                return Fitted(trees, ended=PRUNED)
+            model.set_params(max_iter=self.steps).fit(told, labels, X_val=held[heard], y_val=truth[heard])
+        return Fitted(trees)
 
 
 @jax.tree_util.register_dataclass
@@ -78,10 +94,12 @@ class Trees:
     classes: int = dataclasses.field(metadata={"static": True})
 
     def __call__(self, key: PRNGKey, z: Observed) -> Array:
-        """Log posterior of each class, (n, K); a class that was never seen is never chosen."""
+        """Log posterior of each class, (n, K)."""
         del key
-        found = np.full((z.shape[1], self.classes), -30.0)
-        found[:, self.model.classes_] = np.log(
-            np.maximum(self.model.predict_proba(self.view.rows(summarise(z))), 1e-12)
-        )
+        return self.posterior(self.view.rows(summarise(z)))
+
+    def posterior(self, seen: np.ndarray) -> Array:
+        """Log posterior of each class, (n, K), from the view; a class that was never seen is never chosen."""
+        found = np.full((len(seen), self.classes), -30.0)
+        found[:, self.model.classes_] = np.log(np.maximum(self.model.predict_proba(seen), 1e-12))
         return jnp.asarray(found, jnp.float32)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from ani_jax.attacks.base import Standardiser, in_chunks
 from ani_jax.attacks.query import flat
-from ani_jax.types import Features
+from ani_jax.types import Features, Logits
 
 View = Callable[[Features], Float[Array, "n d"]]
 KNOTS, TAIL = 17, 3.2
@@ -175,6 +175,31 @@ VIEWS = MappingProxyType(
     }
 )
 """Name -> what makes it from (n, ...) features."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """A view with what the provider's own network makes of z beside it.
+
+    Attributes:
+        view: any view.
+        predict: the provider's network, a pytree callable.
+        standardise: of its logits.
+    """
+
+    view: View
+    predict: Callable[[Features], Logits]
+    standardise: Standardiser
+
+    @classmethod
+    def of(cls, view: View, predict: Callable[[Features], Logits], z: Features) -> "Answered":
+        """Statistics of the logits of (n, ...) features."""
+        return cls(view, predict, Standardiser.of(predict(z)))
+
+    def __call__(self, z: Features) -> Float[Array, "n d"]:
+        """The flat view."""
+        return jnp.concatenate([self.view(z), flat(self.standardise(self.predict(z)))], axis=1)
 
 
 @jax.tree_util.register_dataclass

@@ -88,10 +88,12 @@ def audit(
     plants = level.plants and any(map(controls.readers, chosen))
     scene, best = controls.plant(scene) if plants else (scene, {})
     kept = _Kept(store, "" if store is None else scene.digest())
-    results = tuple(
-        kept.part(family.title, family, AttackResult, functools.partial(contest.run, scene, family))
-        for family in chosen
-    )
+    results = []
+    for place, family in enumerate(chosen):
+        work = functools.partial(contest.run, scene, family)
+        results.append(kept.part(family.title, family, AttackResult, work))
+        if not any(later.target.ceilings for later in chosen[place + 1 :]):
+            scene.forget()
     notice = functools.partial(controls.found, scene, best, chosen)
     noticed = kept.part("controls", best, Controls, lambda: Controls(notice())).all if best else ()
     measured, problem = _criterion(scene, kept)
@@ -124,7 +126,7 @@ def audit(
             "test_originals": len(test.label) if test.group is None else len(np.unique(np.asarray(test.group))),
         },
         utility=_utility(scene),
-        attacks=results,
+        attacks=tuple(results),
         gallery=Picture.of(gallery) if channels in (1, 3) else None,
         # Weights that are hidden in a closure are no leaves: counting them as none would flatter the client.
         cost=cost_card(release, (height, width, channels)) if jax.tree.leaves(release.variables) else None,

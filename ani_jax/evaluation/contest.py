@@ -9,7 +9,7 @@ import numpy as np
 
 from ani_jax.attacks.base import Asked, Attack, Family, Fits, Fitted, reason
 from ani_jax.attacks.query import Observed
-from ani_jax.evaluation.scene import Scene, named
+from ani_jax.evaluation.scene import RANDOM, RAW, Scene, named
 from ani_jax.records import Attacker, AttackResult, Estimate
 from ani_jax.targets.base import Known
 from ani_jax.types import PRNGKey
@@ -51,10 +51,10 @@ def run(scene: Scene, family: Family) -> AttackResult:
         undefended = before.scores.get(target.words.strength) if before is not None and before.status == "ok" else None
         beside["undefended"] = undefended.value if undefended else None
         known = before.references.get("raw_input") if before is not None else None
-        beside["raw_input"] = _same_family(scene, family, scene.raw(), "raw input") if known is None else known
+        beside["raw_input"] = _same_family(scene, family, scene.raw(), RAW) if known is None else known
         # The encoder's own noise aside, asking it more often shows nothing new.
         if family.queries == 1 and (untrained := scene.untrained()) is not None:
-            beside["random_encoder"] = _same_family(scene, family, untrained, "random encoder")
+            beside["random_encoder"] = _same_family(scene, family, untrained, RANDOM)
     told = AttackResult(
         attack=family.name,
         target=target.name,

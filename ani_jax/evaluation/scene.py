@@ -20,6 +20,8 @@ from ani_jax.types import Batch, Data, Features, Knowledge, Logits, PRNGKey, Rel
 
 GALLERY = 8
 """Test images that the evidence shows."""
+RAW, RANDOM = "raw input", "random encoder"
+"""Clients that a ceiling is taken of."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,18 +151,27 @@ class Scene:
 
     def raw(self) -> tuple[Asked, Observed]:
         """The same where the client sends the image itself."""
-        return self._ask("raw", Knowledge(as_release(send_raw)))
+        return self._ask(RAW, Knowledge(as_release(send_raw)))
 
     def untrained(self) -> tuple[Asked, Observed] | None:
         """The same where the client has fresh random weights; None where the caller gave no such client."""
-        return None if self.random is None else self._ask("random", Knowledge(self.random))
+        return None if self.random is None else self._ask(RANDOM, Knowledge(self.random))
 
     def _ask(
         self, name: str, knowledge: Knowledge, queries: int = 1, data: Data | None = None
     ) -> tuple[Asked, Observed]:
         if name not in self.others:
-            self.others[name] = _look(self.key, name, knowledge, data or self.data, self.level, queries)
+            # About the same images, unless they are others: less memory, and less that differs between two clients.
+            sample = self.asked.sample if data is None else None
+            self.others[name] = _look(self.key, name, knowledge, data or self.data, self.level, queries, sample)
         return self.others[name]
+
+    def forget(self) -> None:
+        """Drops what other clients answered, which takes as much memory as the client's own."""
+        for name in (RAW, RANDOM):
+            for held in (self.others, self.fits):
+                for title in [one for one in held if one.startswith(name)]:
+                    del held[title]
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits of all that determines a result beside the attack.
@@ -183,7 +194,7 @@ def named(key: PRNGKey, name: str) -> Array:
 
 
 def _look(
-    key: PRNGKey, name: str, knowledge: Knowledge, data: Data, level: Level, queries: int
+    key: PRNGKey, name: str, knowledge: Knowledge, data: Data, level: Level, queries: int, sample: Batch | None = None
 ) -> tuple[Asked, Observed]:
     keys = jax.random.split(named(key, name))
     asked = prepare(
@@ -194,6 +205,7 @@ def _look(
         count=level.rows(queries),
         queries=queries,
         attributes=tuple((task.name, task.classes) for task in data.sensitive),
+        sample=sample,
     )
     return asked, query(asked.release, data.test.image, keys[1], queries)
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,9 @@ import pytest
 
 from ani_jax.attacks import base, query
 from ani_jax.attacks.attribute import Probe
+from ani_jax.attacks.network import PRUNED
 from ani_jax.attacks.trees import Boosted
+from ani_jax.records import Look
 from ani_jax.targets.attribute import Attribute
 from ani_jax.types import Batch, Knowledge, Source, fixed
 
@@ -43,6 +47,27 @@ def test_trees_read_what_no_line_divides(problem, fit):
     np.testing.assert_array_equal(guesses[0], guesses[1])
     assert not np.array_equal(guesses[0], guesses[2])
     np.testing.assert_allclose(np.exp(guesses[0]).sum(1), 1, rtol=1e-4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Started(base.Attack):
+    """A rival whose start had a loss."""
+
+    loss: float = 0.0
+    family = "attribute"
+
+    def fit(self, context):
+        return base.Fitted(None, "none", curves=((Look(1, self.loss, 0.5),),))
+
+
+@pytest.mark.parametrize(("loss", "rounds"), [(0.01, 5), (1.09, 60)])
+def test_trees_go_on_unless_a_rival_started_better(problem, loss, rounds):
+    found = base.Fits(problem, lambda attack: jax.random.key(3))(
+        Boosted(WHERE, steps=60, first=5), (Started(WHERE, loss=loss),)
+    )
+    assert (found.attacker.model.n_iter_, found.ended) == (rounds, PRUNED if rounds == 5 else "")
+    if rounds == 60:
+        assert strength(found, problem) > 0.75
 
 
 def test_boosting_ends_where_validation_gains_no_more(fit):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ani_jax.attacks.views import VIEWS, Decorrelated, Joined, Pooled, Ranked, Sorted
+from ani_jax.attacks.views import VIEWS, Answered, Decorrelated, Joined, Pooled, Ranked, Sorted
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +55,11 @@ def test_joined_views_lie_beside_each_other(shape):
     view, alone = Joined.of(z, tuple(VIEWS)), [VIEWS[name].of(z)(z) for name in VIEWS]
     np.testing.assert_allclose(view.rows(z), np.concatenate(alone, axis=1), atol=2e-5)
     assert view.rows(z).shape[0] == 40
+
+
+def test_the_providers_logits_stand_beside_a_view(z):
+    standardised = VIEWS["standardised"].of(z)
+    view = Answered.of(standardised, jax.tree_util.Partial(lambda z: 1e3 + 5 * z.reshape(len(z), -1)[:, :2]), z)
+    told = np.asarray(view(z))
+    np.testing.assert_array_equal(told[:, :-2], standardised(z))
+    np.testing.assert_allclose(told[:, -2:], told[:, :2], atol=1e-3)

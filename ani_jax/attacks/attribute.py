@@ -219,12 +219,13 @@ class Joint(Trained):
         return FORMS[self.form](sum(head.classes for head in every))
 
     def view(self, asked: Asked) -> View:
-        """The view, learnt on the sample; with the provider's logits beside it where its network is granted."""
+        """The view, learnt on the sample; the standardised one has the provider's logits beside it where they are granted."""
         z, predict = asked.sample_z[:FITTED], asked.knowledge.predict
         view = VIEWS[self.seen].of(z)
-        # A map has no place for them, nor does the network hear several releases.
-        plain = predict is None or self.form == "conv" or asked.queries > 1
-        return view if plain else Answered.of(view, predict, z)
+        # Of one view alone, since its network may cost more than the attacker's. A map has no place for them, nor does the
+        # network hear several releases.
+        with_logits = self.seen == "standardised" and self.form != "conv" and asked.queries == 1
+        return Answered.of(view, predict, z) if predict is not None and with_logits else view
 
 
 @register(Attribute)

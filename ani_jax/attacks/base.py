@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ani_jax.attacks.density import Library, declares
+from ani_jax.attacks.density import Library, Pairs, declares, library_of
 from ani_jax.attacks.query import CHUNK, Observed, answers, padded, query, summarise
 from ani_jax.records import Look
 from ani_jax.targets.base import Target
@@ -25,7 +25,7 @@ from ani_jax.types import Batch, Features, Knowledge, PRNGKey, Release, Source
 SAMPLE = 2048
 """Auxiliary rows where no level says how many."""
 LIBRARY = 16_384
-"""Rows at most whose declared noise an attacker weighs, whatever the number of releases."""
+"""Images of the sample at most whose declared noise an attacker weighs, where no level says how many."""
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 
@@ -71,6 +71,8 @@ class Level:
         queries: how often a stochastic client is asked about the same image.
         noisy: rows of a stochastic client that is asked once, whose noise is only averaged over by seeing more of it.
         often: rows where each is asked about several times, which takes that much longer.
+        library: images whose declared noise an attacker weighs, twice as many where each is asked about several times: what is
+            told more sharply is explained by fewer. 0 for those of the sample.
         test: images that are scored at most; of a larger split a seeded sample, the same for every client.
         validation: likewise, images that attackers are chosen on.
         repeated: as many of both at most where each is asked about several times, which takes that much more memory.
@@ -85,6 +87,7 @@ class Level:
     queries: tuple[int, ...]
     noisy: int = 0
     often: int = 0
+    library: int = 0
     test: int = 2048
     validation: int = 1024
     repeated: int = 1024
@@ -110,13 +113,23 @@ LEVELS = MappingProxyType(
         level.name: level
         for level in (
             Level("preview", sample=512, queries=(1, 4), plants=False),
-            Level("standard", sample=40_000, queries=(1, 64), noisy=80_000, often=10_240, test=6144, validation=3072),
+            Level(
+                "standard",
+                sample=40_000,
+                queries=(1, 64),
+                noisy=80_000,
+                often=10_240,
+                library=16_384,
+                test=6144,
+                validation=3072,
+            ),
             Level(
                 "thorough",
                 sample=80_000,
                 queries=(1, 4, 16, 64),
                 noisy=160_000,
                 often=20_480,
+                library=32_768,
                 test=6144,
                 validation=3072,
             ),
@@ -342,7 +355,8 @@ class Asked:
         sample_z: summarised features of ``sample``, not standardised.
         held: k releases of the validation images.
         standardise: learnt on ``sample_z``.
-        library: the declared noise of ``sample``, None where the client declares none.
+        owned: the images whose declared noise is weighed, those of ``sample`` first; None where the client declares none.
+        library: that noise, of the first of them at least; likewise.
         held_density: how likely each image of the library makes the releases of each validation image, likewise.
         queries: k (static).
         attributes: name and number of classes of all that may be inferred (static).
@@ -356,7 +370,8 @@ class Asked:
     sample_z: Features
     held: Observed
     standardise: Standardiser
-    library: Library | None
+    owned: Batch | None
+    library: Library | Pairs | None
     held_density: Float[Array, "b n"] | None
     queries: int = dataclasses.field(metadata={"static": True})
     attributes: tuple[tuple[str, int], ...] = dataclasses.field(default=(), metadata={"static": True})
@@ -463,6 +478,7 @@ def prepare(
     *,
     count: int = SAMPLE,
     queries: int = 1,
+    library: int = 0,
     attributes: tuple[tuple[str, int], ...] = (),
 ) -> Asked:
     """Asks the client about ``count`` auxiliary images and the validation images.
@@ -474,6 +490,7 @@ def prepare(
         validation: held-out images.
         count: size of the fixed sample.
         queries: k.
+        library: images whose declared noise is weighed, 0 for those of the sample.
         attributes: see :class:`Asked`.
 
     Raises:
@@ -493,7 +510,14 @@ def prepare(
     # Summarised chunk by chunk: 64 releases of every image at once would take gigabytes.
     sample_z = jnp.concatenate([summarise(z) for z in answers(release, sample.image, sample_key, queries)])
     held = query(release, validation.image, held_key, queries)
-    library = Library.of(release, sample.image[:LIBRARY]) if declares(release) else None
+    owned = weighed = None
+    if declares(release):
+        # No release of them is needed, so there may be more of them than a network could be shown.
+        library = library or min(count, LIBRARY)
+        own_key, few_key = (jax.random.fold_in(draw_key, number) for number in (1, 2))
+        more = dealt(auxiliary, own_key, library - count) if library > count else ()
+        owned = jax.tree.map(lambda *parts: jnp.concatenate(parts)[:library], sample, *more)
+        weighed = library_of(release, owned.image, few_key, queries)
     return Asked(
         knowledge=knowledge,
         auxiliary=auxiliary,
@@ -502,8 +526,9 @@ def prepare(
         sample_z=sample_z,
         held=held,
         standardise=Standardiser.of(sample_z),
-        library=library,
-        held_density=None if library is None else library.density(held),
+        owned=owned,
+        library=weighed,
+        held_density=None if weighed is None else weighed.density(held),
         queries=queries,
         attributes=attributes,
     )

@@ -194,6 +194,7 @@ def _look(
         data.validation,
         count=level.rows(release is not None and release.stochastic, queries),
         queries=queries,
+        library=level.library * min(queries, 2),
         attributes=tuple((task.name, task.classes) for task in data.sensitive),
     )
     return asked, query(asked.release, data.test.image, keys[1], queries)

@@ -174,17 +174,24 @@ def moments(z: Observed) -> tuple[Features, Features]:
 
 @jax.jit
 def summarise(z: Observed) -> Features:
-    """What an attacker with a fixed input sees of k releases: the release itself, or mean and stddev beside each other.
+    """What an attacker with a fixed input sees of k releases: the release itself, or four statistics of them on its last axis.
+
+    Mean, deviation, least and largest value. Noise with bounds is read off its range, whose middle errs by the k-th part of
+    them, where the mean errs by the root of k: at 64 uniform releases by 0.02 of their half-width against 0.07.
 
     Example:
         >>> summarise(jnp.array([[[1.0]], [[3.0]]])).tolist()
-        [[2.0, 1.0]]
+        [[2.0, 1.0, 1.0, 3.0]]
     """
     if z.shape[0] == 1:
         return z[0]
     mean, variance = moments(z)
+    # One after the other, as moments are.
+    (least, largest), _ = jax.lax.scan(
+        lambda ends, one: ((jnp.minimum(ends[0], one), jnp.maximum(ends[1], one)), None), (z[0], z[0]), z
+    )
     # How much noise an image gets is a signal itself (METHODS 5.6).
-    return jnp.concatenate([mean, jnp.sqrt(variance)], axis=-1)
+    return jnp.concatenate([mean, jnp.sqrt(variance), least, largest], axis=-1)
 
 
 def padded(x: Array, axis: int) -> tuple[Array, int]:

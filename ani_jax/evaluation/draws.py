@@ -5,7 +5,6 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ani_jax.attacks.base import dealt, level_named
@@ -65,14 +64,15 @@ def draws(
     require(releases >= 1, "releases", releases, "1 or more")
     knowledge = Knowledge(client, None if predict is None else as_predictor(predict))
     # Of the audit's own auxiliary sample nothing is recorded, so hardly any of it is asked for.
-    scene = Scene.of(knowledge, data, dataclasses.replace(level_named(level), sample=1, noisy=1, often=1), seed)
+    few = dataclasses.replace(level_named(level), sample=1, noisy=1, often=1, library=1)
+    scene = Scene.of(knowledge, data, few, seed)
     scene = scene.fewer(scene.level.repeated if releases > 1 else 0)
     asked, test_z = scene.ask(releases)
     fixed = [(asked.held, scene.data.validation), (test_z, scene.data.test)]
     own = _auxiliary(named(scene.key, "draws"), client, data.auxiliary, rows, releases)
     found: dict[str, list[np.ndarray]] = {}
     for z, batch in itertools.chain(own, fixed):
-        told = {"z": statistics(z), "x": batch.image, "label": batch.label}
+        told = {"z": summarise(z), "x": batch.image, "label": batch.label}
         told |= {f"s_{name}": values for name, values in batch.sensitive.items()}
         told |= {} if batch.group is None else {"group": batch.group}
         told |= {} if knowledge.predict is None else {"answer": predicted(knowledge.predict, z[0]).argmax(1)}
@@ -84,17 +84,6 @@ def draws(
         # Freed as it is joined: a million numbers a row, twice, are more than most machines have.
         **{name: np.concatenate(found.pop(name)) for name in list(found)},
     }
-
-
-def statistics(z: Observed) -> Features:
-    """What is recorded of k releases: the release itself, or four statistics of them beside each other.
-
-    Example:
-        >>> statistics(jnp.array([[[1.0]], [[3.0]]])).tolist()
-        [[2.0, 1.0, 1.0, 3.0]]
-    """
-    told = summarise(z)
-    return told if z.shape[0] == 1 else jnp.concatenate([told, z.min(0), z.max(0)], axis=-1)
 
 
 def _auxiliary(

@@ -74,6 +74,7 @@ class Probe(Attack):
     iterations: int = 30
 
     family = "attribute"
+    bursts = True
     levels = EVERYWHERE
 
     def fit(self, context: Context) -> Fitted:
@@ -245,6 +246,7 @@ class Reader(Attack):
     learning_rate: float = 2e-3
 
     family = "attribute"
+    bursts = True
     levels = MappingProxyType(
         {
             "preview": {"steps": 20, "batch_size": 64},
@@ -297,6 +299,7 @@ class Voting(Attack):
     most: int = 4
 
     family = "attribute"
+    bursts = True
     levels = MappingProxyType({"standard": {}, "thorough": {"most": 6}})
     last = True
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from ani_jax.attacks.density import Library, Pairs, declares, library_of
 from ani_jax.attacks.query import CHUNK, Observed, answers, padded, query, summarise
-from ani_jax.records import Look
+from ani_jax.records import BURST, Look
 from ani_jax.targets.base import Target
 from ani_jax.types import Batch, Features, Knowledge, PRNGKey, Release, Source
 
@@ -69,8 +69,10 @@ class Level:
         name: of the level.
         sample: auxiliary rows that attackers learn from, each drawn anew.
         queries: how often a stochastic client is asked about the same image.
+        bursts: how many near-duplicates of each image any client is asked about, which real devices send: noise that is the same
+            whenever an image is the same does not average out over repeats, and does over these.
         noisy: rows of a stochastic client that is asked once, whose noise is only averaged over by seeing more of it.
-        often: rows where each is asked about several times, which takes that much longer.
+        often: rows where each is asked about several times, or is a burst, which takes that much longer.
         library: images whose declared noise an attacker weighs, twice as many where each is asked about several times: what is
             told more sharply is explained by fewer. 0 for those of the sample.
         test: images that are scored at most; of a larger split a seeded sample, the same for every client.
@@ -88,6 +90,7 @@ class Level:
     noisy: int = 0
     often: int = 0
     library: int = 0
+    bursts: tuple[int, ...] = ()
     test: int = 2048
     validation: int = 1024
     repeated: int = 1024
@@ -120,6 +123,7 @@ LEVELS = MappingProxyType(
                 noisy=80_000,
                 often=10_240,
                 library=16_384,
+                bursts=(16,),
                 test=6144,
                 validation=3072,
             ),
@@ -130,6 +134,7 @@ LEVELS = MappingProxyType(
                 noisy=160_000,
                 often=20_480,
                 library=32_768,
+                bursts=(16,),
                 test=6144,
                 validation=3072,
             ),
@@ -189,6 +194,8 @@ class Attack:
     """Name of a level -> settings by name; it sits out levels that are missing."""
     repeated: ClassVar[bool] = True
     """Query policy: whether it also attacks several releases of each image."""
+    bursts: ClassVar[bool] = False
+    """Likewise, whether it also attacks bursts; not what takes all releases for those of one image."""
     last: ClassVar[bool] = False
     """Whether it builds on what all others of its family found."""
     owns: ClassVar[Callable[[Source], Source] | None] = None
@@ -247,18 +254,30 @@ class Family:
         target: what they want.
         attacks: who competes, in order; the first of equals is chosen.
         queries: k.
+        burst: whether these are near-duplicates of each image.
     """
 
     name: str
     target: Target
     attacks: tuple[Attack, ...]
     queries: int = 1
+    burst: bool = False
 
     @property
     def title(self) -> str:
-        """Name of its result: "attribute ink", "decoder image k=4"."""
+        """Name of its result: "attribute ink", "decoder image k=4", "attribute ink burst=16"."""
         # Also the seed of every attacker's key, by crc32: rewording it changes every number of every record.
-        return f"{self.name} {self.target.name}{'' if self.queries == 1 else f' k={self.queries}'}"
+        return f"{self.name} {self.target.name}{self.often}"
+
+    @property
+    def often(self) -> str:
+        """How often it asks, as its title says it."""
+        return "" if self.queries == 1 else f" {'burst' if self.burst else 'k'}={self.queries}"
+
+    @property
+    def recorded(self) -> str:
+        """Its name in records and reports, where it stands beside the number of releases."""
+        return f"{self.name}{BURST if self.burst else ''}"
 
     @property
     def owns(self) -> Callable[[Source], Source] | None:
@@ -306,6 +325,8 @@ def families(targets: Sequence[Target], level: Level, knowledge: Knowledge) -> t
             for queries in level.queries if stochastic else (1,):
                 able = tuple(attack for attack in ordered if queries == 1 or attack.repeated)
                 found += [Family(name, target, able, queries)] if able else []
+            able = tuple(attack for attack in ordered if attack.bursts and attack.repeated)
+            found += [Family(name, target, able, queries, burst=True) for queries in level.bursts if able]
     return tuple(found)
 
 
@@ -478,6 +499,7 @@ def prepare(
     *,
     count: int = SAMPLE,
     queries: int = 1,
+    burst: bool = False,
     library: int = 0,
     attributes: tuple[tuple[str, int], ...] = (),
 ) -> Asked:
@@ -490,6 +512,7 @@ def prepare(
         validation: held-out images.
         count: size of the fixed sample.
         queries: k.
+        burst: whether these are near-duplicates of each image, whose density nobody declares.
         library: images whose declared noise is weighed, 0 for those of the sample.
         attributes: see :class:`Asked`.
 
@@ -508,10 +531,10 @@ def prepare(
     release = _granted(knowledge)
     sample = jax.tree.map(lambda *parts: jnp.concatenate(parts), *dealt(auxiliary, draw_key, count))
     # Summarised chunk by chunk: 64 releases of every image at once would take gigabytes.
-    sample_z = jnp.concatenate([summarise(z) for z in answers(release, sample.image, sample_key, queries)])
-    held = query(release, validation.image, held_key, queries)
+    sample_z = jnp.concatenate([summarise(z) for z in answers(release, sample.image, sample_key, queries, burst)])
+    held = query(release, validation.image, held_key, queries, burst)
     owned = weighed = None
-    if declares(release):
+    if declares(release) and not burst:
         # No release of them is needed, so there may be more of them than a network could be shown.
         library = library or min(count, LIBRARY)
         own_key, few_key = (jax.random.fold_in(draw_key, number) for number in (1, 2))

@@ -36,6 +36,7 @@ class Boosted(Attack):
     rate: float = 0.1
 
     family = "attribute"
+    bursts = True
     levels = MappingProxyType(
         {"standard": {"steps": 120, "views": ("standardised", "pooled")}, "thorough": {"steps": 600, "rows": 40_000}}
     )

@@ -28,6 +28,7 @@ def draws(
     seed: int = 0,
     rows: int | None = None,
     releases: int = 1,
+    burst: bool = False,
     level: str = "standard",
 ) -> dict[str, np.ndarray]:
     """Rows of what one client sends, in the form that DESIGN calls pairs.
@@ -42,6 +43,7 @@ def draws(
         seed: of the audit.
         rows: auxiliary rows; None is ``ROWS``, and ``NOISY`` for a client with noise.
         releases: of each row; above 1, ``z`` holds their mean, deviation, least and largest value side by side on its last axis.
+        burst: whether these are of near-duplicates of each image, which ``x`` shows as it is.
         level: of the audit.
 
     Returns:
@@ -50,7 +52,7 @@ def draws(
         release.
 
     Raises:
-        ValueError: ``rows`` or ``releases`` below 1.
+        ValueError: ``rows`` or ``releases`` below 1, or a burst of one.
 
     Example:
         >>> from ani_jax.data import digits
@@ -61,15 +63,15 @@ def draws(
     client = as_release(release)
     rows = (NOISY if client.stochastic else ROWS) if rows is None else rows
     require(rows >= 1, "rows", rows, "1 or more")
-    require(releases >= 1, "releases", releases, "1 or more")
+    require(releases > burst, "releases", releases, "2 or more of a burst" if burst else "1 or more")
     knowledge = Knowledge(client, None if predict is None else as_predictor(predict))
     # Of the audit's own auxiliary sample nothing is recorded, so hardly any of it is asked for.
     few = dataclasses.replace(level_named(level), sample=1, noisy=1, often=1, library=1)
     scene = Scene.of(knowledge, data, few, seed)
     scene = scene.fewer(scene.level.repeated if releases > 1 else 0)
-    asked, test_z = scene.ask(releases)
+    asked, test_z = scene.ask(releases, burst)
     fixed = [(asked.held, scene.data.validation), (test_z, scene.data.test)]
-    own = _auxiliary(named(scene.key, "draws"), client, data.auxiliary, rows, releases)
+    own = _auxiliary(named(scene.key, "draws"), client, data.auxiliary, rows, releases, burst)
     found: dict[str, list[np.ndarray]] = {}
     for z, batch in itertools.chain(own, fixed):
         told = {"z": summarise(z), "x": batch.image, "label": batch.label}
@@ -87,9 +89,9 @@ def draws(
 
 
 def _auxiliary(
-    key: PRNGKey, release: Release, source: Source, rows: int, releases: int
+    key: PRNGKey, release: Release, source: Source, rows: int, releases: int, burst: bool
 ) -> Iterator[tuple[Observed, Batch]]:
     """The attacker's own rows, ``CHUNK`` at a time."""
     deal_key, ask_key = jax.random.split(key)
     for number, batch in enumerate(dealt(source, deal_key, rows)):
-        yield query(release, batch.image, jax.random.fold_in(ask_key, number), releases), batch
+        yield query(release, batch.image, jax.random.fold_in(ask_key, number), releases, burst), batch

@@ -97,3 +97,31 @@ def test_moments_are_those_of_numpy_even_where_the_noise_is_small(k):
     exact = np.asarray(z, np.float64)
     for found, expected in zip(query.moments(z), (exact.mean(0), exact.var(0)), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_near_duplicates_are_shifted_by_a_pixel_and_brightened_a_little(key):
+    x = 0.2 + 0.6 * jax.random.uniform(key, (40, 5, 6, 3))
+    found, kept = np.asarray(query.near(x, jax.random.key(1))), np.asarray(x)
+    bordered = np.pad(kept, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    seen = set()
+    for own, wide in zip(found, bordered, strict=True):
+        moved = {(i, j): own - wide[i : i + 5, j : j + 6] for i in range(3) for j in range(3)}
+        # Under the right shift all pixels differ by one number.
+        at = min(moved, key=lambda at: np.ptp(moved[at]))
+        assert np.ptp(moved[at]) < 1e-6
+        assert np.abs(moved[at]).max() <= query.BRIGHTER + 1e-6
+        seen.add(at)
+    assert len(seen) == 9
+    assert float(query.near(jnp.ones((9, 2, 2, 1)), key).max()) == 1
+
+
+def test_a_burst_shows_near_duplicates_to_any_client(key):
+    x = images(query.CHUNK + 3)
+    z = np.asarray(query.query(query.as_release(lambda x: x), x, key, query.AT_ONCE + 1, burst=True))
+    assert z.shape == (query.AT_ONCE + 1, *x.shape)
+    assert len(np.unique(z.reshape(len(z), -1), axis=0)) == len(z)
+    np.testing.assert_array_less(np.abs(z - x[None]), 1)
+    # A client that cannot be mapped over keys is asked about one near-duplicate after the other.
+    shape = jax.ShapeDtypeStruct((query.CHUNK, 2, 2, 1), jnp.float32)
+    foreign = query.as_release(lambda x: jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct(x.shape, x.dtype), x))
+    assert len(np.unique(np.asarray(query.query(foreign, jnp.full(shape.shape, 0.5), key, 3, burst=True)))) > 3

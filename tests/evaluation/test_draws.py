@@ -40,15 +40,15 @@ def test_noise_is_fresh_in_every_row(toy):
     assert abs(noise.std() - 1) < 0.05
 
 
-@pytest.mark.parametrize("releases", [1, 4])
-def test_validation_and_test_are_those_of_the_audit(toy, answer, releases):
+@pytest.mark.parametrize(("releases", "burst"), [(1, False), (4, False), (4, True)])
+def test_validation_and_test_are_those_of_the_audit(toy, answer, releases, burst):
     def client(x, key):
         return x + jax.random.normal(key, x.shape)
 
-    found = draws(client, toy, answer, seed=3, rows=10, releases=releases)
+    found = draws(client, toy, answer, seed=3, rows=10, releases=releases, burst=burst)
     scene = Scene.of(Knowledge(as_release(client), answer), toy, LEVELS["standard"], 3)
     scene = scene.fewer(scene.level.repeated if releases > 1 else 0)
-    asked, test_z = scene.ask(releases)
+    asked, test_z = scene.ask(releases, burst)
     for number, z, batch in ((1, asked.held, scene.data.validation), (2, test_z, scene.data.test)):
         own = part(found, number)
         np.testing.assert_array_equal(own["z"], summarise(z))

@@ -181,12 +181,16 @@ class Picture:
         return np.frombuffer(base64.b64decode(self.pixels), np.uint8).reshape(self.shape)
 
 
+BURST = " burst"
+"""What ends the name of an attack on near-duplicates of each image."""
+
+
 @dataclasses.dataclass(frozen=True)
 class AttackResult:
     """What one attack found.
 
     Attributes:
-        attack: the family that competed, e.g. "decoder".
+        attack: the family that competed, e.g. "decoder"; "decoder burst" where the k releases are of near-duplicates.
         target: name of what was sought, see ``Evidence.targets``.
         queries: k, how many releases of the same image the attacker saw.
         chosen: name of the attacker chosen on ``validation``; its test scores are the headline.

@@ -39,7 +39,7 @@ def main(_: list[str]) -> None:
     cache, values = flags.cache(), flags.FLAGS
     names = [field.name for field in dataclasses.fields(AuditConfig)]
     if values.draws is None:
-        flags.refuse(("rows", "releases"), "belongs to --draws=FILE.npz")
+        flags.refuse(("rows", "releases", "burst"), "belongs to --draws=FILE.npz")
     if values.release is not None:
         config = AuditConfig(**flags.given(names))
         folder = Path(values.workdir or f"runs/{config.dataset}-audit-{config.digest}")
@@ -56,8 +56,7 @@ def main(_: list[str]) -> None:
         if values.draws is not None:
             data, defense, state = runs.trained(run)
             release, predict = freeze(defense, state.params, state.statistics)
-            level = values.audit or AuditConfig.audit
-            record(Path(values.draws), release, data, predict, run.config.train.seed, level)
+            record(Path(values.draws), release, data, predict, run.config.train.seed, values.audit or AuditConfig.audit)
             return
         folder, found = of_run(run, values.audit, cache)
     print(f"{summary(found)}\n\nreport: {folder / 'report.html'}")
@@ -65,11 +64,11 @@ def main(_: list[str]) -> None:
 
 def record(path: Path, release: Release, data: Data, predict: Any, seed: int, level: str) -> None:
     """Writes what a client sends as recorded pairs."""
-    values = flags.FLAGS
     try:
         # Opened before the client is asked: what took minutes must not be lost to a name that cannot be written.
         with whole(path, "wb") as file:
-            found = draws(release, data, predict, seed=seed, rows=values.rows, releases=values.releases, level=level)
+            more = flags.given(("rows", "releases", "burst"))
+            found = draws(release, data, predict, seed=seed, level=level, **more)
             np.savez(file, **found)  # type: ignore[arg-type]
     except OSError as error:
         raise ValueError(f"draws={path}: cannot be written ({error.strerror}); name a file that can") from None
@@ -168,5 +167,6 @@ if __name__ == "__main__":
         draws=(str, None, "Write what the client sends to this .npz file, and audit nothing."),
         rows=(int, None, f"Auxiliary rows of --draws (default {ROWS:,}, of a client with noise {NOISY:,})."),
         releases=(int, 1, "Releases of each row of --draws, as mean, deviation, minimum and maximum (default 1)."),
+        burst=(bool, False, "Whether these are of near-duplicates of each image (shifted by a pixel, brightened)."),
     )
     flags.run(main)

@@ -47,6 +47,8 @@ BANK = (
 """Networks and the views that they are told of z by; all make a start, the leaders are trained on."""
 WIDER = (*BANK, ("conv", "standardised"))
 """The same where there is more time."""
+AGAIN = (("conv", "ranked"), ("perceptron", "standardised"), ("additive", "ranked"))
+"""Those that also hear several releases of an image, of which one leads: there is less to find than in a single one."""
 FITTED = 4096
 """Rows that a view is learnt on at most."""
 L2_GRID = (1.0, 1e-1, 1e-2, 1e-3)
@@ -74,6 +76,7 @@ class Probe(Attack):
     iterations: int = 30
 
     family = "attribute"
+    bursts = True
     levels = EVERYWHERE
 
     def fit(self, context: Context) -> Fitted:
@@ -236,6 +239,7 @@ class Reader(Attack):
     Attributes:
         form, seen: of the network.
         bank: all networks that start; the leaders among them double.
+        again: those of them that also attack several releases, where one alone leads; () for all.
         first, least, leaders, batch_size, learning_rate: see :class:`ani_jax.attacks.network.Trained`.
     """
 
@@ -243,6 +247,7 @@ class Reader(Attack):
     form: str = "perceptron"
     seen: str = "standardised"
     bank: tuple[tuple[str, str], ...] = (("perceptron", "standardised"),)
+    again: tuple[tuple[str, str], ...] = ()
     first: int = 0
     least: int = 0
     leaders: int = 2
@@ -250,10 +255,11 @@ class Reader(Attack):
     learning_rate: float = 2e-3
 
     family = "attribute"
+    bursts = True
     levels = MappingProxyType(
         {
             "preview": {"steps": 20, "batch_size": 64},
-            "standard": {"steps": 4992, "first": 312, "least": 2496, "bank": BANK},
+            "standard": {"steps": 4992, "first": 312, "least": 2496, "bank": BANK, "again": AGAIN},
             "thorough": {"steps": 39_936, "first": 624, "least": 2496, "bank": WIDER, "leaders": 4},
         }
     )
@@ -262,6 +268,11 @@ class Reader(Attack):
     def name(self) -> str:
         """Network and view."""
         return f"{self.form}, {self.seen}"
+
+    @property
+    def repeated(self) -> bool:  # type: ignore[override]
+        """As ``again`` says."""
+        return not self.again or (self.form, self.seen) in self.again
 
     @classmethod
     def at(cls, target: Target, level: Level) -> tuple[Self, ...]:
@@ -279,11 +290,12 @@ class Reader(Attack):
         real, planted = ([one for one in known if (one.name in asked.planted) == what] for what in (False, True))
         heads = Heads("attributes", tuple(real), tuple(planted))
         names = ("steps", "first", "least", "leaders", "batch_size", "learning_rate")
-        every = tuple(
-            Joint(heads, form=form, seen=seen, **{name: getattr(self, name) for name in names})
-            for form, seen in self.bank
-        )
-        found = context.fitted(dataclasses.replace(every[self.bank.index((self.form, self.seen))], rivals=every))
+        settings = {name: getattr(self, name) for name in names}
+        bank = self.bank
+        if asked.queries > 1 and self.again:
+            bank, settings["leaders"] = tuple(pair for pair in bank if pair in self.again), 1
+        every = tuple(Joint(heads, form=form, seen=seen, **settings) for form, seen in bank)
+        found = context.fitted(dataclasses.replace(every[bank.index((self.form, self.seen))], rivals=every))
         index = real.index(self.target)
         attacker = None if found.attacker is None else found.attacker.part(index)
         return found._replace(attacker=attacker, curves=found.curves[index : index + 1], last=None)
@@ -302,6 +314,7 @@ class Voting(Attack):
     most: int = 4
 
     family = "attribute"
+    bursts = True
     levels = MappingProxyType({"standard": {}, "thorough": {"most": 6}})
     last = True
 

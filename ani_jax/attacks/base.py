@@ -16,16 +16,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ani_jax.attacks.density import Library, declares
+from ani_jax.attacks.density import Library, Pairs, declares, gaussian, library_of
 from ani_jax.attacks.query import CHUNK, Observed, answers, padded, query, summarise
-from ani_jax.records import Look
+from ani_jax.records import BURST, Look
 from ani_jax.targets.base import Target
 from ani_jax.types import Batch, Features, Knowledge, PRNGKey, Release, Source
 
 SAMPLE = 2048
 """Auxiliary rows where no level says how many."""
 LIBRARY = 16_384
-"""Rows at most whose declared noise an attacker weighs, whatever the number of releases."""
+"""Images of the sample at most whose declared noise an attacker weighs, where no level says how many."""
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 
@@ -69,7 +69,11 @@ class Level:
         name: of the level.
         sample: auxiliary rows that attackers learn from, each drawn anew.
         queries: how often a stochastic client is asked about the same image.
-        often: rows where each is asked about several times, which takes that much longer; 0 for ``sample``.
+        bursts: how many near-duplicates of each image it is asked about, which real devices send: noise that is the same
+            whenever an image is the same does not average out over repeats, and does over these.
+        insistent: whether a client without noise is asked about bursts too.
+        often: rows where each is asked about several times, or is a burst, which takes that much longer; 0 for ``sample``.
+        library: images of the sample at most whose declared noise an attacker weighs, however often the client is asked.
         test: images that are scored at most; of a larger split a seeded sample, the same for every client.
         validation: likewise, images that attackers are chosen on.
         repeated: as many of both at most where each is asked about several times, which takes that much more memory.
@@ -83,6 +87,9 @@ class Level:
     sample: int
     queries: tuple[int, ...]
     often: int = 0
+    library: int = LIBRARY
+    bursts: tuple[int, ...] = ()
+    insistent: bool = False
     test: int = 2048
     validation: int = 1024
     repeated: int = 1024
@@ -105,8 +112,18 @@ LEVELS = MappingProxyType(
         level.name: level
         for level in (
             Level("preview", sample=512, queries=(1, 4), plants=False),
-            Level("standard", sample=40_000, queries=(1, 64), often=10_240, test=6144, validation=3072),
-            Level("thorough", sample=80_000, queries=(1, 4, 16, 64), often=20_480, test=6144, validation=3072),
+            Level("standard", sample=40_000, queries=(1, 64), often=10_240, bursts=(16,), test=6144, validation=3072),
+            Level(
+                "thorough",
+                sample=80_000,
+                queries=(1, 4, 16, 64),
+                often=20_480,
+                library=32_768,
+                bursts=(16,),
+                insistent=True,
+                test=6144,
+                validation=3072,
+            ),
         )
     }
 )
@@ -163,6 +180,8 @@ class Attack:
     """Name of a level -> settings by name; it sits out levels that are missing."""
     repeated: ClassVar[bool] = True
     """Query policy: whether it also attacks several releases of each image."""
+    bursts: ClassVar[bool] = False
+    """Likewise, whether it also attacks bursts; not what takes all releases for those of one image."""
     last: ClassVar[bool] = False
     """Whether it builds on what all others of its family found."""
     owns: ClassVar[Callable[[Source], Source] | None] = None
@@ -221,18 +240,30 @@ class Family:
         target: what they want.
         attacks: who competes, in order; the first of equals is chosen.
         queries: k.
+        burst: whether these are near-duplicates of each image.
     """
 
     name: str
     target: Target
     attacks: tuple[Attack, ...]
     queries: int = 1
+    burst: bool = False
 
     @property
     def title(self) -> str:
-        """Name of its result: "attribute ink", "decoder image k=4"."""
+        """Name of its result: "attribute ink", "decoder image k=4", "attribute ink burst=16"."""
         # Also the seed of every attacker's key, by crc32: rewording it changes every number of every record.
-        return f"{self.name} {self.target.name}{'' if self.queries == 1 else f' k={self.queries}'}"
+        return f"{self.name} {self.target.name}{self.often}"
+
+    @property
+    def often(self) -> str:
+        """How often it asks, as its title says it."""
+        return "" if self.queries == 1 else f" {'burst' if self.burst else 'k'}={self.queries}"
+
+    @property
+    def recorded(self) -> str:
+        """Its name in records and reports, where it stands beside the number of releases."""
+        return f"{self.name}{BURST if self.burst else ''}"
 
     @property
     def owns(self) -> Callable[[Source], Source] | None:
@@ -266,6 +297,7 @@ def families(targets: Sequence[Target], level: Level, knowledge: Knowledge) -> t
         if name not in known:
             raise ValueError(f"level.settings={name}: must be one of {', '.join(sorted(known))}")
     stochastic = knowledge.release is not None and knowledge.release.stochastic
+    bursts = level.bursts if stochastic or level.insistent else ()
     found: list[Family] = []
     for target in targets:
         rivals: dict[str, list[Attack]] = {}
@@ -280,6 +312,8 @@ def families(targets: Sequence[Target], level: Level, knowledge: Knowledge) -> t
             for queries in level.queries if stochastic else (1,):
                 able = tuple(attack for attack in ordered if queries == 1 or attack.repeated)
                 found += [Family(name, target, able, queries)] if able else []
+            able = tuple(attack for attack in ordered if attack.bursts and attack.repeated)
+            found += [Family(name, target, able, queries, burst=True) for queries in bursts if able]
     return tuple(found)
 
 
@@ -329,7 +363,8 @@ class Asked:
         sample_z: summarised features of ``sample``, not standardised.
         held: k releases of the validation images.
         standardise: learnt on ``sample_z``.
-        library: the declared noise of ``sample``, None where the client declares none.
+        owned: the images whose declared noise is weighed, those of ``sample`` first; None where the client declares none.
+        library: that noise, of the first of them at least; likewise.
         held_density: how likely each image of the library makes the releases of each validation image, likewise.
         queries: k (static).
         attributes: name and number of classes of all that may be inferred (static).
@@ -344,7 +379,8 @@ class Asked:
     sample_z: Features
     held: Observed
     standardise: Standardiser
-    library: Library | None
+    owned: Batch | None
+    library: Library | Pairs | None
     held_density: Float[Array, "b n"] | None
     queries: int = dataclasses.field(metadata={"static": True})
     attributes: tuple[tuple[str, int], ...] = dataclasses.field(default=(), metadata={"static": True})
@@ -452,8 +488,10 @@ def prepare(
     *,
     count: int = SAMPLE,
     queries: int = 1,
+    burst: bool = False,
+    library: int = LIBRARY,
     attributes: tuple[tuple[str, int], ...] = (),
-    sample: Batch | None = None,
+    like: "Asked | None" = None,
 ) -> Asked:
     """Asks the client about ``count`` auxiliary images and the validation images.
 
@@ -464,8 +502,11 @@ def prepare(
         validation: held-out images.
         count: size of the fixed sample.
         queries: k.
+        burst: whether these are near-duplicates of each image, whose density nobody declares.
+        library: images of the sample at most whose declared noise is weighed.
         attributes: see :class:`Asked`.
-        sample: at least ``count`` images, of which the first are asked about; None draws them.
+        like: what the same attacker was answered before, of at least ``count`` images: they are asked about again, and what the
+            same client declared need not be asked for twice. None draws images.
 
     Raises:
         ValueError: the threat model does not grant the release.
@@ -480,14 +521,19 @@ def prepare(
     """
     draw_key, sample_key, held_key = jax.random.split(key, 3)
     release = _granted(knowledge)
-    if sample is None:
-        sample = jax.tree.map(lambda *parts: jnp.concatenate(parts), *dealt(auxiliary, draw_key, count))
-    elif len(sample.label) > count:
-        sample = jax.tree.map(lambda values: values[:count], sample)
+    if like is None:
+        owned = jax.tree.map(lambda *parts: jnp.concatenate(parts), *dealt(auxiliary, draw_key, count))
+    else:
+        owned = like.sample
+    sample = _first(owned, count)
     # Summarised chunk by chunk: 64 releases of every image at once would take gigabytes.
-    sample_z = jnp.concatenate([summarise(z) for z in answers(release, sample.image, sample_key, queries)])
-    held = query(release, validation.image, held_key, queries)
-    library = Library.of(release, sample.image[:LIBRARY]) if declares(release) else None
+    sample_z = jnp.concatenate([summarise(z) for z in answers(release, sample.image, sample_key, queries, burst)])
+    held, weighed = query(release, validation.image, held_key, queries, burst), None
+    if declares(release) and not burst:
+        owned = _first(owned, library)
+        same = like is not None and like.knowledge is knowledge and gaussian(release)
+        # No release of them is needed, so there may be more of them than a network is shown several releases of.
+        weighed = like.library if same else library_of(release, owned.image, jax.random.fold_in(draw_key, 1), queries)
     return Asked(
         knowledge=knowledge,
         auxiliary=auxiliary,
@@ -496,11 +542,16 @@ def prepare(
         sample_z=sample_z,
         held=held,
         standardise=Standardiser.of(sample_z),
-        library=library,
-        held_density=None if library is None else library.density(held),
+        owned=None if weighed is None else owned,
+        library=weighed,
+        held_density=None if weighed is None else weighed.density(held),
         queries=queries,
         attributes=attributes,
     )
+
+
+def _first(batch: Batch, count: int) -> Batch:
+    return batch if len(batch.label) <= count else jax.tree.map(lambda values: values[:count], batch)
 
 
 def dealt(source: Source, key: PRNGKey, count: int) -> Iterator[Batch]:

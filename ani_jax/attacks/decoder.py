@@ -47,6 +47,7 @@ class Ridge(Attack):
     penalties: tuple[float, ...] = PENALTIES
 
     family = "decoder"
+    bursts = True
     levels = EVERYWHERE
 
     def fit(self, context: Context) -> Fitted:
@@ -72,6 +73,7 @@ class Kernel(Attack):
     bandwidths: tuple[float, ...] = BANDWIDTHS
 
     family = "decoder"
+    bursts = True
     levels = EVERYWHERE
 
     def fit(self, context: Context) -> Fitted:
@@ -219,6 +221,7 @@ class Residual(Trained):
     blocks: int = BLOCKS
     leaders: int = 1
     family = "decoder"
+    bursts = True
     levels = MappingProxyType(
         {
             "preview": {"steps": 20, "blocks": 1, "width": 32, "batch_size": 32},

@@ -1,33 +1,36 @@
-"""The Bayes attacker against declared Gaussian noise: weighs every image it owns by how likely it explains what was sent.
+"""The Bayes attacker against declared noise: weighs every image it owns by how likely it explains what was sent.
 
-    p(s | z)  ~  sum over auxiliary images x_j with attribute s of  N(z; mean(x_j), stddev(x_j)^2)^temperature
+    p(s | z)  ~  sum over auxiliary images x_j with attribute s of  p(z | x_j)^temperature
 
 [ours] METHODS 5 grants an adaptive attacker the declared density; with an endless library and temperature 1 nothing can beat it.
-A finite library needs a lower temperature, chosen on ``validation``. A trained network must learn through the noise what is
-known here in closed form.
+A finite library needs a lower temperature, chosen on ``validation``; whether more images would still help is shown by what a
+quarter and a half of them find. A trained network must learn through the noise what is known here in closed form.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ani_jax.attacks.base import EVERYWHERE, LIBRARY, Asked, Attack, Context, Fitted, register
-from ani_jax.attacks.density import Library, declares
+from ani_jax.attacks.base import EVERYWHERE, Asked, Attack, Context, Fitted, register
+from ani_jax.attacks.density import BLOCK, Library, Pairs, declares
+from ani_jax.attacks.network import settled
 from ani_jax.attacks.query import Observed, flat
+from ani_jax.records import Look
 from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.image import Image
 from ani_jax.types import Images, Knowledge, PRNGKey
 
 TEMPERATURES = (1.0, 0.5, 0.25, 0.1, 0.05, 0.02, 0.01)
 """Grid of powers that a likelihood is raised to."""
-UNDECLARED = "the client declares no Gaussian noise"
+UNDECLARED = "the client declares no density of what it sends"
 """Why both attacks fail where they have nothing to work with."""
+CONVERGED, GAINING = "library converged", "still gaining with more images: a lower bound"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,36 @@ class Bayes(Attack):
         """Where the client declares its noise."""
         return knowledge.release is not None and declares(knowledge.release)
 
+    def answer(self, asked: Asked) -> Any:
+        """What each image of the library stands for: (n, ...)."""
+        raise NotImplementedError
+
+    def attacker(self, library: Library | Pairs | None, answer: Array, temperature: float) -> Any:
+        """The attacker before its temperature is known, or with a part of its library's answers."""
+        raise NotImplementedError
+
+    def fit(self, context: Context) -> Fitted:
+        """Keeps the temperature that ``validation`` selects, for a quarter, a half and all of the library."""
+        asked, target, batch = context.asked, self.target, context.asked.validation
+        # ``able`` asked the client; raw images, which the same attacks get for a ceiling, declare nothing.
+        if asked.library is None or asked.held_density is None:
+            return Fitted(None, UNDECLARED)
+        density, answer, aim, curve = asked.held_density, self.answer(asked), target.aim(batch), []
+        temperature, size = 1.0, density.shape[1]
+        for rows in sorted({max(1, size // 4), max(1, size // 2), size}):
+            part, best = self.attacker(None, answer[:rows], 1.0), None
+            for tried in self.temperatures:
+                guess = dataclasses.replace(part, temperature=jnp.float32(tried)).weighed(density[:, :rows])
+                loss = float(target.selection(guess, batch, aim).mean())
+                if math.isfinite(loss) and (best is None or loss < best[0]):
+                    best, temperature = (loss, guess), tried
+            if best is None:
+                return Fitted(None, "no temperature gave a finite loss")
+            strength = target.strength(target.balanced(np.asarray(best[1]), asked.sample), batch)
+            curve.append(Look(rows, best[0], strength))
+        found = self.attacker(asked.library, answer[:size], temperature)
+        return Fitted(found, curves=(tuple(curve),), ended=CONVERGED if settled([curve], target) else GAINING)
+
 
 @register(Attribute)
 @dataclasses.dataclass(frozen=True)
@@ -62,22 +95,37 @@ class Likelihood(Bayes):
 
     family = "attribute"
 
-    def fit(self, context: Context) -> Fitted:
-        """Keeps the temperature with the highest likelihood of the true attribute on ``validation``."""
-        asked, classes = context.asked, self.target.classes
-        labels, truth = (batch.sensitive[self.target.name] for batch in (asked.sample, asked.validation))
-        labels = labels[:LIBRARY]
-        return _fitted(
-            asked,
-            self.temperatures,
-            lambda density, t: _loss(density, labels, truth, t, classes),
-            lambda library, t: Posterior(library, labels, t, classes),
-        )
+    def answer(self, asked: Asked) -> Array:
+        """The attribute of each image."""
+        return asked.owned.sensitive[self.target.name]  # type: ignore[union-attr]
+
+    def attacker(self, library: Library | Pairs | None, answer: Array, temperature: float) -> "Posterior":
+        """Class scores."""
+        return Posterior(library, answer, jnp.float32(temperature), self.target.classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighing:
+    """A fitted attacker: holds what was sent against its library, ``BLOCK`` images at a time."""
+
+    library: Library | Pairs | None
+
+    def weighed(self, density: Float[Array, "b n"]) -> Array:
+        """The guess from the log density of each image of the library."""
+        raise NotImplementedError
+
+    def __call__(self, key: PRNGKey | None, z: Observed) -> Array:
+        """Guesses from k releases of n images."""
+        del key
+        assert self.library is not None
+        starts, z = range(0, z.shape[1], BLOCK), np.asarray(z)
+        # Of all images at once the densities alone would be gigabytes.
+        return jnp.concatenate([self.weighed(self.library.density(z[:, start : start + BLOCK])) for start in starts])
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Posterior:
+class Posterior(Weighing):
     """A fitted likelihood attacker.
 
     Attributes:
@@ -87,15 +135,13 @@ class Posterior:
         classes: K (static).
     """
 
-    library: Library
     labels: Int[Array, " n"]
     temperature: Float[Array, ""]
     classes: int = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, key: PRNGKey | None, z: Observed) -> Array:
+    def weighed(self, density: Float[Array, "b n"]) -> Array:
         """Log posterior of each class, (n, K)."""
-        del key
-        return _posterior(self.library.density(z), self.labels, self.temperature, self.classes)
+        return _posterior(density, self.labels, self.temperature, self.classes)
 
 
 @register(Image)
@@ -103,7 +149,7 @@ class Posterior:
 class Reconstruction(Bayes):
     """Model inversion with the client's own noise model: the mean of the posterior over the attacker's images.
 
-        x_hat(z) = sum_j w_j x_j,   w = softmax(temperature * log N(z; mean(x_j), stddev(x_j)^2))
+        x_hat(z) = sum_j w_j x_j,   w = softmax(temperature * log p(z | x_j))
 
     Temperature 0 is the mean image.
     """
@@ -112,20 +158,18 @@ class Reconstruction(Bayes):
 
     family = "decoder"
 
-    def fit(self, context: Context) -> Fitted:
-        """Keeps the temperature with the lowest MSE on ``validation``."""
-        images, truth = context.asked.sample.image[:LIBRARY], context.asked.validation.image
-        return _fitted(
-            context.asked,
-            self.temperatures,
-            lambda density, t: _error(density, images, truth, t),
-            lambda library, t: PosteriorMean(library, images, t),
-        )
+    def answer(self, asked: Asked) -> Array:
+        """The images."""
+        return asked.owned.image  # type: ignore[union-attr]
+
+    def attacker(self, library: Library | Pairs | None, answer: Array, temperature: float) -> "PosteriorMean":
+        """Reconstructions."""
+        return PosteriorMean(library, answer, jnp.float32(temperature))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class PosteriorMean:
+class PosteriorMean(Weighing):
     """A fitted likelihood decoder.
 
     Attributes:
@@ -134,42 +178,18 @@ class PosteriorMean:
         temperature: power of the likelihood.
     """
 
-    library: Library
     images: Images
     temperature: Float[Array, ""]
 
-    def __call__(self, key: PRNGKey | None, z: Observed) -> Images:
+    def weighed(self, density: Float[Array, "b n"]) -> Images:
         """Reconstructions (n, h, w, c)."""
-        del key
-        return _posterior_mean(self.library.density(z), self.images, self.temperature)
-
-
-def _fitted(
-    asked: Asked,
-    temperatures: Sequence[float],
-    loss: Callable[[Array, float], Array],
-    attacker: Callable[[Library, Array], Any],
-) -> Fitted:
-    """The attacker at the temperature with the least finite loss on ``validation``."""
-    # ``able`` asked the client; raw images, which the same attacks get for a ceiling, declare nothing.
-    if asked.library is None or asked.held_density is None:
-        return Fitted(None, UNDECLARED)
-    losses = [(float(loss(asked.held_density, t)), index) for index, t in enumerate(temperatures)]
-    finite = [pair for pair in losses if math.isfinite(pair[0])]
-    if not finite:
-        return Fitted(None, "no temperature gave a finite loss")
-    return Fitted(attacker(asked.library, jnp.float32(temperatures[min(finite)[1]])))
+        return _posterior_mean(density, self.images, self.temperature)
 
 
 @jax.jit
 def _posterior_mean(density: Float[Array, "b n"], images: Images, temperature: Array | float) -> Images:
     weights = jax.nn.softmax(temperature * density, axis=1)
     return (weights @ flat(images)).reshape(-1, *images.shape[1:])
-
-
-@jax.jit
-def _error(density: Float[Array, "b n"], images: Images, truth: Images, temperature: float) -> Float[Array, ""]:
-    return jnp.square(_posterior_mean(density, images, temperature) - truth).mean()
 
 
 @functools.partial(jax.jit, static_argnames="classes")
@@ -182,12 +202,3 @@ def _posterior(
     scores = [jax.nn.logsumexp(jnp.where(own[None], weighted, -jnp.inf), axis=1) for own in rows]
     # Minus infinity less minus infinity would be NaN.
     return jax.nn.log_softmax(jnp.maximum(jnp.stack(scores, axis=1), -1e30), axis=1)
-
-
-@functools.partial(jax.jit, static_argnames="classes")
-def _loss(
-    density: Float[Array, "b n"], labels: Int[Array, " n"], truth: Int[Array, " b"], temperature: float, classes: int
-) -> Float[Array, ""]:
-    """Cross-entropy of the posterior with the true attribute."""
-    posterior = _posterior(density, labels, temperature, classes)
-    return -jnp.take_along_axis(posterior, truth[:, None], axis=1).mean()

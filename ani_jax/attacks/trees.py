@@ -39,6 +39,8 @@ class Boosted(Attack):
     first: int = 0
 
     family = "attribute"
+    # Several releases of thousands of features are tens of thousands, each of which a tree looks at.
+    repeated = False
     levels = MappingProxyType(
         {
             "standard": {"steps": 120, "first": 12, "views": ("standardised", "pooled")},

@@ -86,26 +86,29 @@ class Decorrelated:
 
     Attributes:
         standardise: before it.
-        matrix: (d, d), the inverse square root of the correlations.
+        half: (d, r), whose product with its own transpose is the inverse square root of the correlations.
     """
 
     standardise: Standardiser
-    matrix: Float[Array, "d d"]
+    half: Float[Array, "d r"]
 
     @classmethod
     def of(cls, z: Features, ridge: float = 1e-6) -> "Decorrelated":
         """Correlations of (n, ...) features; ``ridge`` is the share of the mean variance below which nothing is raised."""
         standardise = Standardiser.of(z)
         own = np.asarray(flat(standardise(z)))
-        values, vectors = np.linalg.eigh(own.T @ own / len(own))
-        rate = 1 / np.sqrt(np.maximum(values, 0) + ridge * max(values.mean(), 1e-20))
+        # The smaller of the two products has the same eigenvalues: several statistics of many features outnumber the rows.
+        wide = own.shape[1] > len(own)
+        values, vectors = np.linalg.eigh((own @ own.T if wide else own.T @ own) / len(own))
         # A direction in which nothing varies is rounding; it is not raised to the size of a signal.
-        rate = np.where(values > 1e-7 * max(values.max(), 1e-20), rate, 0)
-        return cls(standardise, jnp.asarray((vectors * rate) @ vectors.T, jnp.float32))
+        kept = values > 1e-7 * max(values[-1], 1e-20)
+        floor, values, vectors = ridge * np.maximum(values, 0).sum() / own.shape[1], values[kept], vectors[:, kept]
+        vectors = own.T @ vectors / np.sqrt(len(own) * values) if wide else vectors
+        return cls(standardise, jnp.asarray(vectors * (values + floor) ** -0.25, jnp.float32))
 
     def __call__(self, z: Features) -> Float[Array, "n d"]:
         """The flat view."""
-        return flat(self.standardise(z)) @ self.matrix
+        return flat(self.standardise(z)) @ self.half @ self.half.T
 
 
 @jax.tree_util.register_dataclass

@@ -45,9 +45,9 @@ def run(scene: Scene, family: Family) -> AttackResult:
     if target.ceilings:
         before = None
         # The reference says the same however often it is asked: without noise its evidence has one query alone.
-        for queries in (family.queries, 1):
+        for asked_by in ((family.recorded, family.queries), (family.name, 1)):
             with contextlib.suppress(KeyError):
-                before = before or (scene.reference and scene.reference.attack(family.name, target.name, queries))
+                before = before or (scene.reference and scene.reference.attack(asked_by[0], target.name, asked_by[1]))
         undefended = before.scores.get(target.words.strength) if before is not None and before.status == "ok" else None
         beside["undefended"] = undefended.value if undefended else None
         known = before.references.get("raw_input") if before is not None else None
@@ -56,7 +56,7 @@ def run(scene: Scene, family: Family) -> AttackResult:
         if family.queries == 1 and (untrained := scene.untrained()) is not None:
             beside["random_encoder"] = _same_family(scene, family, untrained, RANDOM)
     told = AttackResult(
-        attack=family.name,
+        attack=family.recorded,
         target=target.name,
         queries=family.queries,
         chosen=chosen.record.name,
@@ -108,16 +108,15 @@ def fits_of(scene: Scene, family: Family, asked: Asked, prefix: str = "") -> tup
         asked: what they learn from.
         prefix: of their titles, for another client than the scene's.
     """
-    often = "" if family.queries == 1 else f" k={family.queries}"
 
     def title(attack: Attack) -> str:
         # Also the seed of its key: what several families build on has one name, whoever asks first.
-        return f"{prefix}{attack.family} {attack.target.name}{often}: {attack.name}"
+        return f"{prefix}{attack.family} {attack.target.name}{family.often}: {attack.name}"
 
     def step(attack: Attack, event: Mapping[str, Any]) -> None:
         scene.emit({"kind": "attack_step", "name": title(attack), **event})
 
-    who = f"{prefix}{often}{family.name if family.owns else ''}"
+    who = f"{prefix}{family.often}{family.name if family.owns else ''}"
     if who not in scene.fits:
         scene.fits[who] = Fits(asked, lambda attack: named(scene.key, title(attack)), step)
     return scene.fits[who], title
@@ -156,7 +155,9 @@ def _judged(scene: Scene, attack: Attack, fitted: Fitted, key: PRNGKey, asked: A
 
 def _failed(family: Family, status: str, records: tuple = ()) -> AttackResult:
     nothing = Estimate(None, note=status)
-    return AttackResult(family.name, family.target.name, family.queries, "", {}, {}, records, nothing, status=status)
+    return AttackResult(
+        family.recorded, family.target.name, family.queries, "", {}, {}, records, nothing, status=status
+    )
 
 
 def _same_family(scene: Scene, family: Family, asked: tuple[Asked, Observed], name: str) -> float | None:

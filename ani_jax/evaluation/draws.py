@@ -5,7 +5,6 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ani_jax.attacks.base import dealt, level_named
@@ -29,6 +28,7 @@ def draws(
     seed: int = 0,
     rows: int | None = None,
     releases: int = 1,
+    burst: bool = False,
     level: str = "standard",
 ) -> dict[str, np.ndarray]:
     """Rows of what one client sends, in the form that DESIGN calls pairs.
@@ -43,6 +43,7 @@ def draws(
         seed: of the audit.
         rows: auxiliary rows; None is ``ROWS``, and ``NOISY`` for a client with noise.
         releases: of each row; above 1, ``z`` holds their mean, deviation, least and largest value side by side on its last axis.
+        burst: whether these are of near-duplicates of each image, which ``x`` shows as it is.
         level: of the audit.
 
     Returns:
@@ -51,7 +52,7 @@ def draws(
         release.
 
     Raises:
-        ValueError: ``rows`` or ``releases`` below 1.
+        ValueError: ``rows`` or ``releases`` below 1, or a burst of one.
 
     Example:
         >>> from ani_jax.data import digits
@@ -62,17 +63,18 @@ def draws(
     client = as_release(release)
     rows = (NOISY if client.stochastic else ROWS) if rows is None else rows
     require(rows >= 1, "rows", rows, "1 or more")
-    require(releases >= 1, "releases", releases, "1 or more")
+    require(releases > burst, "releases", releases, "2 or more of a burst" if burst else "1 or more")
     knowledge = Knowledge(client, None if predict is None else as_predictor(predict))
     # Of the audit's own auxiliary sample nothing is recorded, so hardly any of it is asked for.
-    scene = Scene.of(knowledge, data, dataclasses.replace(level_named(level), sample=1, often=1), seed)
+    few = dataclasses.replace(level_named(level), sample=1, often=1)
+    scene = Scene.of(knowledge, data, few, seed)
     scene = scene.fewer(scene.level.repeated if releases > 1 else 0)
-    asked, test_z = scene.ask(releases)
+    asked, test_z = scene.ask(releases, burst)
     fixed = [(asked.held, scene.data.validation), (test_z, scene.data.test)]
-    own = _auxiliary(named(scene.key, "draws"), client, data.auxiliary, rows, releases)
+    own = _auxiliary(named(scene.key, "draws"), client, data.auxiliary, rows, releases, burst)
     found: dict[str, list[np.ndarray]] = {}
     for z, batch in itertools.chain(own, fixed):
-        told = {"z": statistics(z), "x": batch.image, "label": batch.label}
+        told = {"z": summarise(z), "x": batch.image, "label": batch.label}
         told |= {f"s_{name}": values for name, values in batch.sensitive.items()}
         told |= {} if batch.group is None else {"group": batch.group}
         told |= {} if knowledge.predict is None else {"answer": predicted(knowledge.predict, z[0]).argmax(1)}
@@ -86,21 +88,10 @@ def draws(
     }
 
 
-def statistics(z: Observed) -> Features:
-    """What is recorded of k releases: the release itself, or four statistics of them beside each other.
-
-    Example:
-        >>> statistics(jnp.array([[[1.0]], [[3.0]]])).tolist()
-        [[2.0, 1.0, 1.0, 3.0]]
-    """
-    told = summarise(z)
-    return told if z.shape[0] == 1 else jnp.concatenate([told, z.min(0), z.max(0)], axis=-1)
-
-
 def _auxiliary(
-    key: PRNGKey, release: Release, source: Source, rows: int, releases: int
+    key: PRNGKey, release: Release, source: Source, rows: int, releases: int, burst: bool
 ) -> Iterator[tuple[Observed, Batch]]:
     """The attacker's own rows, ``CHUNK`` at a time."""
     deal_key, ask_key = jax.random.split(key)
     for number, batch in enumerate(dealt(source, deal_key, rows)):
-        yield query(release, batch.image, jax.random.fold_in(ask_key, number), releases), batch
+        yield query(release, batch.image, jax.random.fold_in(ask_key, number), releases, burst), batch

@@ -139,15 +139,17 @@ class Scene:
         """What the client answered to a family: k releases of the attackers' images, and of the test images."""
         owns = family.owns
         if owns is None:
-            return self.ask(family.queries)
+            return self.ask(family.queries, family.burst)
         own = dataclasses.replace(self.data, auxiliary=owns(self.data.auxiliary))
         return self._ask(f"{family.name} {family.queries}", self.asked.knowledge, family.queries, own)
 
-    def ask(self, queries: int) -> tuple[Asked, Observed]:
-        """What the client answered to whoever asks so often, about the auxiliary images as they are."""
+    def ask(self, queries: int, burst: bool = False) -> tuple[Asked, Observed]:
+        """What the client answered to whoever asks so often, about the auxiliary images as they are or near-duplicates."""
         # Title and key of what every family shares are older than the word "asked".
         shared = (self.asked, self.test_z)
-        return shared if queries == 1 else self._ask(f"view {queries}", self.asked.knowledge, queries)
+        if queries == 1:
+            return shared
+        return self._ask(f"{'burst' if burst else 'view'} {queries}", self.asked.knowledge, queries, burst=burst)
 
     def raw(self) -> tuple[Asked, Observed]:
         """The same where the client sends the image itself."""
@@ -158,12 +160,12 @@ class Scene:
         return None if self.random is None else self._ask(RANDOM, Knowledge(self.random))
 
     def _ask(
-        self, name: str, knowledge: Knowledge, queries: int = 1, data: Data | None = None
+        self, name: str, knowledge: Knowledge, queries: int = 1, data: Data | None = None, burst: bool = False
     ) -> tuple[Asked, Observed]:
         if name not in self.others:
             # About the same images, unless they are others: less memory, and less that differs between two clients.
-            sample = self.asked.sample if data is None else None
-            self.others[name] = _look(self.key, name, knowledge, data or self.data, self.level, queries, sample)
+            like = self.asked if data is None else None
+            self.others[name] = _look(self.key, name, knowledge, data or self.data, self.level, queries, burst, like)
         return self.others[name]
 
     def forget(self) -> None:
@@ -194,7 +196,14 @@ def named(key: PRNGKey, name: str) -> Array:
 
 
 def _look(
-    key: PRNGKey, name: str, knowledge: Knowledge, data: Data, level: Level, queries: int, sample: Batch | None = None
+    key: PRNGKey,
+    name: str,
+    knowledge: Knowledge,
+    data: Data,
+    level: Level,
+    queries: int,
+    burst: bool = False,
+    like: Asked | None = None,
 ) -> tuple[Asked, Observed]:
     keys = jax.random.split(named(key, name))
     asked = prepare(
@@ -204,10 +213,12 @@ def _look(
         data.validation,
         count=level.rows(queries),
         queries=queries,
+        burst=burst,
+        library=level.library,
         attributes=tuple((task.name, task.classes) for task in data.sensitive),
-        sample=sample,
+        like=like,
     )
-    return asked, query(asked.release, data.test.image, keys[1], queries)
+    return asked, query(asked.release, data.test.image, keys[1], queries, burst)
 
 
 def _sample(batch: Batch, most: int, seed: int) -> Batch:

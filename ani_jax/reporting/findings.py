@@ -6,7 +6,7 @@ The *reference* that changes are measured against is the evidence whose subject 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ani_jax.records import Estimate, Evidence, TargetWords
+from ani_jax.records import BURST, Estimate, Evidence, TargetWords
 from ani_jax.reporting.frame import Frame, frame, read, select
 
 Formatter = Callable[[float], str]
@@ -177,7 +177,8 @@ def _against(found: Frame, evidences: Sequence[Evidence], base: int, other: int)
         if pair(**best, part="attack", queries=1, metric=words.strength) is None:
             said.append(f"no successful attack on the {words.name} can be compared")
             continue
-        most = select(found, run=other, target=words.name, status="ok").queries.max()
+        asked = select(found, run=other, target=words.name, status="ok")
+        most = asked[~asked.attack.str.endswith(BURST)].queries.max()
         for clause in words.clauses:
             if (numbers := pair(**best, part="attack", queries=1, metric=clause.metric)) is None:
                 continue

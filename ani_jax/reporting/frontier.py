@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import pandas
 
 from ani_jax.frontier.points import front, hypervolume
-from ani_jax.records import Estimate, Evidence
+from ani_jax.records import BURST, Estimate, Evidence
 from ani_jax.reporting.findings import Formatter, percent, ratio
 from ani_jax.reporting.frame import LEAKAGE, Frame, frame, select
 from ani_jax.reporting.seeds import mean
@@ -117,7 +117,8 @@ def leakages(points: Frame) -> Frame:
     found = rows.set_index([*POINT, "measure"]).leakage.unstack(sort=False)
     whose = rows.groupby(POINT, sort=False)
     # Who was asked once only is deterministic and would say the same again, however often a measure asks.
-    once = whose.queries.max() <= 1
+    repeats = rows.queries.where(~rows.attack.str.endswith(BURST), 1)
+    once = repeats.groupby([rows[name] for name in POINT], sort=False).max() <= 1
     for row in rows[rows.queries > 1].drop_duplicates("measure").itertuples():
         if (asked := f"{row.target}: {row.attack}") in found:
             found[row.measure] = found[row.measure].fillna(found[asked].where(once))

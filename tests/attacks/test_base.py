@@ -112,15 +112,18 @@ def test_names_within_a_family_are_unique_and_closed_forms_come_first(name, know
 
 
 def test_the_order_is_that_of_targets_then_families_then_releases():
-    level = dataclasses.replace(LEVELS["thorough"], queries=(1, 4))
+    level = dataclasses.replace(LEVELS["thorough"], queries=(1, 4), bursts=(8,))
     titles = [family.title for family in families(TARGETS, level, DECLARED)]
     assert titles == [
         "attribute ink",
         "attribute ink k=4",
+        "attribute ink burst=8",
         "attribute paper",
         "attribute paper k=4",
+        "attribute paper burst=8",
         "decoder image",
         "decoder image k=4",
+        "decoder image burst=8",
         "mismatched image",
         "prior image",
         "prior image k=4",
@@ -133,7 +136,7 @@ def test_the_order_is_that_of_targets_then_families_then_releases():
 
 def names(level, knowledge=NOTHING):
     found = families((INK, Image()), LEVELS[level], knowledge)
-    return [(f.name, f.queries) for f in found if f.target == Image() and f.name != "mismatched"]
+    return [(f.name, f.queries) for f in found if f.target == Image() and f.name != "mismatched" and not f.burst]
 
 
 def test_who_optimises_every_image():
@@ -152,10 +155,19 @@ def test_networks_and_optimisers_stay_at_more_queries():
     assert ("mismatched", 4) not in found
 
 
-def test_a_client_without_noise_is_asked_once():
-    plain = Knowledge(as_release(lambda x: x))
-    assert {family.queries for family in families(TARGETS, LEVELS["standard"], plain)} == {1}
-    assert {family.queries for family in families(TARGETS, LEVELS["standard"], NOISY)} == {1, 64}
+def test_a_client_without_noise_is_asked_once_about_an_image_and_every_client_about_its_near_duplicates():
+    for knowledge, queries in ((Knowledge(as_release(lambda x: x)), {1}), (NOISY, {1, 64})):
+        found = families(TARGETS, LEVELS["standard"], knowledge)
+        assert {family.queries for family in found if not family.burst} == queries
+        bursts = [family for family in found if family.burst]
+        assert [(family.recorded, family.target.name, family.queries) for family in bursts] == [
+            ("attribute burst", "ink", 16),
+            ("attribute burst", "paper", 16),
+            ("decoder burst", "image", 16),
+        ]
+        # A declared density is that of one image.
+        assert not any(attack.name == "likelihood" for family in bursts for attack in family.attacks)
+        assert all(len(family.attacks) > 2 for family in bursts)
 
 
 def test_a_level_of_your_own_changes_settings_adds_attacks_and_leaves_them_out():

@@ -154,3 +154,29 @@ def test_a_network_that_diverges_keeps_a_finite_guess(key, curved, fit):
     assert fitted.failed is not None
     assert "not finite" in fitted.failed
     assert bool(jnp.isfinite(fitted.attacker(key, curved.held)).all())
+
+
+def test_bounded_noise_is_read_off_its_range(fit):
+    half, k = 0.5, 64
+    release = query.as_release(lambda x, key: x + half * jax.random.uniform(key, x.shape, minval=-1, maxval=1))
+    parts = [
+        Batch(jax.random.uniform(jax.random.key(i), (n, 1, 1, 1)), jnp.zeros(n, int), {})
+        for i, n in enumerate((3000, 500))
+    ]
+    test = jax.random.uniform(jax.random.key(2), (4000, 1, 1, 1))
+    asked = base.prepare(
+        jax.random.key(3), Knowledge(release), Source(parts[0], fixed), parts[1], count=3000, queries=k
+    )
+    z = query.query(release, test, jax.random.key(4), k)
+    found, mean, middle = (
+        float(jnp.square(guess - test).mean())
+        for guess in (
+            fit(decoder.Ridge(Image()), jax.random.key(5), asked).attacker(None, z),
+            z.mean(0),
+            (z.min(0) + z.max(0)) / 2,
+        )
+    )
+    # The mean of k errs by w^2 / (3 k), the middle of their range by 2 w^2 / ((k + 1) (k + 2)): eleven times less at 64.
+    assert mean == pytest.approx(half**2 / (3 * k), rel=0.1)
+    assert middle == pytest.approx(2 * half**2 / ((k + 1) * (k + 2)), rel=0.15)
+    assert found < 1.05 * middle < mean / 9

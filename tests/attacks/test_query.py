@@ -83,12 +83,12 @@ def test_queries_are_independent_and_chunks_do_not_repeat_noise(key):
     np.testing.assert_array_equal(same, jnp.stack([images(2)] * 3))
 
 
-def test_summary_is_the_release_or_its_moments(key):
+def test_summary_is_the_release_or_four_statistics_of_several(key):
     z = jax.random.normal(key, (5, 4, 2, 2, 3))
     np.testing.assert_array_equal(query.summarise(z[:1]), z[0])
-    summary = query.summarise(z)
-    np.testing.assert_allclose(summary[..., :3], z.mean(0), atol=1e-6)
-    np.testing.assert_allclose(summary[..., 3:], z.std(0), atol=1e-6)
+    exact = np.asarray(z, np.float64)
+    expected = np.concatenate([exact.mean(0), exact.std(0), exact.min(0), exact.max(0)], axis=-1)
+    np.testing.assert_allclose(query.summarise(z), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("k", [1, 2, 65])
@@ -97,3 +97,31 @@ def test_moments_are_those_of_numpy_even_where_the_noise_is_small(k):
     exact = np.asarray(z, np.float64)
     for found, expected in zip(query.moments(z), (exact.mean(0), exact.var(0)), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_near_duplicates_are_shifted_by_a_pixel_and_brightened_a_little(key):
+    x = 0.2 + 0.6 * jax.random.uniform(key, (40, 5, 6, 3))
+    found, kept = np.asarray(query.near(x, jax.random.key(1))), np.asarray(x)
+    bordered = np.pad(kept, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    seen = set()
+    for own, wide in zip(found, bordered, strict=True):
+        moved = {(i, j): own - wide[i : i + 5, j : j + 6] for i in range(3) for j in range(3)}
+        # Under the right shift all pixels differ by one number.
+        at = min(moved, key=lambda at: np.ptp(moved[at]))
+        assert np.ptp(moved[at]) < 1e-6
+        assert np.abs(moved[at]).max() <= query.BRIGHTER + 1e-6
+        seen.add(at)
+    assert len(seen) == 9
+    assert float(query.near(jnp.ones((9, 2, 2, 1)), key).max()) == 1
+
+
+def test_a_burst_shows_near_duplicates_to_any_client(key):
+    x = images(query.CHUNK + 3)
+    z = np.asarray(query.query(query.as_release(lambda x: x), x, key, query.AT_ONCE + 1, burst=True))
+    assert z.shape == (query.AT_ONCE + 1, *x.shape)
+    assert len(np.unique(z.reshape(len(z), -1), axis=0)) == len(z)
+    np.testing.assert_array_less(np.abs(z - x[None]), 1)
+    # A client that cannot be mapped over keys is asked about one near-duplicate after the other.
+    shape = jax.ShapeDtypeStruct((query.CHUNK, 2, 2, 1), jnp.float32)
+    foreign = query.as_release(lambda x: jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct(x.shape, x.dtype), x))
+    assert len(np.unique(np.asarray(query.query(foreign, jnp.full(shape.shape, 0.5), key, 3, burst=True)))) > 3

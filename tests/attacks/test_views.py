@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ani_jax.attacks.base import Standardiser
 from ani_jax.attacks.views import VIEWS, Answered, Decorrelated, Joined, Pooled, Ranked, Sorted
 
 
@@ -38,6 +39,14 @@ def test_decorrelated_features_are_white_and_a_constant_stays_silent(z):
     copied = np.asarray(Decorrelated.of(twice)(twice))
     np.testing.assert_allclose(np.linalg.eigvalsh(np.cov(copied.T))[-18:], 1, atol=0.02)
     assert np.abs(np.linalg.eigvalsh(np.cov(copied.T))[:-18]).max() < 1e-3
+
+
+def test_decorrelated_is_the_same_view_where_features_outnumber_rows():
+    z = jax.random.normal(jax.random.key(3), (20, 50)) * jnp.linspace(0.1, 3, 50)[None]
+    own = np.asarray(Standardiser.of(z)(z), np.float64)
+    values, vectors = np.linalg.eigh(own.T @ own / 20)
+    rate = np.where(values > 1e-7 * values.max(), 1 / np.sqrt(np.maximum(values, 0) + 1e-6 * values.mean()), 0)
+    np.testing.assert_allclose(Decorrelated.of(z)(z), own @ (vectors * rate) @ vectors.T, atol=2e-4)
 
 
 def test_order_over_positions_does_not_matter_to_what_is_sorted_or_pooled(z):

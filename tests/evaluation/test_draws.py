@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ani_jax.attacks.base import LEVELS
-from ani_jax.attacks.query import as_release
-from ani_jax.evaluation.draws import draws, statistics
+from ani_jax.attacks.query import as_release, summarise
+from ani_jax.evaluation.draws import draws
 from ani_jax.evaluation.scene import Scene
 from ani_jax.types import Knowledge
 
@@ -40,18 +40,18 @@ def test_noise_is_fresh_in_every_row(toy):
     assert abs(noise.std() - 1) < 0.05
 
 
-@pytest.mark.parametrize("releases", [1, 4])
-def test_validation_and_test_are_those_of_the_audit(toy, answer, releases):
+@pytest.mark.parametrize(("releases", "burst"), [(1, False), (4, False), (4, True)])
+def test_validation_and_test_are_those_of_the_audit(toy, answer, releases, burst):
     def client(x, key):
         return x + jax.random.normal(key, x.shape)
 
-    found = draws(client, toy, answer, seed=3, rows=10, releases=releases)
+    found = draws(client, toy, answer, seed=3, rows=10, releases=releases, burst=burst)
     scene = Scene.of(Knowledge(as_release(client), answer), toy, LEVELS["standard"], 3)
     scene = scene.fewer(scene.level.repeated if releases > 1 else 0)
-    asked, test_z = scene.ask(releases)
+    asked, test_z = scene.ask(releases, burst)
     for number, z, batch in ((1, asked.held, scene.data.validation), (2, test_z, scene.data.test)):
         own = part(found, number)
-        np.testing.assert_array_equal(own["z"], statistics(z))
+        np.testing.assert_array_equal(own["z"], summarise(z))
         np.testing.assert_array_equal(own["x"], batch.image)
         np.testing.assert_array_equal(own["label"], batch.label)
         np.testing.assert_array_equal(own["s_side"], batch.sensitive["side"])
@@ -59,20 +59,6 @@ def test_validation_and_test_are_those_of_the_audit(toy, answer, releases):
     assert found["z"].dtype == np.float32
     assert found["z"].shape[1:] == (8, 8, 1 if releases == 1 else 4)
     assert "group" not in found
-
-
-def test_four_statistics_of_several_releases():
-    z = jax.random.normal(jax.random.key(0), (5, 3, 2, 2, 2))
-    expected = np.concatenate([z.mean(0), z.std(0), z.min(0), z.max(0)], axis=-1)
-    np.testing.assert_allclose(statistics(z), expected, atol=1e-6)
-    np.testing.assert_array_equal(statistics(z[:1]), z[0])
-
-
-@pytest.mark.parametrize(("asked", "message"), [({"rows": 0}, "rows=0"), ({"releases": 0}, "releases=0")])
-def test_errors_are_one_line(toy, asked, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        draws(lambda x: x, toy, **asked)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_client_without_noise_gets_fewer_rows_by_default(toy, monkeypatch):

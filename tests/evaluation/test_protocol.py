@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ani_jax.attacks import attribute, decoder
+from ani_jax.attacks import attribute, decoder, query
 from ani_jax.attacks.base import LEVELS, Attack, Family
 from ani_jax.evaluation import audit as module
 from ani_jax.evaluation.audit import audit
@@ -187,6 +187,37 @@ def test_ridge_follows_wiener_at_every_number_of_queries():
     for k in queries:
         wiener = (power * (variance / k) / (power + variance / k)).mean()
         assert evidence.attack("decoder", "image", k).scores["mse"].value == pytest.approx(wiener, rel=0.05), k
+
+
+def memoised(x):
+    """Noise that is a function of the pixels: the same image is always sent alike."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32).reshape(len(x), -1)
+    seeds = (bits * jnp.arange(1, 2 * bits.shape[1], 2, dtype=jnp.uint32)[None]).sum(1, dtype=jnp.uint32)
+    noise = jax.vmap(lambda seed: jax.random.normal(jax.random.fold_in(jax.random.key(7), seed), x.shape[1:]))(seeds)
+    return x + 0.3 * noise
+
+
+def test_memoised_noise_outlasts_repeats_and_no_burst():
+    parts = [
+        Batch(jax.random.uniform(jax.random.key(i), (count, 1, 1, 1)), jnp.zeros(count, jnp.int32), {})
+        for i, count in enumerate((2, 2, 4000, 1000, 2000))
+    ]
+    sources = [Source(part, fixed) for part in parts]
+    data = Data(sources[0], parts[1], sources[2], parts[3], parts[4], "levels", Task("none", ("a",)), ())
+    ridge = (decoder.Ridge(Image()),)
+    attacks = [Family("decoder", Image(), ridge, *how) for how in ((), (16,), (16, True))]
+    level = dataclasses.replace(PREVIEW, sample=4000, test=2000, repeated=2000)
+    evidence = audit(memoised, data, attacks=attacks, level=level)
+    once, often, burst = (
+        evidence.attack(name, "image", queries).scores["mse"].value
+        for name, queries in (("decoder", 1), ("decoder", 16), ("decoder burst", 16))
+    )
+    power, variance, light = 1 / 12, 0.3**2, query.BRIGHTER**2 / 3
+    assert once == pytest.approx(power * variance / (power + variance), rel=0.1)
+    assert often == pytest.approx(once, rel=0.02)
+    # 16 near-duplicates are 16 draws of the noise, and of how much brighter they are.
+    left = (variance + light) / 16
+    assert burst == pytest.approx(power * left / (power + left), rel=0.1)
 
 
 def test_refuses(toy):

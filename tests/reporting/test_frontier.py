@@ -147,6 +147,14 @@ def test_a_deterministic_client_says_the_same_however_often_it_is_asked():
     found = leakages(pandas.concat([often, once]))
     assert [*found["ink: probe, 64 releases"]] == [0.7, 0.1]
     assert [*found["image: net, 64 releases"].isna()] == [False, True]
+    # A burst shows near-duplicates, of which every client says something new.
+    burst = leak("probe burst", "ink", 16, 0.5, 0.6)
+    shown = point("funnel", 1.0, {}, 0, 0.9, 0.1, [leak("probe", "ink", 1, 0.3, 0.1), burst])
+    found = leakages(
+        pandas.concat([often, shown, point("none", 1.0, {}, 0, 0.9, 0.1, [leak("probe", "ink", 1, 0.3, 0.1)])])
+    )
+    assert [*found["ink: probe, 64 releases"]] == [0.7, 0.1, 0.1]
+    assert [*found["ink: probe burst, 16 releases"].isna()] == [True, False, True]
 
 
 def test_a_failed_attack_is_never_privacy():

@@ -163,7 +163,7 @@ class Picture:
     """
 
     shape: tuple[int, ...]
-    pixels: str
+    pixels: str = dataclasses.field(repr=False)
 
     @classmethod
     def of(cls, images: Any) -> Self:
@@ -182,6 +182,23 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True)
+class Slice:
+    """How strong an attack was on a part of the test images: an average may hide whom it reads.
+
+    Attributes:
+        by: what divides them: an attribute's name, "answer" (of the provider) or "originals".
+        name: which part, e.g. "red", "right".
+        size: how many images it has; where originals are what is divided, how many of these were looked at.
+        score: the target's strength there, of the classes of an attribute their recall; None with the reason.
+    """
+
+    by: str
+    name: str
+    size: int
+    score: Estimate
+
+
+@dataclasses.dataclass(frozen=True)
 class AttackResult:
     """What one attack found.
 
@@ -191,7 +208,7 @@ class AttackResult:
         queries: k, how many releases of the same image the attacker saw.
         chosen: name of the attacker chosen on ``validation``; its test scores are the headline.
         scores: metric name -> score on ``test``. Attribute: balanced_accuracy, accuracy, auc. Image: mse, psnr, ssim,
-            r2_mean, r2_class_mean, retrieval, mse_worst (mean over the 5% most leaked images).
+            ms_ssim, r2_mean, r2_class_mean, retrieval, mse_worst (mean over the 5% most leaked images).
         references: what each score is read against, metric-like names -> value. Attribute: chance, majority, label_mediated,
             raw_input, random_encoder. Image: mse_mean_image, mse_class_mean.
         attackers: every one that was tried.
@@ -199,6 +216,7 @@ class AttackResult:
         per_example: per test image, 1.0/0.0 correct for attributes, MSE for images.
         gallery: reconstructions of the evidence's gallery images, image attacks only.
         status: "ok", or "failed: <reason>".
+        slices: whom the strength comes from.
     """
 
     attack: str
@@ -209,9 +227,10 @@ class AttackResult:
     references: dict[str, float | None]
     attackers: tuple[Attacker, ...]
     leakage: Estimate
-    per_example: tuple[float, ...] = ()
+    per_example: tuple[float, ...] = dataclasses.field(default=(), repr=False)
     gallery: Picture | None = None
     status: str = "ok"
+    slices: tuple[Slice, ...] = ()
 
     @property
     def ended(self) -> str:

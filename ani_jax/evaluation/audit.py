@@ -22,7 +22,7 @@ from ani_jax.evaluation.cost import cost_card
 from ani_jax.evaluation.scene import Scene, named
 from ani_jax.information.criterion import LEVELS as CRITICS
 from ani_jax.information.criterion import criterion
-from ani_jax.records import AttackResult, Control, Criterion, Estimate, Evidence, Picture, from_json, to_json
+from ani_jax.records import AttackResult, Control, Criterion, Estimate, Evidence, from_json, to_json
 from ani_jax.targets import base as targets
 from ani_jax.types import Data, Features, Knowledge, Logits, Release
 
@@ -109,7 +109,7 @@ def audit(
         notes += [attacker.note for attacker in result.attackers if attacker.note]
         notes += [f"{family.title}: {one.name} {one.status}" for one in result.attackers if one.status != "ok"]
     test = scene.data.test
-    gallery, (height, width, channels) = np.asarray(test.image)[scene.shown], test.image.shape[1:]
+    height, width, channels = test.image.shape[1:]
     return Evidence(
         subject=subject,
         dataset=data.name,
@@ -125,7 +125,7 @@ def audit(
         },
         utility=_utility(scene),
         attacks=results,
-        gallery=Picture.of(gallery) if channels in (1, 3) else None,
+        gallery=scene.gallery,
         # Weights that are hidden in a closure are no leaves: counting them as none would flatter the client.
         cost=cost_card(release, (height, width, channels)) if jax.tree.leaves(release.variables) else None,
         # An attacker's finding about the client is one finding, however many made it.

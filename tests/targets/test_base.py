@@ -91,7 +91,8 @@ def test_judgements_are_plain_numbers(target, answers):
     assert found.per_example.shape == known().test.label.shape
     assert all(isinstance(estimate, Estimate) for estimate in found.scores.values())
     assert all(value is None or isinstance(value, float) for value in found.references.values())
-    assert isinstance(target.leakage(found, None), Estimate)
+    assert found.leakage.value is None
+    assert found.leakage.note
     # The same scores whether or not the answers are known, or a note why they are missing.
     assert set(found.scores) == set(target.judge(right(target, known().test), known()).scores)
     records.to_json(Evidence("x", "y", 0, "standard", {}, {}, found.scores, ()))

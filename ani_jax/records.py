@@ -13,6 +13,8 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
+import ani_jax
+
 R = TypeVar("R")
 
 
@@ -40,7 +42,8 @@ class Metric:
     Attributes:
         name: its key in ``AttackResult.scores``.
         label: what a reader calls it.
-        unit: how its values are written: "percent", "ratio", "decibel" or "small" (three significant digits).
+        unit: how its values are written: "percent", "points", "ratio", "decibel" or "small" (three significant
+            digits).
         change: how a change against the reference is said: "points", "relative", or "" for not at all.
         references: whether what scores are read against is listed below it, in its unit.
     """
@@ -85,6 +88,8 @@ class TargetWords:
         clauses: of a headline that compares two clients.
         alone: the clause about a single client, "{}" being its strength.
         is_input: whether it is the client's own input that is sought, which the inversion-difficulty criterion is about.
+        beyond: the metric whose interval is above 0 where more than the floor was found; "" for what ``leakage`` names.
+        floors: references that need no attack, in the order in which a verdict names them.
     """
 
     name: str
@@ -99,6 +104,8 @@ class TargetWords:
     clauses: tuple[Clause, ...]
     alone: str
     is_input: bool = False
+    beyond: str = ""
+    floors: tuple[str, ...] = ()
 
     def metric(self, name: str) -> Metric:
         """The metric of that name.
@@ -207,7 +214,7 @@ class AttackResult:
         target: name of what was sought, see ``Evidence.targets``.
         queries: k, how many releases of the same image the attacker saw.
         chosen: name of the attacker chosen on ``validation``; its test scores are the headline.
-        scores: metric name -> score on ``test``. Attribute: balanced_accuracy, accuracy, auc. Image: mse, psnr, ssim,
+        scores: metric name -> score on ``test``. Attribute: balanced_accuracy, over_floor, accuracy, auc. Image: mse, psnr, ssim,
             ms_ssim, r2_mean, r2_class_mean, retrieval, mse_worst (mean over the 5% most leaked images).
         references: what each score is read against, metric-like names -> value. Attribute: chance, majority, label_mediated,
             raw_input, random_encoder. Image: mse_mean_image, mse_class_mean.
@@ -392,6 +399,8 @@ class Criterion:
 class Evidence:
     """Everything an audit established about one release; identical for identical runs.
 
+    Printed, it is a verdict with its reasons; a notebook shows its report, which :meth:`save` writes.
+
     Attributes:
         subject: what was audited, e.g. "funnel".
         dataset: catalogue name.
@@ -423,6 +432,17 @@ class Evidence:
     criterion: Criterion | None = None
     targets: tuple[TargetWords, ...] = ()
     controls: tuple[Control, ...] = ()
+
+    # Whoever reads records is on a floor above them; only the front door knows where, and looks there when it is asked.
+    def __repr__(self) -> str:
+        return ani_jax.verdict(self)
+
+    def _repr_html_(self) -> str:
+        return ani_jax.fragment(self)
+
+    def save(self, path: Any) -> None:
+        """Writes the report as one self-contained page, see :func:`ani_jax.reporting.shown.save`."""
+        ani_jax.save(self, path)
 
     def words(self, target: str) -> TargetWords:
         """What a report needs to know of a target.

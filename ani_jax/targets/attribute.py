@@ -56,6 +56,7 @@ class Attribute(Target):
             title=f"Attribute {self.name}",
             metrics=(
                 Metric("balanced_accuracy", "balanced accuracy", "percent", "points", references=True),
+                Metric("over_floor", "over the floor", "points"),
                 Metric("auc", "AUC", "ratio"),
             ),
             strength="balanced_accuracy",
@@ -66,6 +67,8 @@ class Attribute(Target):
             summary=("balanced_accuracy", "leakage"),
             clauses=(Clause("balanced_accuracy", f"balanced accuracy in inferring {self.name}"),),
             alone=f"{self.name} inferred with {{}} balanced accuracy",
+            beyond="over_floor",
+            floors=("chance", "majority", "label_mediated"),
         )
 
     def aim(self, batch: Batch) -> Any:
@@ -104,9 +107,9 @@ class Attribute(Target):
         majority = labels == np.bincount(sample, minlength=self.classes).argmax()
         floors = {"majority": resampled(majority)}
         if known.answers is not None:
-            floors["label_mediated"] = resampled(
-                label_mediated(known.answers, sample, self.classes).argmax(1) == labels
-            )
+            # Decided as attackers decide: what the answer tells of a rare class is no leakage of theirs.
+            told = np.log(np.maximum(label_mediated(known.answers, sample, self.classes), 1e-30))
+            floors["label_mediated"] = resampled(self.balanced(told, known.sample).argmax(1) == labels)
         beside = {name: float(values[0]) for name, values in floors.items()}
         beside |= {"chance": 1 / self.classes, "majority_accuracy": float(majority.mean())}
         correct = (guess.argmax(1) == labels).astype(np.float64)
@@ -117,7 +120,8 @@ class Attribute(Target):
             above = metrics.resampled(undefended.score, len(bootstrap.weights))
         else:
             above = resampled(undefended.per_example)
-        leakage = normalised(resampled(correct), np.max([*floors.values()], axis=0), above)
+        score, floor = resampled(correct), np.max([*floors.values()], axis=0)
+        leakage = normalised(score, floor, above)
         if independent:
             said = "the undefended reference was audited on other images: its score is taken as independent"
             leakage = dataclasses.replace(leakage, note="; ".join(filter(None, (leakage.note, said))))
@@ -128,7 +132,8 @@ class Attribute(Target):
         size, best = metrics.best_read(correct, known.test.group, bootstrap)
         slices = (*known.slices((self.name,), strength), Slice("originals", "the tenth that is read best", size, best))
         references = {name: beside.get(name) for name in ("chance", "majority", "majority_accuracy", "label_mediated")}
-        return Judgement(metrics.classification(guess, labels, bootstrap), references, leakage, correct, slices)
+        scores = metrics.classification(guess, labels, bootstrap) | {"over_floor": metrics.interval(score - floor)}
+        return Judgement(scores, references, leakage, correct, slices)
 
 
 @dataclasses.dataclass(frozen=True)

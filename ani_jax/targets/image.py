@@ -70,6 +70,7 @@ class Image(Target):
             ),
             alone="the strongest reconstruction's MSE is {}",
             is_input=True,
+            floors=("mse_mean_image", "mse_class_mean"),
         )
 
     def strength(self, guess: np.ndarray, batch: Batch) -> float:

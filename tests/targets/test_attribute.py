@@ -43,6 +43,27 @@ def test_what_the_answer_gives_away():
     assert f"score - floor = {advantage:.3f} (" in found.leakage.note
 
 
+def test_what_the_answer_gives_away_of_a_rare_class_is_no_leakage():
+    """One in ten is rare, and the answer makes it four in ten: nobody would guess it outright, a balanced decision does."""
+    generator = np.random.default_rng(0)
+
+    def skewed(count):
+        rare = generator.random(count) < 0.1
+        label = (generator.random(count) < np.where(rare, 0.9, 0.15)).astype(int)
+        return Batch(jnp.zeros((count, 1, 1, 1)), jnp.asarray(label), {"side": jnp.asarray(rare.astype(int))})
+
+    sample, test = skewed(4000), skewed(4000)
+    said = Answers(np.asarray(sample.label), np.asarray(test.label), 2)
+    # An attacker that knows the answer and nothing else.
+    scores = label_mediated(said, np.asarray(sample.sensitive["side"]), 2)
+    beside = Known(sample, test, said, Bootstrap.of(None, 4000))
+    found = SIDE.judge(SIDE.balanced(np.log(scores), sample), beside)
+    assert scores[:, 1].max() < 0.5
+    assert found.references["label_mediated"] == pytest.approx(0.875, abs=0.03)
+    assert found.scores["balanced_accuracy"].value == found.references["label_mediated"]
+    assert "score - floor = 0.000 (0.000 to 0.000)" in found.leakage.note
+
+
 def test_without_answers_the_majority_is_the_floor():
     found = judged(answers=False)
     assert found.references["label_mediated"] is None

@@ -17,7 +17,7 @@ from ani_jax.types import Batch, Data, Source, Task, fixed
 
 SIDE = 16
 EVERY = (Attribute("ink", 3), Image())
-UNITS = {"percent", "ratio", "decibel", "small"}
+UNITS = {"percent", "points", "ratio", "decibel", "small"}
 
 
 def batch(seed, count=60):
@@ -59,6 +59,8 @@ def test_words_name_what_is_measured(target):
     assert words.clauses
     assert {clause.metric for clause in words.clauses} <= set(names)
     assert words.floor in (*found.references, "")
+    assert words.beyond in (*found.scores, "")
+    assert set(words.floors) <= set(found.references)
     assert words.name == target.name
     assert words.alone.format("80%") != words.alone
     # What a metric's line lists below it is there to be listed.

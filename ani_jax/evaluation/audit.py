@@ -60,17 +60,20 @@ def audit(
         reference: the evidence of the undefended split, which leakage is normalised by.
         subject: name of what is audited.
         on_event: called with plain dicts: kind "attack_start" (name, total steps), "attack_step" (name, step, loss),
-            "attack_end"; around them "audit_start" (total families of attacks), "audit_step" (step, how many are done), "audit_end".
+            "attack_end"; around them "audit_start" (total families of attacks), "audit_step" (step, how many are done) and
+            "audit_end".
         random_release: the client's architecture with fresh random weights: what its shape alone lets through is then
             shown beside every attribute score.
         store: keeps every finished attack, so that the same audit, interrupted and started again, goes on behind it and
             ends with the same evidence; parts of another client, seed or level are not taken.
         attacks: who attacks; None is every registered attack on every target of the data, as the level has it.
-        progress: whether a bar shows how far the audit has come; None is at a prompt or in a notebook, unless ``on_event`` listens.
+        progress: whether a bar shows how far the audit has come; None is at a prompt or in a notebook, unless ``on_event``
+            listens.
 
     Returns:
-        The evidence, which prints itself as a verdict with its reasons and shows its report in a notebook; plain data, identical for identical arguments on one kind of machine. An attacker that raises or
-        diverges is in it as failed, never as privacy.
+        The evidence, which prints itself as a verdict with its reasons and shows its report in a notebook; plain data,
+        identical for identical arguments on one kind of machine. An attacker that raises or diverges is in it as failed, never
+        as privacy.
 
     Raises:
         ValueError: an unknown level, a negative seed, or a release that does not give one floating-point row an image.
@@ -94,8 +97,8 @@ def audit(
     # The data's own targets in their order, then whatever else a caller asked for.
     rank = {target: place for place, target in enumerate(wanted)}
     sought = sorted(dict.fromkeys(family.target for family in chosen), key=lambda target: rank.get(target, len(rank)))
-    emit({"kind": "audit_start", "total": len(chosen)})
     scene = Scene.of(knowledge, data, level, seed, reference, random, emit)
+    emit({"kind": "audit_start", "total": len(chosen)})
     plants = level.plants and any(map(controls.readers, chosen))
     scene, best = controls.plant(scene) if plants else (scene, {})
     kept = _Kept(store, "" if store is None else scene.digest())

@@ -164,7 +164,7 @@ class Scene:
         if len(values) == len(self.rows):
             return values
         # Where this family is scored on fewer images than the reference's, these are among them.
-        return values[self.rows] if len(values) == told.sizes["test"] > self.rows.max() else None
+        return values[self.rows] if len(values) == told.sizes.get("test") and len(values) > self.rows.max() else None
 
     def look(self, family: Family) -> tuple[Asked, Observed]:
         """What the client answered to a family: k releases of the attackers' images, and of the test images."""

@@ -1,7 +1,6 @@
 """How evidence says itself: a short verdict with its reasons, the report within a notebook, the report as a file."""
 
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 from ani_jax.records import AttackResult, Evidence, TargetWords
@@ -52,7 +51,7 @@ def verdict(evidence: Evidence) -> str:
         best = max(able, key=lambda one: (1 if words.higher else -1) * (_strength(one, words) or 0.0))
         beyond = best.scores.get(words.beyond or words.leakage, best.leakage)
         (unread if beyond.value is None else leaking if (beyond.low or 0.0) > 0 else silent).append(name)
-        lines.append(f"{name}: {'; '.join(_reasons(best, words))}")
+        lines.append(f"{name}: {reasons(best, words)}")
     missed = [control for control in evidence.controls if not control.heard]
     said = [f"{', '.join(leaking)} {'leaks' if len(leaking) == 1 else 'leak'}"] if leaking else []
     if silent and (not evidence.controls or any(control.withholds for control in missed)):
@@ -67,23 +66,43 @@ def verdict(evidence: Evidence) -> str:
         f"verdict: {'; '.join(said) or 'nothing was attacked'}",
         *([f"accuracy {_text(estimate(right, percent))}"] if right is not None else []),
     ]
-    faint = [f"{one.name} ({points(one.found or 0)} of {points(one.known)} points)" for one in missed]
-    heard = f"{len(evidence.controls) - len(missed)} of {len(evidence.controls)} planted labels were found"
-    none = "none, nothing was planted that the audit should have noticed"
-    tail = [
-        f"controls: {heard + ('; missed: ' + ', '.join(faint) if faint else '') if evidence.controls else none}",
-        *(
-            [f"{len(evidence.notes)} notes: print them with .notes, or write the page with .save('report.html')"]
-            if lines
-            else []
-        ),
-    ]
+    controls = "none, nothing was planted that the audit should have noticed"
+    if evidence.controls:
+        controls = f"{len(evidence.controls) - len(missed)} of {len(evidence.controls)} planted labels were found"
+    if missed:
+        faint = (f"{one.name} ({points(one.found or 0)} of {points(one.known)} points)" for one in missed)
+        controls += f"; missed: {', '.join(faint)}"
+    tail = [f"controls: {controls}"]
+    if lines:
+        tail.append(f"{len(evidence.notes)} notes: print them with .notes, or write the page with .save('report.html')")
     shown = len(lines)
     while shown and sum(min(len(line), LINE) + 1 for line in (*head, *lines[:shown], *tail)) > LONGEST:
         shown -= 1
     more = [f"… and {len(lines) - shown} more"] if shown < len(lines) else []
     cut = (line if len(line) <= LINE else line[: LINE - 1] + "…" for line in (*head, *lines[:shown], *more, *tail))
     return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in cut)
+
+
+def reasons(best: AttackResult, words: TargetWords) -> str:
+    """What a verdict says of the strongest result on a target.
+
+    Args:
+        best: a result whose strength was measured.
+        words: of its target.
+    """
+    metric = words.metric(words.strength)
+    write = UNITS.get(metric.unit, small)
+    floors = {name: best.references.get(name) for name in words.floors}
+    against = ", ".join(f"{label(name)} {write(value)}" for name, value in floors.items() if value is not None)
+    said = [
+        f"{metric.label} {_text(estimate(best.scores[words.strength], write))}" + (f" ({against})" if against else "")
+    ]
+    leakage = best.scores.get(words.leakage) if words.leakage else best.leakage
+    if leakage is not None and leakage.value is not None:
+        name = words.metric(words.leakage).label if words.leakage else "leakage"
+        said.append(f"{name} {_text(estimate(leakage, ratio))}")
+    asked = "" if best.queries == 1 else f" on {best.queries} releases"
+    return "; ".join((*said, best.chosen + asked, best.ended or "no plateau was looked for"))
 
 
 def fragment(evidence: Evidence) -> str:
@@ -129,20 +148,3 @@ def _strength(result: AttackResult, words: TargetWords) -> float | None:
 
 def _text(cell: Cell) -> str:
     return f"{cell.text} {cell.interval}".strip()
-
-
-def _reasons(best: AttackResult, words: TargetWords) -> Iterator[str]:
-    """What is said of the strongest result on a target."""
-    metric = words.metric(words.strength)
-    write = UNITS.get(metric.unit, small)
-    floors = {name: best.references.get(name) for name in words.floors}
-    against = ", ".join(f"{label(name)} {write(value)}" for name, value in floors.items() if value is not None)
-    score = _text(estimate(best.scores[words.strength], write))
-    yield f"{metric.label} {score}" + (f" ({against})" if against else "")
-    leakage = best.scores.get(words.leakage) if words.leakage else best.leakage
-    if leakage is not None and leakage.value is not None:
-        name = words.metric(words.leakage).label if words.leakage else "leakage"
-        yield f"{name} {_text(estimate(leakage, ratio))}"
-    asked = "" if best.queries == 1 else f" on {best.queries} releases"
-    yield f"{best.chosen}{asked}"
-    yield best.ended or "no plateau was looked for"

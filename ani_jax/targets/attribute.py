@@ -113,18 +113,15 @@ class Attribute(Target):
         beside = {name: float(values[0]) for name, values in floors.items()}
         beside |= {"chance": 1 / self.classes, "majority_accuracy": float(majority.mean())}
         correct = (guess.argmax(1) == labels).astype(np.float64)
-        undefended, independent = known.undefended, False
-        if undefended is None or undefended.score.value is None:
-            above = None
-        elif independent := undefended.per_example is None:
-            above = metrics.resampled(undefended.score, len(bootstrap.weights))
-        else:
+        above, said, undefended = None, "", known.undefended
+        if undefended is not None and undefended.per_example is not None:
             above = resampled(undefended.per_example)
+        elif undefended is not None and undefended.score.value is not None:
+            above = metrics.resampled(undefended.score, len(bootstrap.weights))
+            said = "the undefended reference was audited on other images: its score is taken as independent"
         score, floor = resampled(correct), np.max([*floors.values()], axis=0)
         leakage = normalised(score, floor, above)
-        if independent:
-            said = "the undefended reference was audited on other images: its score is taken as independent"
-            leakage = dataclasses.replace(leakage, note="; ".join(filter(None, (leakage.note, said))))
+        leakage = dataclasses.replace(leakage, note="; ".join(filter(None, (leakage.note, said))))
 
         def strength(rows: np.ndarray, part: metrics.Bootstrap) -> Estimate:
             return part.estimate(lambda weights: metrics.balanced(correct[rows], labels[rows], weights))

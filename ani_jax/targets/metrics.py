@@ -157,7 +157,7 @@ def classification(scores: ArrayLike, labels: ArrayLike, bootstrap: Bootstrap) -
     return {
         "balanced_accuracy": bootstrap.estimate(lambda weights: balanced(correct, labels, weights)),
         "accuracy": bootstrap.mean(correct),
-        "auc": bootstrap.estimate(lambda weights: _auc(scores, labels, weights)),
+        "auc": bootstrap.estimate(lambda weights: auc(scores, labels, weights)),
     }
 
 
@@ -362,10 +362,20 @@ def _over(numerator: np.ndarray, denominator: np.ndarray, undefined: float = np.
     return np.divide(numerator, denominator, out=np.full(np.shape(numerator), undefined), where=denominator != 0)
 
 
-def _auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Macro average over the classes that occur of the weighted probability that one of them outscores one of the rest.
+def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Macro average over the classes that occur of the probability that one of them outscores one of the rest; ties count half.
 
-    Undefined where only one class occurs.
+    Args:
+        scores: (n, K).
+        labels: (n,) true classes.
+        weights: (r, n) of the resamples, see :class:`Bootstrap`.
+
+    Returns:
+        (r,); NaN for a resample that lacks a class, and for all where only one class occurs.
+
+    Example:
+        >>> auc(np.eye(2), np.array([0, 1]), np.ones((1, 2))).tolist()
+        [1.0]
     """
     classes = np.unique(labels)
     if len(classes) < 2:

@@ -32,7 +32,7 @@ def test_weighted_auc_is_that_of_repeated_examples(rng):
     weights = rng.integers(0, 3, (1, 30)).astype(float)
     index = np.repeat(np.arange(30), weights[0].astype(int))
     repeated = [sklearn.metrics.roc_auc_score(labels[index] == k, scores[index, k]) for k in range(2)]
-    assert metrics._auc(scores, labels, weights)[0] == pytest.approx(np.mean(repeated))
+    assert metrics.auc(scores, labels, weights)[0] == pytest.approx(np.mean(repeated))
 
 
 def test_one_class_has_no_auc():

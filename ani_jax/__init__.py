@@ -18,9 +18,26 @@ _PUBLIC = {
     "Task": "ani_jax.types",
     "audit": "ani_jax.evaluation.audit",
     "criterion": "ani_jax.information.criterion",
+    "fragment": "ani_jax.reporting.shown",
+    "save": "ani_jax.reporting.shown",
+    "verdict": "ani_jax.reporting.shown",
 }
 
-__all__ = ["Batch", "Data", "Evidence", "Knowledge", "Release", "Source", "Task", "audit", "criterion", "losses"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "Batch",
+    "Data",
+    "Evidence",
+    "Knowledge",
+    "Release",
+    "Source",
+    "Task",
+    "audit",
+    "criterion",
+    "fragment",
+    "losses",
+    "save",
+    "verdict",
+]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

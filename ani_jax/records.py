@@ -13,6 +13,8 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
+import ani_jax
+
 R = TypeVar("R")
 
 
@@ -40,7 +42,8 @@ class Metric:
     Attributes:
         name: its key in ``AttackResult.scores``.
         label: what a reader calls it.
-        unit: how its values are written: "percent", "ratio", "decibel" or "small" (three significant digits).
+        unit: how its values are written: "percent", "points", "ratio", "decibel" or "small" (three significant
+            digits).
         change: how a change against the reference is said: "points", "relative", or "" for not at all.
         references: whether what scores are read against is listed below it, in its unit.
     """
@@ -85,6 +88,8 @@ class TargetWords:
         clauses: of a headline that compares two clients.
         alone: the clause about a single client, "{}" being its strength.
         is_input: whether it is the client's own input that is sought, which the inversion-difficulty criterion is about.
+        beyond: the metric whose interval is above 0 where more than the floor was found; "" for what ``leakage`` names.
+        floors: references that need no attack, in the order in which a verdict names them.
     """
 
     name: str
@@ -99,6 +104,8 @@ class TargetWords:
     clauses: tuple[Clause, ...]
     alone: str
     is_input: bool = False
+    beyond: str = ""
+    floors: tuple[str, ...] = ()
 
     def metric(self, name: str) -> Metric:
         """The metric of that name.
@@ -163,7 +170,7 @@ class Picture:
     """
 
     shape: tuple[int, ...]
-    pixels: str
+    pixels: str = dataclasses.field(repr=False)
 
     @classmethod
     def of(cls, images: Any) -> Self:
@@ -186,6 +193,23 @@ BURST = " burst"
 
 
 @dataclasses.dataclass(frozen=True)
+class Slice:
+    """How strong an attack was on a part of the test images: an average may hide whom it reads.
+
+    Attributes:
+        by: what divides them: an attribute's name, "answer" (of the provider) or "originals".
+        name: which part, e.g. "red", "right".
+        size: how many images it has; where originals are what is divided, how many of these were looked at.
+        score: the target's strength there, of the classes of an attribute their recall; None with the reason.
+    """
+
+    by: str
+    name: str
+    size: int
+    score: Estimate
+
+
+@dataclasses.dataclass(frozen=True)
 class AttackResult:
     """What one attack found.
 
@@ -194,8 +218,8 @@ class AttackResult:
         target: name of what was sought, see ``Evidence.targets``.
         queries: k, how many releases of the same image the attacker saw.
         chosen: name of the attacker chosen on ``validation``; its test scores are the headline.
-        scores: metric name -> score on ``test``. Attribute: balanced_accuracy, accuracy, auc. Image: mse, psnr, ssim,
-            r2_mean, r2_class_mean, retrieval, mse_worst (mean over the 5% most leaked images).
+        scores: metric name -> score on ``test``. Attribute: balanced_accuracy, over_floor, accuracy, auc. Image: mse, psnr, ssim,
+            ms_ssim, r2_mean, r2_class_mean, retrieval, mse_worst (mean over the 5% most leaked images).
         references: what each score is read against, metric-like names -> value. Attribute: chance, majority, label_mediated,
             raw_input, random_encoder. Image: mse_mean_image, mse_class_mean.
         attackers: every one that was tried.
@@ -203,6 +227,7 @@ class AttackResult:
         per_example: per test image, 1.0/0.0 correct for attributes, MSE for images.
         gallery: reconstructions of the evidence's gallery images, image attacks only.
         status: "ok", or "failed: <reason>".
+        slices: whom the strength comes from.
     """
 
     attack: str
@@ -213,9 +238,10 @@ class AttackResult:
     references: dict[str, float | None]
     attackers: tuple[Attacker, ...]
     leakage: Estimate
-    per_example: tuple[float, ...] = ()
+    per_example: tuple[float, ...] = dataclasses.field(default=(), repr=False)
     gallery: Picture | None = None
     status: str = "ok"
+    slices: tuple[Slice, ...] = ()
 
     @property
     def ended(self) -> str:
@@ -377,6 +403,8 @@ class Criterion:
 class Evidence:
     """Everything an audit established about one release; identical for identical runs.
 
+    Printed, it is a verdict with its reasons; a notebook shows its report, which :meth:`save` writes.
+
     Attributes:
         subject: what was audited, e.g. "funnel".
         dataset: catalogue name.
@@ -408,6 +436,17 @@ class Evidence:
     criterion: Criterion | None = None
     targets: tuple[TargetWords, ...] = ()
     controls: tuple[Control, ...] = ()
+
+    # Whoever reads records is on a floor above them; only the front door knows where, and looks there when it is asked.
+    def __repr__(self) -> str:
+        return ani_jax.verdict(self)
+
+    def _repr_html_(self) -> str:
+        return ani_jax.fragment(self)
+
+    def save(self, path: Any) -> None:
+        """Writes the report as one self-contained page, see :func:`ani_jax.reporting.shown.save`."""
+        ani_jax.save(self, path)
 
     def words(self, target: str) -> TargetWords:
         """What a report needs to know of a target.

@@ -29,6 +29,7 @@ RESULTS = st.builds(
     st.lists(FLOATS, max_size=2).map(tuple),
     st.none() | PICTURES,
     TEXT,
+    st.lists(st.builds(records.Slice, TEXT, TEXT, st.integers(0, 99), ESTIMATES), max_size=2).map(tuple),
 )
 COSTS = st.builds(records.CostCard, *[st.integers(0, 10**9)] * 6)
 SELF_TESTS = st.builds(
@@ -66,7 +67,10 @@ WORDS = st.builds(
     st.lists(CLAUSES, max_size=2).map(tuple),
     TEXT,
     st.booleans(),
+    TEXT,
+    st.lists(TEXT, max_size=2).map(tuple),
 )
+CONTROLS = st.builds(records.Control, TEXT, FLOATS, MAYBE, TEXT)
 EVIDENCE = st.builds(
     records.Evidence,
     TEXT,
@@ -82,6 +86,7 @@ EVIDENCE = st.builds(
     st.lists(TEXT, max_size=2).map(tuple),
     st.none() | CRITERIA,
     st.lists(WORDS, max_size=2).map(tuple),
+    st.lists(CONTROLS, max_size=2).map(tuple),
 )
 NOTHING = records.Estimate(None, note="not measured")
 
@@ -101,6 +106,20 @@ def test_evidence_survives_json(record):
     again = records.from_json(records.Evidence, text)
     assert again == record
     assert records.to_json(again) == text
+
+
+@hypothesis.settings(max_examples=30, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+@hypothesis.given(EVIDENCE)
+def test_any_evidence_prints_itself_in_short(record):
+    text = repr(record)
+    assert text == str(record)
+    assert 0 < len(text) < 2000
+    assert text.replace("\n", "").isprintable()
+
+
+def test_long_arrays_are_not_printed():
+    found = dataclasses.replace(result(), per_example=(0.5,) * 1000, gallery=records.Picture.of(np.zeros((4, 9, 9, 1))))
+    assert len(repr(found)) < 600
 
 
 def test_none_survives_json():

@@ -9,8 +9,8 @@ nowhere else. ``defend`` and ``holdout`` are never looked at.
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, MutableMapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -19,10 +19,11 @@ from ani_jax.attacks.base import Family, Level, OnEvent, families, level_named, 
 from ani_jax.attacks.query import as_predictor, as_release
 from ani_jax.evaluation import contest, controls
 from ani_jax.evaluation.cost import cost_card
+from ani_jax.evaluation.progress import Progress, interactive
 from ani_jax.evaluation.scene import Scene, named
 from ani_jax.information.criterion import LEVELS as CRITICS
 from ani_jax.information.criterion import criterion
-from ani_jax.records import AttackResult, Control, Criterion, Estimate, Evidence, Picture, from_json, to_json
+from ani_jax.records import AttackResult, Control, Criterion, Estimate, Evidence, from_json, to_json
 from ani_jax.targets import base as targets
 from ani_jax.types import Data, Features, Knowledge, Logits, Release
 
@@ -44,6 +45,7 @@ def audit(
     random_release: Callable[..., Features] | Release | None = None,
     store: Store | None = None,
     attacks: Sequence[Family] | None = None,
+    progress: bool | None = None,
 ) -> Evidence:
     """Attacks a client and reports what leaks.
 
@@ -58,16 +60,20 @@ def audit(
         reference: the evidence of the undefended split, which leakage is normalised by.
         subject: name of what is audited.
         on_event: called with plain dicts: kind "attack_start" (name, total steps), "attack_step" (name, step, loss),
-            "attack_end".
+            "attack_end"; around them "audit_start" (total families of attacks), "audit_step" (step, how many are done) and
+            "audit_end".
         random_release: the client's architecture with fresh random weights: what its shape alone lets through is then
             shown beside every attribute score.
         store: keeps every finished attack, so that the same audit, interrupted and started again, goes on behind it and
             ends with the same evidence; parts of another client, seed or level are not taken.
         attacks: who attacks; None is every registered attack on every target of the data, as the level has it.
+        progress: whether a bar shows how far the audit has come; None is at a prompt or in a notebook, unless ``on_event``
+            listens.
 
     Returns:
-        The evidence; plain data, identical for identical arguments on one kind of machine. An attacker that raises or
-        diverges is in it as failed, never as privacy.
+        The evidence, which prints itself as a verdict with its reasons and shows its report in a notebook; plain data,
+        identical for identical arguments on one kind of machine. An attacker that raises or diverges is in it as failed, never
+        as privacy.
 
     Raises:
         ValueError: an unknown level, a negative seed, or a release that does not give one floating-point row an image.
@@ -76,6 +82,13 @@ def audit(
         level = level_named(level)
     if seed < 0:
         raise ValueError(f"seed={seed}: must be 0 or more")
+    shown = on_event is None and interactive() if progress is None else progress
+    listeners = [one for one in (on_event, Progress() if shown else None) if one is not None]
+
+    def emit(event: Mapping[str, Any]) -> None:
+        for listener in listeners:
+            listener(event)
+
     release = as_release(release)
     random = None if random_release is None else as_release(random_release)
     knowledge = Knowledge(release, None if predict is None else as_predictor(predict))
@@ -84,15 +97,16 @@ def audit(
     # The data's own targets in their order, then whatever else a caller asked for.
     rank = {target: place for place, target in enumerate(wanted)}
     sought = sorted(dict.fromkeys(family.target for family in chosen), key=lambda target: rank.get(target, len(rank)))
-    scene = Scene.of(knowledge, data, level, seed, reference, random, on_event)
+    scene = Scene.of(knowledge, data, level, seed, reference, random, emit)
+    emit({"kind": "audit_start", "total": len(chosen)})
     plants = level.plants and any(map(controls.readers, chosen))
     scene, best = controls.plant(scene) if plants else (scene, {})
     kept = _Kept(store, "" if store is None else scene.digest())
     results = []
-    for place, family in enumerate(chosen):
-        work = functools.partial(contest.run, scene, family)
-        results.append(kept.part(family.title, family, AttackResult, work))
-        if not any(later.target.ceilings for later in chosen[place + 1 :]):
+    for step, family in enumerate(chosen, 1):
+        results.append(kept.part(family.title, family, AttackResult, functools.partial(contest.run, scene, family)))
+        emit({"kind": "audit_step", "step": step})
+        if not any(later.target.ceilings for later in chosen[step:]):
             scene.forget()
     notice = functools.partial(controls.found, scene, best, chosen)
     noticed = kept.part("controls", best, Controls, lambda: Controls(notice())).all if best else ()
@@ -110,8 +124,9 @@ def audit(
     for family, result in zip(chosen, results, strict=True):
         notes += [attacker.note for attacker in result.attackers if attacker.note]
         notes += [f"{family.title}: {one.name} {one.status}" for one in result.attackers if one.status != "ok"]
+    emit({"kind": "audit_end"})
     test = scene.data.test
-    gallery, (height, width, channels) = np.asarray(test.image)[scene.shown], test.image.shape[1:]
+    height, width, channels = test.image.shape[1:]
     return Evidence(
         subject=subject,
         dataset=data.name,
@@ -127,7 +142,7 @@ def audit(
         },
         utility=_utility(scene),
         attacks=tuple(results),
-        gallery=Picture.of(gallery) if channels in (1, 3) else None,
+        gallery=scene.gallery,
         # Weights that are hidden in a closure are no leaves: counting them as none would flatter the client.
         cost=cost_card(release, (height, width, channels)) if jax.tree.leaves(release.variables) else None,
         # An attacker's finding about the client is one finding, however many made it.

@@ -1,6 +1,5 @@
 """One family of attackers on one client: all are fitted, ``validation`` chooses one, and that one is scored once on ``test``."""
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from ani_jax.attacks.base import Asked, Attack, Family, Fits, Fitted, reason
 from ani_jax.attacks.query import Observed
 from ani_jax.evaluation.scene import RANDOM, RAW, Scene, named
 from ani_jax.records import Attacker, AttackResult, Estimate
-from ani_jax.targets.base import Known
+from ani_jax.targets.base import Known, Undefended
 from ani_jax.types import PRNGKey
 
 
@@ -40,18 +39,17 @@ def run(scene: Scene, family: Family) -> AttackResult:
     if chosen is None or chosen.guess is None:
         return _failed(family, records[0].status if records else "failed: no attacker", records)
     target = family.target
-    found = target.judge(chosen.guess, Known(scene.asked.sample, scene.data.test, scene.answers, scene.bootstrap))
-    beside, undefended = dict(found.references), None
+    before, undefended = scene.undefended(family) if target.ceilings else None, None
+    if before is not None and before.status == "ok" and target.words.strength in before.scores:
+        undefended = Undefended(before.scores[target.words.strength], scene.paired(before))
+    classes = {task.name: task.class_names for task in scene.data.sensitive}
+    known = Known(scene.asked.sample, scene.data.test, scene.answers, scene.bootstrap, undefended, classes)
+    found = target.judge(chosen.guess, known)
+    beside = dict(found.references)
     if target.ceilings:
-        before = None
-        # The reference says the same however often it is asked: without noise its evidence has one query alone.
-        for asked_by in ((family.recorded, family.queries), (family.name, 1)):
-            with contextlib.suppress(KeyError):
-                before = before or (scene.reference and scene.reference.attack(asked_by[0], target.name, asked_by[1]))
-        undefended = before.scores.get(target.words.strength) if before is not None and before.status == "ok" else None
-        beside["undefended"] = undefended.value if undefended else None
-        known = before.references.get("raw_input") if before is not None else None
-        beside["raw_input"] = _same_family(scene, family, scene.raw(), RAW) if known is None else known
+        beside["undefended"] = undefended.score.value if undefended else None
+        raw = before.references.get("raw_input") if before is not None else None
+        beside["raw_input"] = _same_family(scene, family, scene.raw(), RAW) if raw is None else raw
         # The encoder's own noise aside, asking it more often shows nothing new.
         if family.queries == 1 and (untrained := scene.untrained()) is not None:
             beside["random_encoder"] = _same_family(scene, family, untrained, RANDOM)
@@ -63,14 +61,17 @@ def run(scene: Scene, family: Family) -> AttackResult:
         scores=found.scores,
         references=beside,
         attackers=records,
-        leakage=target.leakage(found, undefended),
+        leakage=found.leakage,
         per_example=tuple(round(float(value), 6) for value in found.per_example),
         gallery=target.picture(chosen.guess[scene.shown]),
         # Where all broke off, the best of them may be far from what an attack finds.
         status="ok" if any(record.status == "ok" for record in records) else chosen.record.status,
+        slices=found.slices,
     )
     strength = found.scores[target.words.strength]
-    noted = dataclasses.replace(strength, note="; ".join(filter(None, (strength.note, told.ended))))
+    # Another may have run through, but this one is stronger.
+    broke = "" if chosen.record.status == "ok" else f"chosen though it {chosen.record.status}"
+    noted = dataclasses.replace(strength, note="; ".join(filter(None, (strength.note, told.ended, broke))))
     return dataclasses.replace(told, scores={**found.scores, target.words.strength: noted})
 
 

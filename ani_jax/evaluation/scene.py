@@ -13,7 +13,7 @@ from jaxtyping import Array
 from ani_jax.attacks.base import Asked, Family, Fits, Level, OnEvent, prepare
 from ani_jax.attacks.query import Observed, as_release, query
 from ani_jax.evaluation.references import answered, send_raw
-from ani_jax.records import Evidence, to_json
+from ani_jax.records import AttackResult, Evidence, Picture, to_json
 from ani_jax.targets.base import Answers
 from ani_jax.targets.metrics import Bootstrap
 from ani_jax.types import Batch, Data, Features, Knowledge, Logits, PRNGKey, Release
@@ -41,6 +41,7 @@ class Scene:
         test_z: one release of each test image.
         answers: the provider's, None without its network.
         shown: indices of the test images in galleries.
+        rows: which of the audit's test images these are.
         others: what else was asked for, by name; filled on demand.
         scenes: this one with fewer images, by their number; likewise.
         fits: what attackers found, by who was asked; likewise: what several families build on is fitted once.
@@ -58,6 +59,7 @@ class Scene:
     test_z: Observed
     answers: Answers | None
     shown: np.ndarray
+    rows: np.ndarray
     others: dict[str, tuple[Asked, Observed]] = dataclasses.field(default_factory=dict)
     scenes: dict[int, "Scene"] = dataclasses.field(default_factory=dict)
     fits: dict[str, Fits] = dataclasses.field(default_factory=dict)
@@ -96,6 +98,7 @@ class Scene:
             test_z=test_z,
             answers=None if knowledge.predict is None else answered(knowledge.predict, asked, test_z),
             shown=shown,
+            rows=np.arange(len(labels)),
         )
 
     @property
@@ -129,11 +132,41 @@ class Scene:
                 answers=None if said is None else dataclasses.replace(said, test=said.test[rows]),
                 # The same images as in every other gallery: they come first in this split.
                 shown=np.arange(len(self.shown)),
+                rows=rows,
                 others={},
                 scenes={},
                 fits={},
             )
         return self.scenes[images]
+
+    @property
+    def gallery(self) -> Picture | None:
+        """The images of the galleries as they are, where they can be shown."""
+        images = np.asarray(self.data.test.image)[self.shown]
+        return Picture.of(images) if images.shape[-1] in (1, 3) else None
+
+    def undefended(self, family: Family) -> AttackResult | None:
+        """What the same family found on the reference; None where it was not there, or there is none."""
+        # It says the same however often it is asked: without noise its evidence has one query alone.
+        results = {
+            (result.attack, result.queries): result
+            for result in (self.reference.attacks if self.reference else ())
+            if result.target == family.target.name
+        }
+        return results.get((family.recorded, family.queries), results.get((family.name, 1)))
+
+    def paired(self, before: AttackResult) -> np.ndarray | None:
+        """A result of the reference's, image by image; None where it was not found on the very images of this scene."""
+        if (told := self.reference) is None:
+            return None
+        same = (told.dataset, told.seed, told.level) == (self.data.name, self.seed, self.level.name)
+        if not same or told.gallery != self.gallery:
+            return None
+        values = np.asarray(before.per_example, np.float64)
+        if len(values) == len(self.rows):
+            return values
+        # Where this family is scored on fewer images than the reference's, these are among them.
+        return values[self.rows] if len(values) == told.sizes.get("test") and len(values) > self.rows.max() else None
 
     def look(self, family: Family) -> tuple[Asked, Observed]:
         """What the client answered to a family: k releases of the attackers' images, and of the test images."""

@@ -42,7 +42,13 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-UNITS: dict[str, Formatter] = {"percent": percent, "ratio": ratio, "decibel": decibel, "small": small}
+UNITS: dict[str, Formatter] = {
+    "percent": percent,
+    "points": lambda value: f"{points(value)} pt",
+    "ratio": ratio,
+    "decibel": decibel,
+    "small": small,
+}
 """How values are written, by ``Metric.unit``."""
 REFERENCES = {
     "label_mediated": "label-mediated",
@@ -105,11 +111,19 @@ def headline(evidences: Sequence[Evidence]) -> tuple[str, ...]:
     right = read(found, part="utility", metric="accuracy").get(0, Estimate(None)).value
     clauses = [] if right is None else [f"accuracy {percent(right)}"]
     for words in targets(evidences):
-        best = read(found, part="attack", target=words.name, queries=1, strongest=True, metric=words.strength).get(0)
+        strongest = {"part": "attack", "target": words.name, "queries": 1, "strongest": True}
+        best = read(found, **strongest, metric=words.strength).get(0)
         if best is None or best.value is None:
             clauses.append(f"no attack on the {words.name} succeeded in running")
         else:
-            clauses.append(words.alone.replace("{}", form(words, words.strength)(best.value)))
+            said = words.alone.replace("{}", form(words, words.strength)(best.value))
+            beside = [
+                f"{clause.phrase} {form(words, clause.metric)(told.value)}"
+                for clause in words.clauses
+                for told in read(found, **strongest, metric=clause.metric).values()
+                if clause.metric != words.strength and told.value is not None
+            ]
+            clauses.append(said + (f" ({', '.join(beside)})" if beside else ""))
     return (f"{alone.subject}: {'; '.join(clauses) or 'nothing was measured'}.",)
 
 

@@ -13,7 +13,7 @@ BLANK: dict[str, Any] = (
     {"run": 0, "subject": "", "dataset": "", "seed": 0, "level": "", "part": ""}
     | {"target": "", "attack": "", "queries": 0, "chosen": "", "status": "ok"}
     | {"strength": "", "higher": False, "leaks": ""}
-    | {"metric": "", "value": math.nan, "low": math.nan, "high": math.nan, "stddev": math.nan, "note": ""}
+    | {"metric": "", "value": math.nan, "low": math.nan, "high": math.nan, "stddev": math.nan, "size": 0, "note": ""}
 )
 """Columns, and what stands in those that do not concern a number."""
 Frame = Any
@@ -30,7 +30,8 @@ def frame(evidences: Iterable[Evidence]) -> Frame:
     """One row a number.
 
     ``run`` counts the evidences. ``part`` is "utility", "attack" (its scores and its leakage), "reference" (what these are
-    read against), "criterion", "self-test" (``metric`` is the known truth), "control" (points over chance that were found of what
+    read against), "slice" (its strength on ``size`` test images, ``metric`` being "BY: NAME"),
+    "criterion", "self-test" (``metric`` is the known truth), "control" (points over chance that were found of what
     was planted), "planted" (that can be found) or "cost". ``value`` is NaN where there is none,
     ``low`` and ``high`` where there is no interval, and ``note`` says why. ``status`` is "ok", or what failed. ``strength``,
     ``higher`` and ``leaks`` are what the words of the target say. ``strongest`` holds for the successful attack that found most
@@ -77,6 +78,8 @@ def _numbers(evidence: Evidence) -> Iterator[tuple[str, str, Estimate, dict[str,
             yield "attack", name, value, more
         for name, value in result.references.items():
             yield "reference", name, Estimate(value), more
+        for part in result.slices:
+            yield "slice", f"{part.by}: {part.name}", part.score, {**more, "size": part.size}
     for control in evidence.controls:
         missing = "" if control.found is not None else "no attacker ran through"
         yield "control", control.name, Estimate(control.found, note=missing), {"chosen": control.attacker}

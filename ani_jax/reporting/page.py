@@ -12,7 +12,7 @@ from ani_jax.records import Evidence, Picture
 from ani_jax.reporting import figures
 from ani_jax.reporting.findings import caveats, form, headline, reference, small
 from ani_jax.reporting.frame import ATTACK, frame
-from ani_jax.reporting.table import footnotes, sections
+from ani_jax.reporting.table import footnotes, parts, sections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,7 @@ def render(
     command: str,
     config: Mapping[str, Any],
     provenance: str = "",
+    bare: bool = False,
 ) -> str:
     """The report as one HTML document; equal inputs give equal bytes, and every name is escaped.
 
@@ -40,12 +41,13 @@ def render(
         command: the exact command that reproduces the run.
         config: the run's configuration, shown as JSON (values that JSON does not know are shown as text).
         provenance: where the defence comes from and which parts are published, code or reconstruction.
+        bare: without a document around it, for a notebook.
 
     Raises:
         ValueError: no evidence, or a gallery whose shape differs from its originals'.
     """
     base = evidences[reference(evidences)]
-    found = sections(evidences)
+    found, divided = sections(evidences), parts(evidences)
     others = " and ".join(evidence.subject for evidence in evidences if evidence is not base)
     title = f"{others} on {base.dataset}, against {base.subject}" if others else f"{base.subject} on {base.dataset}"
     scatters = []
@@ -88,21 +90,24 @@ def render(
         headlines=headline(evidences),
         caveats=caveats(evidences),
         sections=found,
-        notes=footnotes(found),
+        parts=divided,
+        notes=footnotes((*found, *divided)),
         scatters=scatters,
         galleries=galleries,
         curves=curves,
         command=command,
         config=json.dumps(dict(config), indent=2, default=str, ensure_ascii=False),
         provenance=provenance,
+        bare=bare,
     )
 
 
-def document(template: str, **values: Any) -> str:
+def document(template: str, *, bare: bool = False, **values: Any) -> str:
     """A page of the house: a template that extends ``base.html``, with every value escaped.
 
     Args:
         template: its file name.
+        bare: as an element of somebody else's page, whose style reaches nothing around it.
         values: what it shows; "title", "headlines" and "caveats" are the frame's.
     """
     environment = jinja2.Environment(
@@ -114,7 +119,7 @@ def document(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["small"] = lambda value: "–" if value is None else small(value)
-    return environment.get_template(template).render(values)
+    return environment.get_template(template).render(values, bare=bare)
 
 
 def data_uri(kind: str, data: bytes) -> str:

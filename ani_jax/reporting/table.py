@@ -92,6 +92,29 @@ def sections(evidences: Sequence[Evidence]) -> tuple[Section, ...]:
     return tuple(section for section in told if section.rows)
 
 
+def parts(evidences: Sequence[Evidence]) -> tuple[Section, ...]:
+    """Whom the strongest attack on each target reads: its strength on parts of the test images, with their sizes.
+
+    Raises:
+        KeyError: no words for the target of an attack.
+    """
+    runs, found, told = range(len(evidences)), frame(evidences), []
+    for words in targets(evidences):
+        own = select(found, part="slice", target=words.name, queries=1, strongest=True)
+        write, rows = UNITS[words.metric(words.strength).unit], []
+        for name, part in own.groupby("metric", sort=False):
+            row, sizes = _row(str(name), read(part), runs, write), part.set_index("run")["size"]
+            cells = [
+                dataclasses.replace(cell, interval=f"{cell.interval} n = {count(sizes[run])}".strip())
+                if run in sizes
+                else cell
+                for run, cell in zip(runs, row.cells, strict=True)
+            ]
+            rows.append(dataclasses.replace(row, cells=tuple(cells)))
+        told.append(Section(f"{words.title}: {words.metric(words.strength).label}", tuple(rows)))
+    return tuple(section for section in told if section.rows)
+
+
 def summary(evidences: Sequence[Evidence]) -> str:
     """The terminal table: aligned plain text within 110 columns, one column per subject, footnotes and caveats below.
 
@@ -166,7 +189,7 @@ def estimate(value: Estimate | None, form: Formatter, missing: str = "not measur
     if value.low is None or value.high is None:
         return Cell(form(value.value), note=value.note)
     # The unit stands behind the value already; rstrip takes characters, and no number ends in one of these.
-    ends = ", ".join(form(end).rstrip("% dB") for end in (value.low, value.high))
+    ends = ", ".join(form(end).rstrip("% dBpt") for end in (value.low, value.high))
     return Cell(form(value.value), f"[{ends}]", value.note)
 
 

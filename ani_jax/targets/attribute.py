@@ -1,7 +1,6 @@
 """A class that the task never needed: the ink, the gender. Its floors and its normalised leakage (METHODS 5.1)."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from ani_jax.records import Clause, Estimate, Look, Metric, TargetWords
+from ani_jax.records import Clause, Estimate, Look, Metric, Slice, TargetWords
 from ani_jax.targets import metrics
 from ani_jax.targets.base import Answers, Judgement, Known, Target, register
 from ani_jax.types import Batch, Data
@@ -57,6 +56,7 @@ class Attribute(Target):
             title=f"Attribute {self.name}",
             metrics=(
                 Metric("balanced_accuracy", "balanced accuracy", "percent", "points", references=True),
+                Metric("over_floor", "over the floor", "points"),
                 Metric("auc", "AUC", "ratio"),
             ),
             strength="balanced_accuracy",
@@ -67,6 +67,8 @@ class Attribute(Target):
             summary=("balanced_accuracy", "leakage"),
             clauses=(Clause("balanced_accuracy", f"balanced accuracy in inferring {self.name}"),),
             alone=f"{self.name} inferred with {{}} balanced accuracy",
+            beyond="over_floor",
+            floors=("chance", "majority", "label_mediated"),
         )
 
     def aim(self, batch: Batch) -> Any:
@@ -93,30 +95,42 @@ class Attribute(Target):
     def judge(self, guess: np.ndarray, known: Known) -> Judgement:
         """Scores; beside them chance, the majority class, and what the provider's answer alone gives away.
 
-        The floor that leakage is counted from is the highest of these.
+        The floor that leakage is counted from is the highest of these in every resample, see :func:`normalised`.
         """
         sample, labels = (np.asarray(batch.sensitive[self.name]) for batch in (known.sample, known.test))
-        # The attackers' own frequencies: those of test are nobody's to know.
-        prior = np.bincount(sample, minlength=self.classes) / len(sample)
-        majority = metrics.classification(np.broadcast_to(prior, (len(labels), self.classes)), labels, known.bootstrap)
-        floor, mediated = majority["balanced_accuracy"], None
-        if known.answers is not None:
-            told = label_mediated(known.answers, sample, self.classes)
-            mediated = metrics.classification(told, labels, known.bootstrap)["balanced_accuracy"]
-            floor = max(floor, mediated, key=lambda estimate: estimate.value or 0.0)
-        beside = {
-            "chance": 1 / self.classes,
-            "majority": majority["balanced_accuracy"].value,
-            "majority_accuracy": majority["accuracy"].value,
-            "label_mediated": mediated.value if mediated else None,
-        }
-        scores = metrics.classification(guess, labels, known.bootstrap)
-        return Judgement(scores, beside, floor, (guess.argmax(1) == labels).astype(float))
+        bootstrap = known.bootstrap
 
-    def leakage(self, found: Judgement, undefended: Estimate | None) -> Estimate:
-        """(score - floor) / (undefended - floor), see :func:`normalised`."""
-        floor = Estimate(None) if found.floor is None else found.floor
-        return normalised(found.scores["balanced_accuracy"], floor, undefended)
+        def resampled(correct: np.ndarray) -> np.ndarray:
+            return metrics.balanced(correct.astype(np.float64), labels, bootstrap.weights)
+
+        # The attackers' own frequencies: those of test are nobody's to know.
+        majority = labels == np.bincount(sample, minlength=self.classes).argmax()
+        floors = {"majority": resampled(majority)}
+        if known.answers is not None:
+            # Decided as attackers decide: what the answer tells of a rare class is no leakage of theirs.
+            told = np.log(np.maximum(label_mediated(known.answers, sample, self.classes), 1e-30))
+            floors["label_mediated"] = resampled(self.balanced(told, known.sample).argmax(1) == labels)
+        beside = {name: float(values[0]) for name, values in floors.items()}
+        beside |= {"chance": 1 / self.classes, "majority_accuracy": float(majority.mean())}
+        correct = (guess.argmax(1) == labels).astype(np.float64)
+        above, said, undefended = None, "", known.undefended
+        if undefended is not None and undefended.per_example is not None:
+            above = resampled(undefended.per_example)
+        elif undefended is not None and undefended.score.value is not None:
+            above = metrics.resampled(undefended.score, len(bootstrap.weights))
+            said = "the undefended reference was audited on other images: its score is taken as independent"
+        score, floor = resampled(correct), np.max([*floors.values()], axis=0)
+        leakage = normalised(score, floor, above)
+        leakage = dataclasses.replace(leakage, note="; ".join(filter(None, (leakage.note, said))))
+
+        def strength(rows: np.ndarray, part: metrics.Bootstrap) -> Estimate:
+            return part.estimate(lambda weights: metrics.balanced(correct[rows], labels[rows], weights))
+
+        size, best = metrics.best_read(correct, known.test.group, bootstrap)
+        slices = (*known.slices((self.name,), strength), Slice("originals", "the tenth that is read best", size, best))
+        references = {name: beside.get(name) for name in ("chance", "majority", "majority_accuracy", "label_mediated")}
+        scores = metrics.classification(guess, labels, bootstrap) | {"over_floor": metrics.interval(score - floor)}
+        return Judgement(scores, references, leakage, correct, slices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,37 +218,35 @@ def label_mediated(answers: Answers, sample: np.ndarray, classes: int) -> Float[
     return (table / table.sum(1, keepdims=True))[answers.test]
 
 
-def normalised(score: Estimate, floor: Estimate, undefended: Estimate | None) -> Estimate:
+def normalised(
+    score: Float[np.ndarray, " r"], floor: Float[np.ndarray, " r"], undefended: Float[np.ndarray, " r"] | None
+) -> Estimate:
     """Normalised leakage ``(score - floor) / (undefended - floor)``: 0 at the floor, 1 undefended (METHODS 5.1).
 
-    The interval is the score's, carried over; floor and denominator count as known. Where the denominator is within
-    two of its standard errors of 0 there is nothing to normalise by: None, and the note gives ``score - floor`` with
-    its interval.
+    All three are taken anew in every resample, so what they share cancels. Where the denominator is within two of its standard
+    errors of 0 there is nothing to normalise by: None, and the note gives ``score - floor`` with its interval.
 
     Args:
-        score: the attack's.
-        floor: the highest of the floors.
-        undefended: the same attack's score on the undefended reference, None where there is none.
+        score: the attack's, on the sample and then on its resamples.
+        floor: the highest of the floors, likewise.
+        undefended: the same attack's score on the undefended reference, likewise; None where there is none.
 
     Example:
-        >>> normalised(Estimate(0.5), Estimate(0.25), Estimate(0.75, 0.74, 0.76)).value
+        >>> normalised(np.array([0.5, 0.4]), np.array([0.25, 0.2]), np.array([0.75, 0.6])).value
         0.5
     """
-    if score.value is None or floor.value is None:
-        return Estimate(None, note="the attack has no score")
-    advantage = f"score - floor = {score.value - floor.value:.3f}"
-    if score.low is not None and score.high is not None:
-        advantage += f" ({score.low - floor.value:.3f} to {score.high - floor.value:.3f})"
-    if undefended is None or undefended.value is None:
+    over = metrics.interval(score - floor)
+    if over.value is None:
+        return over
+    advantage = f"score - floor = {over.value:.3f}"
+    advantage += "" if over.low is None or over.high is None else f" ({over.low:.3f} to {over.high:.3f})"
+    if undefended is None:
         return Estimate(None, note=f"no undefended reference; {advantage}")
-    # An interval of 95% is four standard errors wide, all but.
-    errors = [
-        0.0 if one.low is None or one.high is None else (one.high - one.low) / (2 * 1.96) for one in (undefended, floor)
-    ]
-    width, error = undefended.value - floor.value, math.hypot(*errors)
-    # Without intervals the error is 0, and a width of 0 divides nothing.
-    if width <= max(2 * error, 1e-9):
-        reason = f"the undefended score is within two standard errors ({2 * error:.3f}) of the floor {floor.value:.3f}"
+    width = undefended - floor
+    known = width[1:][np.isfinite(width[1:])]
+    error = 2 * float(known.std()) if len(known) else 0.0
+    # Where every resample says the same the error is 0, and a width of 0 divides nothing.
+    if not width[0] > max(error, 1e-9):
+        reason = f"the undefended score is within two standard errors ({error:.3f}) of the floor {floor[0]:.3f}"
         return Estimate(None, note=f"{reason}; {advantage}")
-    ends = [None if end is None else (end - floor.value) / width for end in (score.low, score.high)]
-    return Estimate((score.value - floor.value) / width, ends[0], ends[1])
+    return metrics.interval((score - floor) / np.where(width > 0, width, np.nan))

@@ -5,13 +5,13 @@ Attacks train on ``loss``, keep and tune by ``selection``; the audit chooses att
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from ani_jax.records import Estimate, Look, Picture, TargetWords
+from ani_jax.records import Estimate, Look, Picture, Slice, TargetWords
 from ani_jax.targets.metrics import Bootstrap
 from ani_jax.types import Batch, Data, Images
 
@@ -35,6 +35,18 @@ class Answers:
     classes: int
 
 
+class Undefended(NamedTuple):
+    """What the same attack found on the undefended reference.
+
+    Attributes:
+        score: its strength, as a report says it.
+        per_example: one number a test image, None where the reference was audited on other images.
+    """
+
+    score: Estimate
+    per_example: Float[np.ndarray, " m"] | None
+
+
 class Known(NamedTuple):
     """What guesses are set beside.
 
@@ -43,12 +55,39 @@ class Known(NamedTuple):
         test: the images that guesses are scored on.
         answers: the provider's, None where its network is not at hand.
         bootstrap: of the test images.
+        undefended: what leakage is normalised by, None without a reference.
+        classes: attribute -> names of its classes, for those whose parts of the test images are looked at by themselves.
     """
 
     sample: Batch
     test: Batch
     answers: Answers | None
     bootstrap: Bootstrap
+    undefended: Undefended | None = None
+    classes: Mapping[str, tuple[str, ...]] = {}
+
+    def slices(
+        self, attributes: Iterable[str], strength: Callable[[Bool[np.ndarray, " m"], Bootstrap], Estimate]
+    ) -> tuple[Slice, ...]:
+        """The strength on every class of some attributes, and where the provider is right and where it is wrong.
+
+        Args:
+            attributes: names; what is planted has no names of classes and is left out.
+            strength: (rows that are looked at, a bootstrap of these) -> estimate.
+        """
+        parts = [
+            (name, title, np.asarray(self.test.sensitive[name]) == k)
+            for name in attributes
+            for k, title in enumerate(self.classes.get(name, ()))
+        ]
+        if self.answers is not None:
+            right = self.answers.test == np.asarray(self.test.label)
+            parts += [("answer", "right", right), ("answer", "wrong", ~right)]
+        return tuple(
+            Slice(by, name, int(rows.sum()), strength(rows, self.bootstrap.within(rows)))
+            for by, name, rows in parts
+            if rows.any()
+        )
 
 
 class Judgement(NamedTuple):
@@ -57,14 +96,16 @@ class Judgement(NamedTuple):
     Attributes:
         scores: by metric.
         references: what scores are read against, by name.
-        floor: the strength that needs no attack, None where leakage is not normalised.
+        leakage: 0 at the floor and 1 undefended; None with a note where it is not defined.
         per_example: one number a test image.
+        slices: whom the strength comes from.
     """
 
     scores: dict[str, Estimate]
     references: dict[str, float | None]
-    floor: Estimate | None
+    leakage: Estimate
     per_example: np.ndarray
+    slices: tuple[Slice, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +167,7 @@ class Target:
         return guess
 
     def judge(self, guess: np.ndarray, known: Known) -> Judgement:
-        """Every score of the guesses on ``test``, beside what needs no attack."""
-        raise NotImplementedError
-
-    def leakage(self, found: Judgement, undefended: Estimate | None) -> Estimate:
-        """Normalised leakage, 0 at the floor and 1 undefended; None with a note where it is not defined."""
+        """Every score of the guesses on ``test``, beside what needs no attack, and the leakage that follows from both."""
         raise NotImplementedError
 
     def picture(self, guess: Images | np.ndarray) -> Picture | None:

@@ -50,6 +50,7 @@ class Image(Target):
                 Metric("mse_worst", "MSE, most leaked 5%", "small"),
                 Metric("psnr", "PSNR", "decibel"),
                 Metric("ssim", "SSIM", "ratio"),
+                Metric("ms_ssim", "MS-SSIM", "ratio"),
                 Metric("r2_mean", "R² over mean", "ratio"),
                 Metric("r2_class_mean", "R² over class mean", "ratio", "relative"),
                 Metric("retrieval", "retrieval, top-1", "percent"),
@@ -62,10 +63,14 @@ class Image(Target):
             summary=("mse", "r2_class_mean"),
             clauses=(
                 Clause("mse", "the strongest reconstruction's error", relative=True),
+                Clause("ssim", "SSIM"),
+                Clause("r2_mean", "R² over mean"),
                 Clause("r2_class_mean", "R² over class mean", relative=True),
+                Clause("retrieval", "top-1 retrieval"),
             ),
             alone="the strongest reconstruction's MSE is {}",
             is_input=True,
+            floors=("mse_mean_image", "mse_class_mean"),
         )
 
     def strength(self, guess: np.ndarray, batch: Batch) -> float:
@@ -88,12 +93,10 @@ class Image(Target):
             f"mse_{name}": float(floors[floor].mean()) if floor in floors else None
             for name, floor in (("mean_image", "mean"), ("class_mean", "class_mean"))
         }
-        return Judgement(scores, beside, None, errors)
-
-    def leakage(self, found: Judgement, undefended: Estimate | None) -> Estimate:
-        """Not normalised by a reference: R² over the class mean is a leakage already."""
-        del found, undefended
-        return Estimate(None, note="defined for attributes; for images read r2_class_mean")
+        # Not normalised by a reference: R² over the class mean is a leakage already.
+        leakage = Estimate(None, note="defined for attributes; for images read r2_class_mean")
+        slices = known.slices(known.classes, lambda rows, bootstrap: bootstrap.mean(errors[rows]))
+        return Judgement(scores, beside, leakage, errors, slices)
 
     def picture(self, guess: Images | np.ndarray) -> Picture | None:
         """Images of one channel or three."""

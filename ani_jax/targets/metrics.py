@@ -9,9 +9,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
-from ani_jax.losses.reconstruction import ssim
+from ani_jax.losses.reconstruction import WINDOW, ms_ssim, ms_ssim_scales, ssim
 from ani_jax.records import Estimate
 
 RESAMPLES = 1000
@@ -20,6 +21,8 @@ PSNR_CAP = 100.0
 """Decibels reported for equal images, whose PSNR is infinite; one 8-bit level of error everywhere is 48."""
 WORST = 0.05
 """The part of the test images that counts as "most leaked"."""
+PEOPLE = 0.1
+"""The part of the originals that counts as "read best"."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,15 +69,16 @@ class Bootstrap:
         Returns:
             The estimate; None with the reason where the sample itself does not define it.
         """
-        values = np.asarray(statistic(self.weights), np.float64)
-        if not np.isfinite(values[0]):
-            return Estimate(None, note="not defined on this sample")
-        # A resample may have lost a class, or everything that varies.
-        rest = values[1:][np.isfinite(values[1:])]
-        if not len(rest):
-            return Estimate(float(values[0]), note="no resample defines it")
-        low, high = np.quantile(rest, [0.025, 0.975])
-        return Estimate(float(values[0]), float(low), float(high))
+        return interval(statistic(self.weights))
+
+    def within(self, rows: Bool[np.ndarray, " n"]) -> "Bootstrap":
+        """The same resamples, of which only some examples are looked at.
+
+        Example:
+            >>> Bootstrap.of(None, 3, resamples=10).within(np.array([True, False, True])).weights.shape
+            (11, 2)
+        """
+        return Bootstrap(self.weights[:, rows])
 
     def mean(self, values: ArrayLike) -> Estimate:
         """Estimate of the mean of (n,) values.
@@ -83,7 +87,46 @@ class Bootstrap:
             >>> Bootstrap.of(None, 2).mean([0.0, 1.0])
             Estimate(value=0.5, low=0.0, high=1.0, note='')
         """
-        return self.estimate(lambda weights: weights @ np.asarray(values, np.float64) / weights.sum(1))
+        return self.estimate(lambda weights: _over(weights @ np.asarray(values, np.float64), weights.sum(1)))
+
+
+def interval(values: ArrayLike) -> Estimate:
+    """What a bootstrap's values say: the sample's with the 95% percentile interval of the resamples'.
+
+    Args:
+        values: (1 + r,), the sample first; NaN where it is not defined.
+
+    Example:
+        >>> interval([2.0, 1.0, np.nan, 3.0])
+        Estimate(value=2.0, low=1.05, high=2.95, note='')
+    """
+    value, *rest = np.asarray(values, np.float64)
+    if not np.isfinite(value):
+        return Estimate(None, note="not defined on this sample")
+    # A resample may have lost a class, or everything that varies.
+    finite = np.asarray(rest)[np.isfinite(rest)]
+    if not len(finite):
+        return Estimate(float(value), note="no resample defines it")
+    low, high = np.quantile(finite, [0.025, 0.975])
+    return Estimate(float(value), float(low), float(high))
+
+
+def resampled(value: Estimate, count: int) -> Float[np.ndarray, " count"]:
+    """What stands for the resamples of a number that was measured elsewhere: itself, then draws as wide as its interval.
+
+    Args:
+        value: with an interval or, where it counts as known, without.
+        count: of what is returned.
+
+    Example:
+        >>> resampled(Estimate(0.5), 3).tolist()
+        [0.5, 0.5, 0.5]
+    """
+    # An interval of 95% is four standard errors wide, all but.
+    error = 0.0 if value.low is None or value.high is None else (value.high - value.low) / (2 * 1.96)
+    found = np.random.default_rng(0).normal(value.value, error, count)
+    found[0] = value.value
+    return found
 
 
 def classification(scores: ArrayLike, labels: ArrayLike, bootstrap: Bootstrap) -> dict[str, Estimate]:
@@ -112,9 +155,9 @@ def classification(scores: ArrayLike, labels: ArrayLike, bootstrap: Bootstrap) -
         raise ValueError(f"labels: {labels.min()} to {labels.max()}; must be 0 to {scores.shape[1] - 1}")
     correct = (scores.argmax(1) == labels).astype(np.float64)
     return {
-        "balanced_accuracy": bootstrap.estimate(lambda weights: _balanced(correct, labels, weights)),
+        "balanced_accuracy": bootstrap.estimate(lambda weights: balanced(correct, labels, weights)),
         "accuracy": bootstrap.mean(correct),
-        "auc": bootstrap.estimate(lambda weights: _auc(scores, labels, weights)),
+        "auc": bootstrap.estimate(lambda weights: auc(scores, labels, weights)),
     }
 
 
@@ -126,11 +169,79 @@ def balanced_accuracy(guesses: ArrayLike, labels: ArrayLike) -> float:
         0.5
     """
     guesses, labels = np.asarray(guesses), np.asarray(labels)
-    return float(_balanced((guesses == labels).astype(np.float64), labels, np.ones((1, len(labels))))[0])
+    return float(balanced((guesses == labels).astype(np.float64), labels, np.ones((1, len(labels))))[0])
+
+
+def balanced(
+    correct: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"], weights: Float[np.ndarray, "r n"]
+) -> Float[np.ndarray, " r"]:
+    """Balanced accuracy of every resample.
+
+    Args:
+        correct: how right each guess is, 1 or 0.
+        labels: true classes.
+        weights: of the resamples, see :class:`Bootstrap`.
+
+    Returns:
+        Mean recall over the classes that occur in ``labels``; NaN for a resample that lacks one of them.
+
+    Example:
+        >>> balanced(np.array([1.0, 1.0, 0.0]), np.array([0, 0, 1]), np.array([[1.0, 1.0, 1.0], [2.0, 1.0, 0.0]])).tolist()
+        [0.5, nan]
+    """
+    one_hot = (labels[:, None] == np.unique(labels)[None, :]).astype(np.float64)
+    return _over(weights @ (one_hot * correct[:, None]), weights @ one_hot).mean(1)
+
+
+def best_read(correct: Float[np.ndarray, " n"], group: ArrayLike | None, bootstrap: Bootstrap) -> tuple[int, Estimate]:
+    """How well an attacker reads the tenth of the originals that it reads best: who is at risk, not how many.
+
+    An original is chosen by one half of its drawings and scored on the other half, and the other way round: chosen and scored
+    on the same, the luckiest tenth of coin tosses would be read perfectly. Every resample chooses anew; of originals that were
+    read equally well all count in part.
+
+    Args:
+        correct: how right each guess is, 1 or 0.
+        group: (n,) originals; None is one drawing of each.
+        bootstrap: of these examples, whole groups at a time.
+
+    Returns:
+        How many originals have two drawings or more, and the accuracy; None where there are fewer than ten.
+
+    Example:
+        >>> group, correct = np.repeat(np.arange(20), 4), np.repeat([1.0] * 2 + [0.0] * 18, 4)
+        >>> best_read(correct, group, Bootstrap.of(group, 80))[1].value
+        1.0
+    """
+    group = np.arange(len(correct)) if group is None else np.asarray(group)
+    _, first, owner, count = np.unique(group, return_index=True, return_inverse=True, return_counts=True)
+    several = count > 1
+    if several.sum() < 1 / PEOPLE:
+        return int(several.sum()), Estimate(None, note="needs ten originals that were drawn twice or more")
+    order = np.argsort(owner, kind="stable")
+    # Which drawing of its original an example is.
+    place = np.empty(len(owner), int)
+    place[order] = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+    halves = [
+        _over(np.bincount(owner, own * correct), np.bincount(owner, own).astype(float))[several]
+        for own in (place % 2 == 0, place % 2 == 1)
+    ]
+
+    def scored(weights: np.ndarray) -> np.ndarray:
+        # An original's drawings are resampled together, so one of them has the weight of all.
+        weights, found = weights[:, first][:, several], []
+        for chosen, score in (halves, halves[::-1]):
+            levels = (chosen[:, None] == np.unique(chosen)[None, ::-1]).astype(np.float64)
+            held, read = weights @ levels, weights @ (levels * score[:, None])
+            taken = np.clip(PEOPLE * held.sum(1, keepdims=True) - (np.cumsum(held, axis=1) - held), 0, held)
+            found.append(_over((_over(taken, held, 0.0) * read).sum(1), taken.sum(1)))
+        return np.mean(found, axis=0)
+
+    return int(several.sum()), bootstrap.estimate(scored)
 
 
 def image_errors(guess: ArrayLike, truth: ArrayLike) -> dict[str, np.ndarray]:
-    """Per-image MSE, PSNR (peak 1, at most ``PSNR_CAP``) and, from 11 pixels a side on, SSIM (Wang 2004).
+    """Per-image MSE, PSNR (peak 1, at most ``PSNR_CAP``), from 11 pixels a side on SSIM (Wang 2004), from 22 on MS-SSIM.
 
     Args:
         guess: (n, h, w, c) in [0, 1].
@@ -152,8 +263,11 @@ def image_errors(guess: ArrayLike, truth: ArrayLike) -> dict[str, np.ndarray]:
     mse = np.square(guess.astype(np.float64) - truth).mean((1, 2, 3))
     # Capped, because records have no infinity.
     errors = {"mse": mse, "psnr": -10 * np.log10(np.maximum(mse, 10 ** (-PSNR_CAP / 10)))}
-    if min(truth.shape[1:3]) >= 11:
-        errors["ssim"] = np.asarray(ssim(guess, truth), np.float64)  # type: ignore[arg-type]
+    scales = ms_ssim_scales(*truth.shape[1:3])
+    # Of a single scale it would be SSIM again.
+    for name, similarity, least in (("ssim", ssim, 1), ("ms_ssim", ms_ssim, 2)):
+        if scales >= least:
+            errors[name] = np.asarray(similarity(guess, truth), np.float64)  # type: ignore[arg-type]
     return errors
 
 
@@ -196,11 +310,18 @@ def reconstruction(
         bootstrap: of these images.
 
     Returns:
-        Scores (mse, mse_worst, psnr, ssim, retrieval, r2_NAME) and the per-image MSE.
+        Scores (mse, mse_worst, psnr, ssim, ms_ssim, retrieval, r2_NAME) and the per-image MSE.
     """
     errors = image_errors(guess, truth)
     scores = {name: bootstrap.mean(values) for name, values in errors.items()}
-    scores.setdefault("ssim", Estimate(None, note="images under 11 pixels a side have no SSIM"))
+    scores.setdefault("ssim", Estimate(None, note=f"images under {WINDOW} pixels a side have no SSIM"))
+    scales = ms_ssim_scales(*np.shape(truth)[1:3])
+    said = (
+        f"over the {scales} scales that fit"
+        if scales > 1
+        else f"images under {2 * WINDOW} pixels a side have one scale"
+    )
+    scores["ms_ssim"] = dataclasses.replace(scores.get("ms_ssim", Estimate(None)), note=said if scales < 5 else "")
     mse = errors["mse"]
     order = np.argsort(mse, kind="stable")
 
@@ -236,21 +357,25 @@ def r_squared(mse: ArrayLike, floor: ArrayLike, bootstrap: Bootstrap) -> Estimat
     return bootstrap.estimate(lambda weights: 1 - _over(weights @ mse, weights @ floor))
 
 
-def _over(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Division that says NaN where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator != 0)
+def _over(numerator: np.ndarray, denominator: np.ndarray, undefined: float = np.nan) -> np.ndarray:
+    """Division that says NaN, or what it is told to, where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.full(np.shape(numerator), undefined), where=denominator != 0)
 
 
-def _balanced(correct: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    # Classes of the sample: one that a resample lacks is 0 / 0 there, and the resample is left out.
-    one_hot = (labels[:, None] == np.unique(labels)[None, :]).astype(np.float64)
-    return _over(weights @ (one_hot * correct[:, None]), weights @ one_hot).mean(1)
+def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Macro average over the classes that occur of the probability that one of them outscores one of the rest; ties count half.
 
+    Args:
+        scores: (n, K).
+        labels: (n,) true classes.
+        weights: (r, n) of the resamples, see :class:`Bootstrap`.
 
-def _auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Macro average over the classes that occur of the weighted probability that one of them outscores one of the rest.
+    Returns:
+        (r,); NaN for a resample that lacks a class, and for all where only one class occurs.
 
-    Undefined where only one class occurs.
+    Example:
+        >>> auc(np.eye(2), np.array([0, 1]), np.ones((1, 2))).tolist()
+        [1.0]
     """
     classes = np.unique(labels)
     if len(classes) < 2:

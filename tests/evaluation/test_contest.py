@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ani_jax.attacks.attribute import Probe
@@ -12,6 +13,7 @@ from ani_jax.attacks.decoder import Ridge
 from ani_jax.attacks.mismatch import MismatchedRidge
 from ani_jax.attacks.query import as_release
 from ani_jax.evaluation import contest, scene
+from ani_jax.records import AttackResult, Estimate, Evidence, Picture
 from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.image import Image
 from ani_jax.types import Knowledge
@@ -136,6 +138,73 @@ def test_a_client_that_cannot_be_asked_often_fails_that_attack_alone(toy, monkey
 
 def test_a_family_without_attacks_fails(plain):
     assert contest.run(plain, Family("attribute", SIDE, ())).status == "failed: no attacker"
+
+
+@dataclasses.dataclass(frozen=True)
+class Limping(Attack):
+    """Broke off, and is still the best."""
+
+    family = "attribute"
+
+    def fit(self, context):
+        return Probe(SIDE).fit(context)._replace(failed="the loss is not finite at step 2")
+
+
+def test_who_broke_off_and_is_strongest_on_validation_is_chosen_with_a_note(plain):
+    found = contest.run(plain, Family("attribute", SIDE, (Limping(SIDE), Right(SIDE))))
+    assert (found.chosen, found.status) == ("limping", "ok")
+    assert found.scores["balanced_accuracy"].value == 1.0
+    said = found.scores["balanced_accuracy"].note
+    assert said == "chosen though it failed: the loss is not finite at step 2"
+    alone = contest.run(plain, Family("attribute", SIDE, (Right(SIDE),)))
+    assert alone.scores["balanced_accuracy"].note == ""
+
+
+def test_leakage_is_paired_with_a_reference_of_the_same_images(toy):
+    def evidence(found, client, **changes):
+        sizes = {"test": len(client.data.test.label)}
+        plain = Evidence("none", "toy", 0, "preview", {}, sizes, {}, (found,), client.gallery)
+        return dataclasses.replace(plain, **changes)
+
+    def blurred(x):
+        return 0.6 * x + jax.random.normal(jax.random.key(3), x.shape)
+
+    client = of(toy, blurred)
+    before = contest.run(client, ATTRIBUTE)
+    assert 0.55 < before.scores["balanced_accuracy"].value < 0.99
+    same = contest.run(of(toy, blurred, reference=evidence(before, client)), ATTRIBUTE).leakage
+    assert (same.value, same.low, same.high) == pytest.approx((1, 1, 1))
+    assert same.note == ""
+    others = ({"seed": 1}, {"dataset": "toys"}, {"level": "standard"}, {"gallery": Picture.of(np.zeros((2, 8, 8, 1)))})
+    for other in others:
+        apart = contest.run(of(toy, blurred, reference=evidence(before, client, **other)), ATTRIBUTE).leakage
+        assert apart.value == pytest.approx(1)
+        assert apart.high - apart.low > 0.1
+        assert "taken as independent" in apart.note
+
+
+def test_a_family_that_is_scored_on_fewer_images_is_paired_with_these(toy):
+    client = of(toy, lambda x: x)
+    values = tuple(np.random.default_rng(0).random(200))
+    found = AttackResult("attribute", "side", 1, "probe", {}, {}, (), Estimate(None), values)
+    told = Evidence("none", "toy", 0, "preview", {}, {"test": 200}, {}, (found,), client.gallery)
+    few = dataclasses.replace(client, reference=told).fewer(50)
+    often = dataclasses.replace(ATTRIBUTE, queries=64)
+    assert few.undefended(often) is found
+    np.testing.assert_array_equal(few.paired(found), np.array(values)[few.rows])
+    # The rows are those of the images.
+    np.testing.assert_array_equal(few.data.test.image, client.data.test.image[few.rows])
+    # What was found on fewer says nothing about the rest, and on others nothing at all.
+    for count in (49, 51, 150):
+        assert few.paired(dataclasses.replace(found, per_example=values[:count])) is None
+    assert client.paired(found) is None
+    assert client.undefended(often) is None
+
+
+def test_slices_bear_the_names_of_classes(plain):
+    found = contest.run(plain, ATTRIBUTE)
+    assert [(part.by, part.name) for part in found.slices][:2] == [("side", "left"), ("side", "right")]
+    assert [part.by for part in contest.run(plain, DECODER).slices] == ["side", "side"]
 
 
 def test_what_optimises_every_image_is_scored_on_fewer(plain):

@@ -52,7 +52,15 @@ def test_reference_is_none_else_the_first(none, funnel):
 def test_a_lone_audit_is_summed_up(funnel):
     (sentence,) = findings.headline((funnel,))
     assert sentence.startswith("funnel: accuracy 94.4%; ink inferred with 30.0% balanced accuracy; ")
-    assert sentence.endswith("the strongest reconstruction's MSE is 0.0310.")
+    assert sentence.endswith("the strongest reconstruction's MSE is 0.0310 (R² over class mean 0.20).")
+
+
+def test_a_lone_reconstruction_is_told_with_everything_it_is_judged_by(none):
+    scores = {"mse": 0.0156, "ssim": 0.74, "r2_mean": 0.55, "r2_class_mean": 0.46, "retrieval": 0.398}
+    image = dataclasses.replace(none.attacks[1], scores={name: Estimate(value) for name, value in scores.items()})
+    (sentence,) = findings.headline((dataclasses.replace(none, attacks=(image,)),))
+    beside = "SSIM 0.74, R² over mean 0.55, R² over class mean 0.46, top-1 retrieval 39.8%"
+    assert sentence.endswith(f"MSE is 0.0156 ({beside}).")
 
 
 GAZE = TargetWords(
@@ -96,7 +104,8 @@ def test_an_unknown_target_is_reported_by_its_own_words(gazes):
         "the error rises 50% (4.0 dB → 6.0 dB), 5.0 dB when asked 64 times; balanced accuracy in inferring ink"
         in sentence
     )
-    assert "; the gaze is followed within 6.0 dB; " in findings.headline(gazes[1:])[0]
+    alone = "; the gaze is followed within 6.0 dB (hit rate in following the gaze 40.0%); "
+    assert alone in findings.headline(gazes[1:])[0]
     titles = [section.title for section in table.sections(gazes)]
     assert titles[1:4] == ["Gaze: eye attack", "Gaze: ear attack", "Gaze: eye attack, 64 releases"]
     labels = [row.label for row in table.sections(gazes)[1].rows]

@@ -1,6 +1,7 @@
 """The frame holds every number of an evidence once, as it was recorded, and marks the strongest attacks."""
 
 import collections
+import dataclasses
 import math
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ani_jax.records import AttackResult, CostCard, Criterion, Estimate, Evidence, InformationEstimate, SelfTest
+from ani_jax.records import AttackResult, CostCard, Criterion, Estimate, Evidence, InformationEstimate, SelfTest, Slice
 from ani_jax.reporting.frame import BLANK, frame, read, wide
 from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.image import Image
@@ -30,6 +31,12 @@ RESULT = st.builds(
     attackers=st.just(()),
     leakage=ESTIMATE,
     status=st.sampled_from(("ok", "failed: masked")),
+    slices=st.lists(
+        st.builds(
+            Slice, st.sampled_from(("ink", "answer")), st.sampled_from(("red", "wrong")), st.integers(0, 99), ESTIMATE
+        ),
+        max_size=3,
+    ).map(tuple),
 )
 EVIDENCE = st.builds(
     Evidence,
@@ -58,6 +65,8 @@ def numbers(run, evidence):
             yield run, "attack", *whose, name, result.status, found
         for name, value in result.references.items():
             yield run, "reference", *whose, name, result.status, Estimate(value)
+        for part in result.slices:
+            yield run, "slice", *whose, f"{part.by}: {part.name}", result.status, part.score
     for name, value in vars(evidence.cost).items() if evidence.cost else ():
         yield run, "cost", "", "", 0, name, "ok", Estimate(value)
 
@@ -130,6 +139,17 @@ def test_a_missing_number_keeps_its_reason_and_a_client_asked_once_says_the_same
     table = wide(found, [("image", "mse", 16), ("image", "mse", 1), ("utility", "accuracy", 0), ("paper", "auc", 1)], 3)
     expected = pandas.DataFrame([[0.01, 0.01, 0.976, math.nan], [0.02, 0.031, 0.944, math.nan], [math.nan] * 4])
     pandas.testing.assert_frame_equal(table.set_axis(range(4), axis=1), expected, check_names=False)
+
+
+def test_a_part_of_the_images_is_in_it_with_its_size(none):
+    parts = (Slice("ink", "red", 41, Estimate(0.3, 0.2, 0.4)), Slice("answer", "wrong", 9, Estimate(None, note="few")))
+    ink = dataclasses.replace(none.attacks[0], slices=parts)
+    found = frame([dataclasses.replace(none, attacks=(ink, none.attacks[1]))])
+    red, wrong = found[found.part == "slice"].itertuples()
+    assert (red.target, red.metric, red.size, red.value, red.low, red.high) == ("ink", "ink: red", 41, 0.3, 0.2, 0.4)
+    assert (wrong.metric, wrong.size, wrong.note) == ("answer: wrong", 9, "few")
+    assert red.strongest
+    assert found[found.part != "slice"]["size"].eq(0).all()
 
 
 def test_an_attack_without_words_is_an_error(none):

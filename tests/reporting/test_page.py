@@ -11,7 +11,7 @@ import sys
 import pytest
 from PIL import Image
 
-from ani_jax.records import Attacker
+from ani_jax.records import Attacker, Estimate, Slice
 from ani_jax.reporting import page
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -120,6 +120,27 @@ def test_names_cannot_smuggle_markup_in(none, funnel, log, report):
     assert Reader(text).words.count("alert(1)") > 10
     assert {tag for tag, _ in Reader(text).tags} == {tag for tag, _ in Reader(report).tags}
     assert not any("onerror" in attrs for _, attrs in Reader(text).tags)
+
+
+def test_whom_the_strongest_attack_reads_is_folded_away(none, funnel):
+    def divided(evidence, value):
+        parts = (
+            Slice("ink", "red", 41, Estimate(value, 0.1, 0.6)),
+            Slice("answer", "wrong", 9, Estimate(None, note="too few")),
+        )
+        return dataclasses.replace(
+            evidence, attacks=(dataclasses.replace(evidence.attacks[0], slices=parts), *evidence.attacks[1:])
+        )
+
+    reader = Reader(render((divided(none, 0.5), funnel)))
+    assert "Whom it reads: Attribute ink: balanced accuracy" in reader.words
+    assert "ink: red 50.0% [10.0, 60.0] n = 41 – " in reader.words
+    assert "answer: wrong – 1 n = 9 – " in reader.words
+    details = [attrs for tag, attrs in reader.tags if tag == "details"]
+    # The configuration stands open, what is told beside the point does not.
+    assert [("open" in attrs) for attrs in details] == [False, True]
+    assert "too few" in reader.words
+    assert "Whom it reads" not in Reader(render((none, funnel))).words
 
 
 def test_equal_inputs_give_equal_bytes(none, funnel, log, report):

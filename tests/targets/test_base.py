@@ -17,7 +17,7 @@ from ani_jax.types import Batch, Data, Source, Task, fixed
 
 SIDE = 16
 EVERY = (Attribute("ink", 3), Image())
-UNITS = {"percent", "ratio", "decibel", "small"}
+UNITS = {"percent", "points", "ratio", "decibel", "small"}
 
 
 def batch(seed, count=60):
@@ -59,6 +59,8 @@ def test_words_name_what_is_measured(target):
     assert words.clauses
     assert {clause.metric for clause in words.clauses} <= set(names)
     assert words.floor in (*found.references, "")
+    assert words.beyond in (*found.scores, "")
+    assert set(words.floors) <= set(found.references)
     assert words.name == target.name
     assert words.alone.format("80%") != words.alone
     # What a metric's line lists below it is there to be listed.
@@ -91,7 +93,8 @@ def test_judgements_are_plain_numbers(target, answers):
     assert found.per_example.shape == known().test.label.shape
     assert all(isinstance(estimate, Estimate) for estimate in found.scores.values())
     assert all(value is None or isinstance(value, float) for value in found.references.values())
-    assert isinstance(target.leakage(found, None), Estimate)
+    assert found.leakage.value is None
+    assert found.leakage.note
     # The same scores whether or not the answers are known, or a note why they are missing.
     assert set(found.scores) == set(target.judge(right(target, known().test), known()).scores)
     records.to_json(Evidence("x", "y", 0, "standard", {}, {}, found.scores, ()))

@@ -73,8 +73,23 @@ def test_networks_learn_what_makes_an_attack_strong():
 def test_leakage_is_read_from_r_squared_and_needs_no_reference():
     beside = known()
     found = Image().judge(np.asarray(beside.test.image), beside)
-    assert found.floor is None
-    assert Image().leakage(found, None).note == "defined for attributes; for images read r2_class_mean"
+    assert found.leakage.note == "defined for attributes; for images read r2_class_mean"
+
+
+def test_errors_are_told_for_every_class_and_where_the_provider_errs():
+    beside = known()
+    ink = np.arange(1000) % 3
+    test = beside.test._replace(sensitive={"ink": jnp.asarray(ink), "planted": jnp.asarray(ink)})
+    beside = beside._replace(test=test, classes={"ink": ("red", "green", "blue")})
+    guess = np.asarray(test.image) + 0.1 * ink[:, None, None, None].astype(np.float32)
+    found = Image().judge(guess, beside).slices
+    # The provider is always right, so there is nothing where it is wrong.
+    assert [(part.by, part.name) for part in found] == [
+        *(("ink", name) for name in ("red", "green", "blue")),
+        ("answer", "right"),
+    ]
+    assert [part.score.value for part in found[:3]] == pytest.approx([0, 0.01, 0.04], abs=1e-6)
+    assert [part.size for part in found] == [334, 333, 333, 1000]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])

@@ -3,6 +3,8 @@ import pytest
 import skimage.metrics
 import sklearn.metrics
 
+from ani_jax.losses.reconstruction import ms_ssim
+from ani_jax.records import Estimate
 from ani_jax.targets import metrics
 from ani_jax.targets.metrics import Bootstrap
 
@@ -30,7 +32,7 @@ def test_weighted_auc_is_that_of_repeated_examples(rng):
     weights = rng.integers(0, 3, (1, 30)).astype(float)
     index = np.repeat(np.arange(30), weights[0].astype(int))
     repeated = [sklearn.metrics.roc_auc_score(labels[index] == k, scores[index, k]) for k in range(2)]
-    assert metrics._auc(scores, labels, weights)[0] == pytest.approx(np.mean(repeated))
+    assert metrics.auc(scores, labels, weights)[0] == pytest.approx(np.mean(repeated))
 
 
 def test_one_class_has_no_auc():
@@ -89,6 +91,82 @@ def test_reconstruction_scores(rng):
     assert everything["r2_mean"].value == 1.0
     assert everything["retrieval"].value == 1.0
     assert metrics.r_squared([0.0], [0.0], Bootstrap.of(None, 1)).value is None
+
+
+@pytest.mark.parametrize(("side", "scales"), [(21, 1), (22, 2), (32, 2), (48, 3)])
+def test_ms_ssim_needs_two_scales_and_says_how_many(rng, side, scales):
+    truth = rng.random((3, side, side, 1)).astype(np.float32)
+    guess = np.clip(truth + 0.2 * rng.standard_normal(truth.shape), 0, 1).astype(np.float32)
+    found, _ = metrics.reconstruction(guess, truth, {}, Bootstrap.of(None, 3))
+    if scales == 1:
+        assert found["ms_ssim"].value is None
+        assert found["ms_ssim"].note == "images under 22 pixels a side have one scale"
+    else:
+        assert found["ms_ssim"].value == pytest.approx(float(np.mean(ms_ssim(guess, truth))), rel=1e-5)
+        assert 0 < found["ms_ssim"].value != found["ssim"].value
+        assert found["ms_ssim"].note == f"over the {scales} scales that fit"
+
+
+def by_hand(correct, group):
+    """The best tenth by one half, on the other half, and the other way round; ties count in part."""
+    own = [correct[group == g] for g in np.unique(group)]
+    own = np.array([(c[::2].mean(), c[1::2].mean()) for c in own if len(c) > 1])
+    told = []
+    for chosen, score in ((own[:, 0], own[:, 1]), (own[:, 1], own[:, 0])):
+        room, total = 0.1 * len(own), 0.0
+        for level in sorted(set(chosen), reverse=True):
+            tied = score[chosen == level]
+            taken = min(max(room, 0), len(tied))
+            total, room = total + taken * tied.mean(), room - taken
+        told.append(total / (0.1 * len(own)))
+    return np.mean(told)
+
+
+def test_the_best_read_originals_are_not_the_luckiest(rng):
+    group = rng.permutation(np.repeat(np.arange(400), 6))
+    tossed = rng.random(len(group)) < 0.25
+    size, found = metrics.best_read(tossed.astype(float), group, Bootstrap.of(group, len(group)))
+    assert size == 400
+    assert found.value == pytest.approx(by_hand(tossed, group))
+    assert found.value == pytest.approx(0.25, abs=0.06)
+    assert found.low < 0.25 < found.high
+    # Chosen and scored on the same, that tenth would seem to be read.
+    assert np.sort(np.bincount(group, tossed) / 6)[-40:].mean() > 0.55
+
+
+def test_a_tenth_that_is_read_perfectly_is_found(rng):
+    group = np.repeat(np.arange(200), 8)
+    correct = (rng.random(len(group)) < np.where(group < 20, 1.0, 0.25)).astype(float)
+    single = np.concatenate([group, 1000 + np.arange(50)])
+    size, found = metrics.best_read(np.append(correct, np.ones(50)), single, Bootstrap.of(single, len(single)))
+    assert size == 200
+    assert found.value > 0.9
+    assert correct.mean() < 0.4
+
+
+@pytest.mark.parametrize("group", [None, np.arange(40), np.arange(40) % 9])
+def test_without_ten_originals_that_were_drawn_twice_nobody_is_read_best(group):
+    size, found = metrics.best_read(np.ones(40), group, Bootstrap.of(group, 40))
+    assert found.value is None
+    assert found.note == "needs ten originals that were drawn twice or more"
+    assert size < 10
+
+
+def test_a_part_has_the_resamples_of_the_whole(rng):
+    values, rows = rng.random(60), rng.random(60) < 0.3
+    whole = Bootstrap.of(np.arange(60) // 3, 60)
+    found = whole.within(rows).mean(values[rows])
+    expected = [np.average(values[rows], weights=w[rows]) for w in whole.weights if w[rows].any()]
+    assert found.value == pytest.approx(expected[0])
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(expected[1:], [0.025, 0.975])))
+
+
+def test_what_was_measured_elsewhere_is_drawn_as_wide_as_its_interval():
+    drawn = metrics.resampled(Estimate(0.7, 0.6, 0.8), 4001)
+    assert drawn[0] == 0.7
+    assert drawn[1:].mean() == pytest.approx(0.7, abs=0.005)
+    assert drawn[1:].std() == pytest.approx(0.051, rel=0.05)
+    assert set(metrics.resampled(Estimate(0.7), 5)) == {0.7}
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says(rng):

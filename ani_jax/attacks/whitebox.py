@@ -2,7 +2,7 @@
 
 The objective and its descent are ``attacks/descent.py``'s. [ours] Where a closed-form decoder exists, one of the starts is its
 guess: on the undefended split of digits 300 steps from there find what thousands from the mean image do not.
-A client whose gradients say nothing is answered by a surrogate (``attacks/masking.py``).
+The gradients of a surrogate compete with the client's own, which may lie (``attacks/masking.py``).
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ class WhiteBox(Attack):
         tuned_on: validation images that the grid is tried on.
         bounded: whether images are kept in [0, 1].
         starters: decoders that the first start is chosen from; none for none.
-        surrogate_steps: of the network that stands for a client with masked gradients.
+        surrogate_steps: of the network whose gradients compete with the client's own.
     """
 
     steps: int = 1000
@@ -66,18 +66,14 @@ class WhiteBox(Attack):
     )
 
     def fit(self, context: Context) -> Fitted:
-        """Chooses start, stand-in and setting on ``validation``."""
+        """Chooses start, whose gradients are followed, and setting on ``validation``."""
         asked = context.asked
-        start_key, probe_key, copy_key, tune_key = jax.random.split(context.key, 4)
+        start_key, tune_key = jax.random.split(context.key)
         guess = context.best([kind(self.target) for kind in self.starters])
-        releases = [asked.release] if masking.differentiable(asked) else []
-        masked = not releases or masking.masked(probe_key, asked)
-        if masked:
-            # Beside the client, where it can be differentiated at all: a false alarm then costs time and no strength.
-            releases.append(masking.surrogate(copy_key, asked, self.surrogate_steps))
-        inverters = [self.inverter(start_key, asked, release, guess) for release in releases]
+        forms = context.fitted(masking.Forms(self.target, steps=self.surrogate_steps))
+        inverters = [self.inverter(start_key, asked, release, guess) for release in forms.attacker or (asked.release,)]
         fitted = tune(tune_key, asked, inverters, self.grid, self.tuned_on, context.emit)
-        return fitted._replace(note=masking.NOTE if masked else "")
+        return fitted._replace(failed=forms.failed or fitted.failed, note=forms.note)
 
     @property
     def grid(self) -> tuple[Setting, ...]:
@@ -146,7 +142,8 @@ def by_parts(one: Any, starts: ArrayLike, z: ArrayLike, setting: Setting) -> tup
     rows, observed = np.asarray(starts), np.asarray(z)
     k, n = observed.shape[:2]
     # Every start of an image is a row and holds its k releases: many of either leave room for fewer images.
-    size = max(1, min(n, ROWS // max(len(rows), k // 4)))
+    # A power of two, so that the rounds of a tuning share their program.
+    size = max(1, min(1 << (n - 1).bit_length(), ROWS // max(len(rows), k // 4)))
     columns = Setting(*(np.broadcast_to(np.asarray(part, np.float32), (n,)) for part in setting))
     parts = []
     for begin in range(0, n, size):
@@ -189,30 +186,42 @@ def tune(
 ) -> Fitted:
     """The attacker and setting with the lowest MSE on the first validation images.
 
-    The whole grid is one batch. Settings that stayed finite are preferred; where none did, the fit has failed.
+    Of each attacker all settings meet a quarter of the images, each round in one batch, and the better quarter of them meets
+    all: two attackers cost little more than one with its whole grid on all images. Settings that stayed finite are preferred;
+    where none did, the fit has failed.
 
     Args:
         key: of the descents.
         asked: of the client.
-        attackers: see :class:`Tunable`.
+        attackers: see :class:`Tunable`; the first of equals is chosen.
         grid: the settings.
         count: validation images.
         on_event: receives every setting with its MSE as "loss".
     """
     z, images = np.asarray(asked.held)[:, :count], np.asarray(asked.validation.image)[:count]
-    count, best, least = len(images), None, (True, np.inf)
-    columns = Setting(*(np.repeat(np.array(column, np.float32), count) for column in zip(*grid, strict=True)))
-    for attacker in attackers:
-        every = dataclasses.replace(attacker, setting=columns)
-        guess, finite = every.solve(key, np.concatenate([z] * len(grid), 1))
-        differences = np.asarray(guess).reshape(len(grid), -1) - images.reshape(1, -1)
+
+    def tried(attacker: Any, some: Sequence[Setting], size: int) -> list[tuple[bool, float]]:
+        columns = Setting(*(np.repeat(np.array(column, np.float32), size) for column in zip(*some, strict=True)))
+        guess, finite = dataclasses.replace(attacker, setting=columns).solve(
+            key, np.concatenate([z[:, :size]] * len(some), 1)
+        )
+        differences = np.asarray(guess).reshape(len(some), -1) - images[:size].reshape(1, -1)
         # By the truth, which attackers know of their own images: objectives under different priors are no common measure.
-        errors, broken = np.square(differences).mean(1), np.logical_not(finite).reshape(len(grid), count).any(1)
-        for setting, error, bad in zip(grid, errors.tolist(), broken.tolist(), strict=True):
+        errors = np.nan_to_num(np.square(differences).mean(1), nan=np.inf)
+        broken = np.logical_not(finite).reshape(len(some), size).any(1)
+        # False sorts before True: any setting that stayed finite beats all that did not.
+        found = list(zip(broken.tolist(), errors.tolist(), strict=True))
+        for setting, (bad, error) in zip(some, found, strict=True):
             report(on_event, step=attacker.steps, loss=error, finite=not bad, **setting._asdict())
-            # False sorts before True: any setting that stayed finite beats all that did not.
-            if (bad, error) < least:
-                best, least = dataclasses.replace(attacker, setting=setting), (bad, error)
+        return found
+
+    best, least = None, (True, np.inf)
+    for attacker in attackers:
+        ranked = sorted(zip(tried(attacker, grid, -(-len(images) // 4)), grid, strict=True))
+        better = [setting for _, setting in ranked[: -(-len(grid) // 4)]]
+        for value, setting in zip(tried(attacker, better, len(images)), better, strict=True):
+            if best is None or value < least:
+                best, least = dataclasses.replace(attacker, setting=setting), value
     return Fitted(best, "the objective or its gradient is not finite" if least[0] else None)
 
 

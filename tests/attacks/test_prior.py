@@ -58,12 +58,16 @@ def narrow(x):
     return x.reshape(len(x), -1) @ MATRIX
 
 
-@pytest.fixture(scope="module")
-def asked():
+def seen(function):
     batches = [blobs(jax.random.key(i), 512) for i in (0, 1)]
     held = jax.tree.map(lambda leaf: leaf[:32], batches[1])
-    knowledge = Knowledge(query.as_release(narrow))
+    knowledge = Knowledge(query.as_release(function))
     return base.prepare(jax.random.key(2), knowledge, Source(batches[0], fixed), held, count=512)
+
+
+@pytest.fixture(scope="module")
+def asked():
+    return seen(narrow)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +85,20 @@ def test_a_prior_finds_what_pixels_alone_cannot(key, asked, fitted, fit):
     grid = {"rates": (0.01, 0.03), "variations": (0.0, 1e-2), "energies": (0.0,)}
     pixels = fit(WhiteBox(Image(), steps=100, restarts=1, **grid, tuned_on=16, starters=()), key, asked)
     assert error(fitted.attacker, asked) < 0.5 * error(pixels.attacker, asked)
+
+
+def half_stopped(x):
+    return jnp.where((np.arange(8) % 2 == 0)[None], z := narrow(x), jax.lax.stop_gradient(z))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", [half_stopped, lambda x: jax.lax.stop_gradient(narrow(x))])
+def test_who_stops_gradients_is_inverted_as_well_as_an_honest_twin(asked, fitted, fit, function):
+    lying = seen(function)
+    found = fit(SMALL, jax.random.key(0), lying)
+    assert "which is no privacy" in found.note
+    assert fitted.note == ""
+    assert error(found.attacker, lying) < 1.1 * error(fitted.attacker, asked)
 
 
 @pytest.mark.slow

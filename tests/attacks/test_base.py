@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from ani_jax.attacks import base
-from ani_jax.attacks.attribute import BANK, Probe, Reader, Voting
+from ani_jax.attacks.attribute import AGAIN, Probe, Reader, Voting
 from ani_jax.attacks.base import ATTACKS, LEVELS, Attack, Context, Family, Fits, Fitted, Level, families, register
 from ani_jax.attacks.decoder import Kernel, Residual, Ridge
 from ani_jax.attacks.query import as_predictor, as_release
-from ani_jax.attacks.trees import Boosted
 from ani_jax.attacks.whitebox import WhiteBox
 from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.image import Image
@@ -151,7 +150,7 @@ def test_networks_and_optimisers_stay_at_more_queries():
     found = {(family.name, family.queries): family for family in families((INK, Image()), level, NOISY)}
     assert [type(attack) for attack in found["whitebox", 4].attacks] == [WhiteBox]
     assert [type(attack) for attack in found["decoder", 4].attacks] == [Ridge, Kernel, Residual]
-    assert [type(attack) for attack in found["attribute", 4].attacks] == [Probe, *[Reader] * len(BANK), Boosted, Voting]
+    assert [type(attack) for attack in found["attribute", 4].attacks] == [Probe, *[Reader] * len(AGAIN), Voting]
     assert ("mismatched", 4) not in found
 
 

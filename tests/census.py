@@ -81,7 +81,8 @@ def private(files):
             if isinstance(node, ast.Name | ast.Attribute)
         )
         for function in functions(tree):
-            if function.name.startswith("_") and not function.name.startswith("__"):
+            # A name between underscores belongs to a protocol: somebody else calls it.
+            if function.name.startswith("_") and not function.name.endswith("_"):
                 every.append(f"{path}:{function.name}")
                 if named[function.name] <= 1:
                     once.append(every[-1])

@@ -31,7 +31,7 @@ STRIDE, POINTS = 0.25, 8
 """Part of the way from one to the other, and at how many points of it gradients are asked: near enough for honest ones."""
 DENIED = 0.05
 """Part of a change that gradients may leave unexplained, in the median over images: where all are absent it is 0.45, where a
-quarter of the features has none 0.1; honest ones of this project's clients leave 0.006 at most."""
+quarter of the features has none 0.1; honest ones of a convolutional client, trained or not, leave 0.006 at most."""
 NOTICEABLE = 1e-6
 """Part of the squared change of a whole image below which the change of a quarter of it is rounding."""
 FAITHFUL = 0.999
@@ -69,6 +69,10 @@ def straight(release: Release, copy: Release) -> Release:
     """A release that answers as the client does and has the gradient of its copy.
 
     Declared densities are left out, whose gradients would be the client's own again.
+
+    Args:
+        release: the client.
+        copy: what gives as many features of an image, and draws nothing from its key.
 
     Example:
         >>> from ani_jax.attacks.query import as_release

@@ -14,6 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from ani_jax.attacks.base import Asked, Attack, Context, Fitted, in_chunks
+from ani_jax.attacks.density import Library
 from ani_jax.attacks.query import Observed, ask
 from ani_jax.modules.initialise import initialise
 from ani_jax.modules.readers import statistics
@@ -173,38 +174,76 @@ def seen(view: Any, z: Features) -> Features:
 _shaped = jax.jit(shaped)
 
 
-class Anew(NamedTuple):
-    """How a client with noise is asked about an image again at every step: noise that was seen before can be learnt by heart.
+class Told(NamedTuple):
+    """What a network is told at a step that is made for that step alone.
+
+    A client with noise is asked about an image again every time: noise that was seen before can be learnt by heart. Of several
+    releases the view is taken then, since they and their view would fill the memory.
 
     Attributes:
         release: the client.
         view: of what it sends.
         plants: the labels that were planted in it, a function of a key and features; None for none.
+        moments: mean and stddev of Gaussian noise for every row, which are cheaper to draw from; None to ask the client.
+        rows: what it sent, where that is not asked for again.
     """
 
     release: Release
     view: Any
     plants: Any
+    moments: tuple[Array, Array] | None
+    rows: Features | None
 
-    def __call__(self, key: PRNGKey, batch: Batch) -> tuple[Features, Batch]:
-        """What a network is told of images, and what they are of."""
-        ask_key, plant_key = jax.random.split(key)
-        z = ask(self.release, batch.image, ask_key)[0]
+    def __call__(self, key: PRNGKey, index: Array, batch: Batch) -> tuple[Features, Batch]:
+        """What a network is told of the images at ``index``, and what they are of."""
+        noise_key, plant_key = jax.random.split(key)
+        if self.rows is not None:
+            z = self.rows[index]
+        elif self.moments is None:
+            z = ask(self.release, batch.image, noise_key)[0]
+        else:
+            mean, stddev = (moment[index] for moment in self.moments)
+            z = mean + stddev * jax.random.normal(noise_key, mean.shape)
         if self.plants is not None:
             batch = batch._replace(sensitive={**batch.sensitive, **self.plants(plant_key, z)})
         return shaped(self.view, z), batch
+
+
+def moments(asked: Asked) -> tuple[Array, Array] | None:
+    """What a client declares of Gaussian noise, where what it sends bears it out; None else.
+
+    Attackers must not learn from noise that is another than declared.
+    """
+    if asked.queries > 1 or not isinstance(asked.library, Library):
+        return None
+    shape = asked.sample_z.shape[1:]
+    mean, stddev = (moment.reshape(-1, *shape) for moment in (asked.library.mean, asked.library.stddev))
+    stddev = np.broadcast_to(stddev, mean.shape)
+    rows = slice(min(STATISTICS, len(mean)))
+    # Finite wherever it is declared to vary at all; what is not is no Gaussian.
+    with np.errstate(all="ignore"):
+        noise = (np.asarray(asked.sample_z[rows]) - mean[rows]) / stddev[rows]
+    error = 5 / np.sqrt(noise.size)
+    means, squares = noise.mean(0), np.square(noise).mean(0)
+    borne = (
+        abs(means.mean()) < error and abs(squares.mean() - 1) < 2 * error and abs((noise**4).mean() - 3) < 10 * error
+    )
+    # And of each feature by itself: a share that is declared wrongly may not show in the mean of all.
+    alone = 6 / np.sqrt(len(noise))
+    borne = borne and np.abs(means).max() < alone and np.abs(squares - 1).max() < 2 * alone
+    return (jnp.asarray(mean), jnp.asarray(stddev)) if borne else None
 
 
 class Lessons(NamedTuple):
     """What a network learns from.
 
     Attributes:
-        z: (n, ...), rows as it is told of them; where the client is asked anew only some, for the network's statistics.
+        z: (n, ...), rows as it is told of them; where ``told`` makes them only some, for the network's statistics.
         batch: what they are of.
         held_z: the same of ``validation``.
         held: likewise.
         aim: see :meth:`ani_jax.targets.base.Target.aim`.
-        anew: asks a client with noise, None for one without.
+        told: makes the rows of a step, None where they are ready.
     """
 
     z: Features
@@ -212,7 +251,7 @@ class Lessons(NamedTuple):
     held_z: Features
     held: Batch
     aim: Any
-    anew: Anew | None = None
+    told: Told | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +273,7 @@ class Objective:
         row_key, dropout_key, noise_key = jax.random.split(key, 3)
         index = jax.random.randint(row_key, (self.batch_size,), 0, len(data.batch.label))
         batch = jax.tree.map(lambda leaf: leaf[index], data.batch)
-        z, batch = (data.z[index], batch) if data.anew is None else data.anew(noise_key, batch)
+        z, batch = (data.z[index], batch) if data.told is None else data.told(noise_key, index, batch)
         output, _ = self.module.apply(
             {"params": params}, z, train=True, mutable=["batch_stats"], rngs={"dropout": dropout_key}
         )
@@ -276,15 +315,17 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None) -> Fit
     asked, target = context.asked, attack.target
     module, view = attack.module(asked), attack.view(asked)
     init_key, fit_key = jax.random.split(context.key)
-    # Several releases are summarised once: asking so often at every step would take longer than the step.
-    anew = Anew(asked.release, view, asked.plants) if asked.queries == 1 and asked.release.stochastic else None
+    drawn, told = moments(asked), None
+    if asked.queries > 1 or asked.release.stochastic:
+        # Asking so often at every step would take longer than the step.
+        told = Told(asked.release, view, asked.plants, drawn, asked.sample_z if asked.queries > 1 else None)
     data = Lessons(
-        seen(view, asked.sample_z if anew is None else asked.sample_z[:STATISTICS]),
-        asked.sample,
+        seen(view, asked.sample_z if told is None else asked.sample_z[:STATISTICS]),
+        asked.sample if drawn is None else asked.owned,
         seen(view, asked.held_z),
         asked.validation,
         target.aim(asked.validation),
-        anew,
+        told,
     )
     state = None if begun is None else begun.last
     if state is None:

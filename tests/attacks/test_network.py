@@ -199,3 +199,43 @@ def test_a_question_that_a_start_has_answered_keeps_nobody_in_training(key, seen
     found = [dataclasses.replace(one, rivals=rivals).fit(Context(key, seen, starts.__getitem__)) for one in rivals]
     # The one that answers best guesses as it is.
     assert [(one.attacker, one.ended) for one in found] == [(None, network.PRUNED), ("a", network.REACHED)]
+
+
+def declaring(mean=lambda v, x: x, stddev=lambda v, x: 0.5 + 0 * x):
+    def client(variables, x, key):
+        return x + 0.5 * jax.random.normal(key, x.shape)
+
+    return Release((), client, stochastic=True, mean=mean, stddev=stddev)
+
+
+def answered(release, queries=1):
+    batch = Batch(jax.random.uniform(jax.random.key(1), (64, 4, 4, 1)), jnp.arange(64), {})
+    knowledge = Knowledge(release)
+    return base.prepare(
+        jax.random.key(0), knowledge, Source(batch, fixed), batch, count=4096, library=2048, queries=queries
+    )
+
+
+def test_noise_is_drawn_as_it_is_declared_where_that_is_borne_out(key):
+    asked = answered(declaring())
+    mean, stddev = network.moments(asked)
+    assert mean.shape == stddev.shape == (2048, 4, 4, 1)
+    told = network.Told(asked.release, lambda z: z, None, (mean, stddev), None)
+    index = jnp.arange(512)
+    drawn = [told(one, index, asked.owned)[0] - mean[:512] for one in jax.random.split(key)]
+    assert not np.array_equal(*drawn)
+    np.testing.assert_allclose(np.std(drawn[0]), 0.5, rtol=0.05)
+    assert network.moments(answered(declaring(), queries=4)) is None
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"stddev": lambda v, x: 0.45 + 0 * x},
+        {"stddev": lambda v, x: (0.5 + 0 * x).at[:, 1, 2].set(1.0)},
+        {"mean": lambda v, x: x.at[:, 0, 3].add(0.2)},
+        {"mean": lambda v, x: 0 * x},
+    ],
+)
+def test_what_is_declared_wrongly_is_asked_for(lie):
+    assert network.moments(answered(declaring(**lie))) is None

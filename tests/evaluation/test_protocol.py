@@ -92,7 +92,11 @@ class Fragile(dict):
 
 
 def run(toy, store, events=None, seed=0, function=client):
-    on_event = None if events is None else (lambda event: events.append(event["name"]) if event["kind"] == "attack_start" else None)
+    on_event = (
+        None
+        if events is None
+        else (lambda event: events.append(event["name"]) if event["kind"] == "attack_start" else None)
+    )
     return audit(function, toy, attacks=ATTACKS, level="preview", seed=seed, store=store, on_event=on_event)
 
 

@@ -8,7 +8,6 @@ quarter and a half of them find. A trained network must learn through the noise 
 """
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -119,8 +118,10 @@ class Weighing:
         del key
         assert self.library is not None
         starts, z = range(0, z.shape[1], BLOCK), np.asarray(z)
+        # Compiled code has no use for the library.
+        alone = dataclasses.replace(self, library=None)
         # Of all images at once the densities alone would be gigabytes.
-        return jnp.concatenate([self.weighed(self.library.density(z[:, start : start + BLOCK])) for start in starts])
+        return jnp.concatenate([alone.weighed(self.library.density(z[:, start : start + BLOCK])) for start in starts])
 
 
 @jax.tree_util.register_dataclass
@@ -139,9 +140,14 @@ class Posterior(Weighing):
     temperature: Float[Array, ""]
     classes: int = dataclasses.field(metadata={"static": True})
 
+    @jax.jit
     def weighed(self, density: Float[Array, "b n"]) -> Array:
-        """Log posterior of each class, (n, K)."""
-        return _posterior(density, self.labels, self.temperature, self.classes)
+        """Log posterior of each class, (n, K); a class that the library lacks is never chosen, and never NaN."""
+        weighted = self.temperature * density
+        rows = self.labels[None] == jnp.arange(self.classes)[:, None]
+        scores = [jax.nn.logsumexp(jnp.where(own[None], weighted, -jnp.inf), axis=1) for own in rows]
+        # Minus infinity less minus infinity would be NaN.
+        return jax.nn.log_softmax(jnp.maximum(jnp.stack(scores, axis=1), -1e30), axis=1)
 
 
 @register(Image)
@@ -181,24 +187,8 @@ class PosteriorMean(Weighing):
     images: Images
     temperature: Float[Array, ""]
 
+    @jax.jit
     def weighed(self, density: Float[Array, "b n"]) -> Images:
         """Reconstructions (n, h, w, c)."""
-        return _posterior_mean(density, self.images, self.temperature)
-
-
-@jax.jit
-def _posterior_mean(density: Float[Array, "b n"], images: Images, temperature: Array | float) -> Images:
-    weights = jax.nn.softmax(temperature * density, axis=1)
-    return (weights @ flat(images)).reshape(-1, *images.shape[1:])
-
-
-@functools.partial(jax.jit, static_argnames="classes")
-def _posterior(
-    density: Float[Array, "b n"], labels: Int[Array, " n"], temperature: Array | float, classes: int
-) -> Float[Array, "b k"]:
-    """Log posterior; a class that the library lacks is never chosen, and never NaN."""
-    weighted = temperature * density
-    rows = labels[None] == jnp.arange(classes)[:, None]
-    scores = [jax.nn.logsumexp(jnp.where(own[None], weighted, -jnp.inf), axis=1) for own in rows]
-    # Minus infinity less minus infinity would be NaN.
-    return jax.nn.log_softmax(jnp.maximum(jnp.stack(scores, axis=1), -1e30), axis=1)
+        weights = jax.nn.softmax(self.temperature * density, axis=1)
+        return (weights @ flat(self.images)).reshape(-1, *self.images.shape[1:])

@@ -121,7 +121,16 @@ def run(tmp_path_factory):
 def test_a_defence_and_an_attack_are_a_file_each(run):
     """The recipes go through main, table, audit and report; no other file knows their names."""
     workdir = run.folder / "run"
-    small = ("--side=4", "--steps=4", "--batch_size=16", "--log_every=2", "--audit=preview")
+    # Measured against an undefended split as wide, or narrow, as it is.
+    small = (
+        "--side=4",
+        "--width=4",
+        "--image_size=16",
+        "--steps=4",
+        "--batch_size=16",
+        "--log_every=2",
+        "--audit=preview",
+    )
     table = run("main", "--defense=coarse", *small, f"--cache_dir={run.folder / 'cache'}", f"--workdir={workdir}")
     assert re.search(r"none +coarse", table)
     evidence = json.loads((workdir / "evidence.json").read_text())

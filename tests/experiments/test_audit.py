@@ -1,5 +1,6 @@
 """Somebody's own function from the command line, and a finished run again; attackers are few, the rest is as it is."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -12,8 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from ani_jax.attacks import attribute, decoder
-from ani_jax.attacks.base import Family
+from ani_jax.attacks import attribute, base, decoder
+from ani_jax.attacks.base import LEVELS, Family
 from ani_jax.config import AuditConfig, RunConfig
 from ani_jax.evaluation.audit import audit
 from ani_jax.records import Evidence, from_json

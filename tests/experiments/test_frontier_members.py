@@ -125,8 +125,9 @@ def test_a_group_leaves_every_member_its_last_checkpoint(executed, tmp_path, mon
         assert RunConfig.read((folder / "config.json").read_text()) == member.config
         assert (folder / "metrics.jsonl").read_text().count("\n") == 3
     data, defense = runs.problem(row[1].config)
-    state = runs.train(defense, data, row[1].config.train, runs.Checkpoints(folders[1] / "checkpoints"))
+    saved = runs.Save(runs.Checkpoints(folders[1] / "checkpoints"))
+    state = runs.train(defense, data, row[1].config.train, [saved])
     assert int(state.step) == 3
-    assert state.weights == pytest.approx(defense.weights())
+    assert state.weights == pytest.approx(defense.weights.values)
     monkeypatch.setattr(frontier.sweep, "train_together", None)
     list(frontier.execute(row, 2, tmp_path, tmp_path))

@@ -23,6 +23,7 @@ SMALL = (
     "--log_every=3",
     "--audit=preview",
     "--batch_size=16",
+    "--image_size=16",
 )
 
 
@@ -112,7 +113,7 @@ def checksums(folder: pathlib.Path):
     from ani_jax.training.state import init
 
     config = RunConfig.read((folder / "config.json").read_text())
-    like = init(registry.build(config.defense, 10, (32, 32, 3), **config.options), jax.random.key(0))
+    like = init(registry.build(config.defense, 10, (16, 16, 3), **config.options), jax.random.key(0))
     step, state = Checkpoints(folder / "checkpoints").restore(like)  # type: ignore[misc]
     return step, [leaf.tobytes() for leaf in map(jax.device_get, jax.tree.leaves(state.params))]
 

@@ -27,7 +27,7 @@ from ani_jax.attacks.base import (
 from ani_jax.attacks.network import Trained
 from ani_jax.attacks.query import Observed, flat
 from ani_jax.attacks.views import VIEWS, Answered, View
-from ani_jax.modules.readers import AdditiveReader, ConvReader, LinearReader, PerceptronReader
+from ani_jax.modules.readers import AdditiveReader, ConvReader, LinearReader, LocalReader, PerceptronReader
 from ani_jax.optimize.fit import lbfgs
 from ani_jax.targets.attribute import Attribute, Heads
 from ani_jax.targets.base import Target
@@ -35,9 +35,8 @@ from ani_jax.types import Features, PRNGKey
 
 BANK = (
     ("linear", "decorrelated"),
-    ("conv", "ranked"),
+    ("local", "ranked"),
     ("perceptron", "standardised"),
-    ("perceptron", "ranked"),
     ("perceptron", "decorrelated"),
     ("additive", "ranked"),
     ("additive", "sorted"),
@@ -45,9 +44,9 @@ BANK = (
     ("curves", "sorted"),
 )
 """Networks and the views that they are told of z by; all make a start, the leaders are trained on."""
-WIDER = (*BANK, ("conv", "standardised"))
+WIDER = (*BANK, ("conv", "standardised"), ("perceptron", "ranked"))
 """The same where there is more time."""
-AGAIN = (("conv", "ranked"), ("perceptron", "standardised"), ("additive", "ranked"))
+AGAIN = (("local", "ranked"), ("perceptron", "standardised"), ("additive", "ranked"))
 """Those that also hear several releases of an image, of which one leads: there is less to find than in a single one."""
 FITTED = 4096
 """Rows that a view is learnt on at most."""
@@ -178,9 +177,12 @@ FORMS: Mapping[str, Callable[[int], nn.Module]] = MappingProxyType(
         "additive": AdditiveReader,
         "curves": functools.partial(AdditiveReader, width=64),
         "conv": ConvReader,
+        "local": LocalReader,
     }
 )
 """Name -> the network with so many outputs."""
+MAPS = ("conv", "local")
+"""Those that see positions beside each other."""
 RATES = MappingProxyType({"linear": 5.0, "additive": 2.0})
 """Form -> factor of the learning rate: what starts at 0 and has one layer has far to go."""
 
@@ -227,7 +229,7 @@ class Joint(Trained):
         view = VIEWS[self.seen].of(z)
         # Of one view alone, since its network may cost more than the attacker's. A map has no place for them, nor does the
         # network hear several releases.
-        with_logits = self.seen == "standardised" and self.form != "conv" and asked.queries == 1
+        with_logits = self.seen == "standardised" and self.form not in MAPS and asked.queries == 1
         return Answered.of(view, predict, z) if predict is not None and with_logits else view
 
 

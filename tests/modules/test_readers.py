@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from ani_jax.modules.readers import (
@@ -10,11 +11,19 @@ from ani_jax.modules.readers import (
     ConvReader,
     DecoderReader,
     LinearReader,
+    LocalReader,
     PerceptronReader,
     statistics,
 )
 
-READERS = [LinearReader(5), ConvReader(5, 8), PerceptronReader(5, 8), AdditiveReader(5), AdditiveReader(5, 8)]
+READERS = [
+    LinearReader(5),
+    ConvReader(5, 8),
+    LocalReader(5, 8),
+    PerceptronReader(5, 8),
+    AdditiveReader(5),
+    AdditiveReader(5, 8),
+]
 FEATURES = [(2, 8, 8, 12), (2, 16, 16, 3), (2, 32, 32, 3), (2, 1, 1, 5), (2, 5, 6, 3), (2, 40)]
 
 
@@ -78,3 +87,29 @@ def test_an_additive_reader_adds_a_curve_of_each_feature(key):
     assert f(4.0, 0.0, 0.0) == pytest.approx(f(400.0, 0.0, 0.0), abs=1e-4)
     # Straight between two knots, here 0 and 0.8.
     assert f(0.4, 0.0, 0.0) == pytest.approx((f(0.0, 0.0, 0.0) + f(0.8, 0.0, 0.0)) / 2, abs=1e-4)
+
+
+def test_local_curves_tell_what_noise_hides(key):
+    # A spread that differs between halves of an image, in noise alone: averages of curves see it after few steps.
+    place_key, noise_key, init_key = jax.random.split(key, 3)
+    wide = jax.random.bernoulli(place_key, 0.5, (512,)).astype(jnp.int32)
+    left = jnp.arange(16)[None, None, :, None] < 8
+    scale = jnp.where(left == (wide[:, None, None, None] == 1), 1.3, 0.8)
+    z, module = scale * jax.random.normal(noise_key, (512, 16, 16, 3)), LocalReader(2, 8)
+    params = module.init(init_key, z[:2], train=False)["params"]
+    optimizer = optax.adam(2e-3)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state):
+        def loss(params):
+            logits, _ = module.apply({"params": params}, z[:384], train=True, mutable=["batch_stats"])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, wide[:384]).mean()
+
+        updates, state = optimizer.update(jax.grad(loss)(params), state)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(20):
+        params, state = step(params, state)
+    guess = module.apply(statistics(module, params, z[:384]), z[384:], train=False).argmax(1)
+    assert float((guess == wide[384:]).mean()) > 0.95

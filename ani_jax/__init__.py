@@ -23,6 +23,8 @@ _PUBLIC = {
     "verdict": "ani_jax.reporting.shown",
 }
 
+# Names that __getattr__ makes.
+# pyright: reportUnsupportedDunderAll=false
 __all__ = [
     "Batch",
     "Data",
@@ -37,7 +39,7 @@ __all__ = [
     "losses",
     "save",
     "verdict",
-]  # pyright: ignore[reportUnsupportedDunderAll]
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -531,9 +531,11 @@ def prepare(
     held, weighed = query(release, validation.image, held_key, queries, burst), None
     if declares(release) and not burst:
         owned = _first(owned, library)
-        same = like is not None and like.knowledge is knowledge and gaussian(release)
         # No release of them is needed, so there may be more of them than a network is shown several releases of.
-        weighed = like.library if same else library_of(release, owned.image, jax.random.fold_in(draw_key, 1), queries)
+        if like is not None and like.knowledge is knowledge and gaussian(release):
+            weighed = like.library
+        else:
+            weighed = library_of(release, owned.image, jax.random.fold_in(draw_key, 1), queries)
     return Asked(
         knowledge=knowledge,
         auxiliary=auxiliary,
@@ -544,7 +546,7 @@ def prepare(
         standardise=Standardiser.of(sample_z),
         owned=None if weighed is None else owned,
         library=weighed,
-        held_density=None if weighed is None else weighed.density(held),
+        held_density=None if weighed is None else jnp.asarray(weighed.density(held)),
         queries=queries,
         attributes=attributes,
     )

@@ -84,7 +84,6 @@ class Library:
 
     def density(self, z: Observed) -> Float[np.ndarray, "b n"]:
         """:meth:`log_density` in float32, ``BLOCK`` releases at a time."""
-        z = np.asarray(z)
         found = np.empty((z.shape[1], len(self.mean)), np.float32)
         for start in range(0, z.shape[1], BLOCK):
             found[start : start + BLOCK] = self.log_density(z[:, start : start + BLOCK])
@@ -92,10 +91,9 @@ class Library:
 
     def log_density(self, z: Observed) -> Float[np.ndarray, "b n"]:
         """Log density of k releases (k, b, ...) of each image under each Gaussian, less that under the likeliest."""
-        z = np.asarray(z)
         first, second = (np.zeros((z.shape[1], len(self.centre))) for _ in range(2))
         # The k squares are summed, so any number of releases costs two products.
-        for one in z.reshape(*z.shape[:2], -1):
+        for one in np.asarray(z).reshape(*z.shape[:2], -1):
             away = np.subtract(one, self.centre, dtype=np.float64)
             first += away
             second += np.square(away, out=away)
@@ -162,13 +160,12 @@ class Pairs:
 
     def density(self, z: Observed) -> Float[np.ndarray, "b n"]:
         """Log density of k releases (k, b, ...) under each image, up to a constant for all of them; never infinite."""
-        z = np.asarray(z)
         exact, size = np.empty((z.shape[1], len(self.images)), np.float32), max(1, PAIRED // len(z))
         for row in range(0, len(self.images), CHUNK):
             part, count = padded(self.images[row : row + CHUNK], 0)
             for start in range(0, z.shape[1], size):
                 # The last release fills up the last part: one compiled shape.
-                own = z[:, np.minimum(np.arange(start, start + size), z.shape[1] - 1)]
+                own = jnp.asarray(z)[:, np.minimum(np.arange(start, start + size), z.shape[1] - 1)]
                 told = np.asarray(_pairs(self.release, own, part))[: z.shape[1] - start, :count]
                 exact[start : start + size, row : row + count] = told
         return np.asarray(_softened(exact, self.nearest.density(z))) if np.isneginf(exact).any() else exact

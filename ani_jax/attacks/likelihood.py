@@ -117,11 +117,12 @@ class Weighing:
         """Guesses from k releases of n images."""
         del key
         assert self.library is not None
-        starts, z = range(0, z.shape[1], BLOCK), np.asarray(z)
+        starts = range(0, z.shape[1], BLOCK)
         # Compiled code has no use for the library.
         alone = dataclasses.replace(self, library=None)
         # Of all images at once the densities alone would be gigabytes.
-        return jnp.concatenate([alone.weighed(self.library.density(z[:, start : start + BLOCK])) for start in starts])
+        densities = (jnp.asarray(self.library.density(z[:, start : start + BLOCK])) for start in starts)
+        return jnp.concatenate([alone.weighed(density) for density in densities])
 
 
 @jax.tree_util.register_dataclass

@@ -321,7 +321,7 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None) -> Fit
         told = Told(asked.release, view, asked.plants, drawn, asked.sample_z if asked.queries > 1 else None)
     data = Lessons(
         seen(view, asked.sample_z if told is None else asked.sample_z[:STATISTICS]),
-        asked.sample if drawn is None else asked.owned,
+        asked.sample if drawn is None or asked.owned is None else asked.owned,
         seen(view, asked.held_z),
         asked.validation,
         target.aim(asked.validation),

@@ -52,7 +52,7 @@ class WhiteBox(Attack):
     rates: tuple[float, ...] = (0.003, 0.01, 0.03)
     variations: tuple[float, ...] = (0.0, 1e-3, 1e-1)
     energies: tuple[float, ...] = (0.0, 3.0)
-    tuned_on: int = 16
+    tuned_on: int = 32
     bounded: bool = True
     starters: tuple[type[Attack], ...] = decoder.CLOSED
     surrogate_steps: int = 400

@@ -43,12 +43,13 @@ def verdict(evidence: Evidence) -> str:
             unread.append(name)
             lines.append(f"{name}: the record has no words for it")
             continue
-        able = [one for one in rivals if one.status == "ok" and _strength(one, words) is not None]
+        able = [(value, one) for one in rivals if one.status == "ok" and (value := _strength(one, words)) is not None]
         if not able:
             unread.append(name)
             lines.append(f"{name}: no attack ran through, which says nothing about privacy")
             continue
-        best = max(able, key=lambda one: (1 if words.higher else -1) * (_strength(one, words) or 0.0))
+        sign = 1 if words.higher else -1
+        _, best = max(able, key=lambda pair: sign * pair[0])
         beyond = best.scores.get(words.beyond or words.leakage, best.leakage)
         (unread if beyond.value is None else leaking if (beyond.low or 0.0) > 0 else silent).append(name)
         lines.append(f"{name}: {reasons(best, words)}")

@@ -124,7 +124,7 @@ def resampled(value: Estimate, count: int) -> Float[np.ndarray, " count"]:
     """
     # An interval of 95% is four standard errors wide, all but.
     error = 0.0 if value.low is None or value.high is None else (value.high - value.low) / (2 * 1.96)
-    found = np.random.default_rng(0).normal(value.value, error, count)
+    found = np.random.default_rng(0).normal(0.0 if value.value is None else value.value, error, count)
     found[0] = value.value
     return found
 

@@ -193,8 +193,7 @@ def test_mistakes_cost_one_line(arguments, reason):
 
 
 def test_what_a_client_sends_is_recorded_and_nothing_is_audited(mine, tmp_path, monkeypatch, capsys):
-    flags = types.SimpleNamespace(rows=50, releases=1)
-    monkeypatch.setattr(command.flags, "FLAGS", flags)
+    monkeypatch.setattr(command.flags, "FLAGS", {"rows": types.SimpleNamespace(value=50)})
     config = AuditConfig(f"{mine}:client", f"{mine}:server", seed=100)
     release, data, predict = command.client(config)
     path = tmp_path / "draws.npz"

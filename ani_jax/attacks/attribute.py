@@ -24,7 +24,7 @@ from ani_jax.attacks.base import (
     in_chunks,
     register,
 )
-from ani_jax.attacks.network import Trained
+from ani_jax.attacks.network import REACHED, RISING, Trained, settled
 from ani_jax.attacks.query import Observed, flat
 from ani_jax.attacks.views import VIEWS, Answered, View
 from ani_jax.modules.readers import AdditiveReader, ConvReader, LinearReader, LocalReader, PerceptronReader
@@ -42,6 +42,7 @@ BANK = (
     ("additive", "sorted"),
     ("curves", "ranked"),
     ("curves", "sorted"),
+    ("curves", "pooled"),
 )
 """Networks and the views that they are told of z by; all make a start, the leaders are trained on."""
 WIDER = (*BANK, ("conv", "standardised"), ("perceptron", "ranked"))
@@ -226,7 +227,7 @@ class Joint(Trained):
     def view(self, asked: Asked) -> View:
         """The view, learnt on the sample; the standardised one has the provider's logits beside it where they are granted."""
         z, predict = asked.sample_z[:FITTED], asked.knowledge.predict
-        view = VIEWS[self.seen].of(z)
+        view = VIEWS[self.seen](z)
         # Of one view alone, since its network may cost more than the attacker's. A map has no place for them, nor does the
         # network hear several releases.
         with_logits = self.seen == "standardised" and self.form not in MAPS and asked.queries == 1
@@ -300,7 +301,10 @@ class Reader(Attack):
         found = context.fitted(dataclasses.replace(every[bank.index((self.form, self.seen))], rivals=every))
         index = real.index(self.target)
         attacker = None if found.attacker is None else found.attacker.part(index)
-        return found._replace(attacker=attacker, curves=found.curves[index : index + 1], last=None)
+        curves, ended = found.curves[index : index + 1], found.ended
+        # It may have been trained on for another attribute.
+        ended = REACHED if ended == RISING and settled(curves, self.target) else ended
+        return found._replace(attacker=attacker, curves=curves, ended=ended, last=None)
 
 
 @register(Attribute)

@@ -5,6 +5,7 @@ answer several questions at once have a head for each, and keep the best paramet
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -104,8 +105,7 @@ class Trained(Attack):
             # A start that failed leads nowhere.
             looks = [(curve[part][-1], index) for index, curve in enumerate(curves) if curve]
             ranked = [index for _, index in sorted((look.loss, index) for look, index in looks)]
-            perfect = self.target.parts[part][0].perfect
-            if perfect is not None and any(look.strength > perfect - SOLVED for look, _ in looks):
+            if any(answered(self.target.parts[part][0], look) for look, _ in looks):
                 answers |= own == ranked[0]
                 continue
             # Written from the worst on, so that the best of each architecture is what stays.
@@ -383,10 +383,16 @@ def _looks(done: int, state: Fit, attacker: Answers, attack: Trained, context: C
     return found
 
 
-def settled(curves: list[list[Look]], target: Target) -> bool:
-    """Whether two doublings in a row gained nothing for any question that counts."""
+def settled(curves: Sequence[Sequence[Look]], target: Target) -> bool:
+    """Whether two doublings in a row gained nothing for any question that counts and is not answered."""
     parts = [(target.parts[index][0], curves[index]) for index in target.wanted]
     return all(
-        len(curve) > 2 and not any(part.gained(*pair) for pair in zip(curve[-3:-1], curve[-2:]))
+        answered(part, curve[-1])
+        or (len(curve) > 2 and not any(part.gained(*pair) for pair in zip(curve[-3:-1], curve[-2:])))
         for part, curve in parts
     )
+
+
+def answered(target: Target, look: Look) -> bool:
+    """Whether nothing is left to find."""
+    return target.perfect is not None and look.strength > target.perfect - SOLVED

@@ -10,11 +10,14 @@ import numpy as np
 from jaxtyping import Array
 
 from ani_jax.attacks.base import Attack, Context, Fitted, register
-from ani_jax.attacks.network import FLOOR, PRUNED
+from ani_jax.attacks.network import PRUNED
 from ani_jax.attacks.query import Observed, summarise
 from ani_jax.attacks.views import Joined
 from ani_jax.targets.attribute import Attribute
 from ani_jax.types import PRNGKey
+
+NEAR = 0.05
+"""So much weaker than the best start of others a start may be, and goes on."""
 
 
 @register(Attribute)
@@ -29,7 +32,7 @@ class Boosted(Attack):
         views: which, beside each other.
         rows: of the sample that it learns from, at most.
         rate: learning rate.
-        first: rounds of a start, behind which it goes on if no rival's start was better; 0 for all ``steps`` at once.
+        first: rounds of a start, behind which it goes on if no rival's start was much stronger; 0 for all ``steps`` at once.
     """
 
     target: Attribute
@@ -49,7 +52,7 @@ class Boosted(Attack):
     )
 
     def fit(self, context: Context) -> Fitted:
-        """Boosts until ``validation`` has gained nothing for ten rounds, or a start is no better than others'."""
+        """Boosts until ``validation`` has gained nothing for ten rounds, or a start is far behind others'."""
         from sklearn.ensemble import HistGradientBoostingClassifier
 
         asked, name = context.asked, self.target.name
@@ -70,11 +73,13 @@ class Boosted(Attack):
         )
         trees = Trees(model, view, self.target.classes)
         model.fit(told, labels, X_val=held[heard], y_val=truth[heard])
-        starts = [curve[0].loss for rival in context.rivals for curve in context.fitted(rival).curves[:1] if curve]
         if self.first:
-            batch = asked.validation
-            loss = self.target.selection(trees.posterior(held), batch, self.target.aim(batch)).mean()
-            if loss > min(starts, default=FLOOR):
+            # Whoever builds on all others must not be asked before they have found anything.
+            others = [context.fitted(rival).curves for rival in context.rivals if not rival.last]
+            starts = [curves[0][0].strength for curves in others if curves and curves[0]]
+            # By strength, since a few slow rounds are sure of nothing yet.
+            guess = self.target.balanced(np.asarray(trees.posterior(held)), asked.sample)
+            if self.target.strength(guess, asked.validation) < max(starts, default=0.0) - NEAR:
                 return Fitted(trees, ended=PRUNED)
             model.set_params(max_iter=self.steps).fit(told, labels, X_val=held[heard], y_val=truth[heard])
         return Fitted(trees)

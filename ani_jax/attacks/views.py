@@ -6,7 +6,8 @@ a pytree callable ``z (n, ...) -> (n, d)``.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import jax
@@ -153,28 +154,35 @@ class Pooled:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SortedRanks:
-    """The ranks of sorted values: each place in the order through its own quantiles."""
+class RanksOf:
+    """The ranks of another view: of sorted values, each place in the order through its own quantiles.
 
+    Attributes:
+        view: that view.
+        ranked: of what it gives.
+    """
+
+    view: View
     ranked: Ranked
 
     @classmethod
-    def of(cls, z: Features) -> "SortedRanks":
-        """Quantiles of the sorted features."""
-        return cls(Ranked.of(Sorted()(z)))
+    def of(cls, kind: type, z: Features) -> "RanksOf":
+        """Quantiles of the view of (n, ...) features."""
+        view = kind.of(z)
+        return cls(view, Ranked.of(view(z)))
 
     def __call__(self, z: Features) -> Float[Array, "n d"]:
         """The flat view."""
-        return self.ranked(Sorted()(z))
+        return self.ranked(self.view(z))
 
 
-VIEWS = MappingProxyType(
+VIEWS: Mapping[str, Callable[[Features], View]] = MappingProxyType(
     {
-        "standardised": Standardised,
-        "ranked": Ranked,
-        "decorrelated": Decorrelated,
-        "sorted": SortedRanks,
-        "pooled": Pooled,
+        "standardised": Standardised.of,
+        "ranked": Ranked.of,
+        "decorrelated": Decorrelated.of,
+        "sorted": functools.partial(RanksOf.of, Sorted),
+        "pooled": functools.partial(RanksOf.of, Pooled),
     }
 )
 """Name -> what makes it from (n, ...) features."""
@@ -215,7 +223,7 @@ class Joined:
     @classmethod
     def of(cls, z: Features, names: tuple[str, ...]) -> "Joined":
         """The views of those names, fitted on (n, ...) features."""
-        return cls(tuple(VIEWS[name].of(z) for name in names))
+        return cls(tuple(VIEWS[name](z) for name in names))
 
     def on(self, z: Features) -> Float[Array, "n d"]:
         """The flat view."""

@@ -106,6 +106,7 @@ def test_a_plateau_is_two_doublings_in_a_row():
         ([flat] * 3, True),
         ([flat, up, up], False),
         ([flat, up, up, up], True),
+        ([Look(1, 0.1, 0.998)], True),
     ):
         assert network.settled([curve], attribute) == expected
     # A gain in nats keeps a network in training as a gain in points does; one of both alone decides nothing for another part.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ani_jax.attacks import base, query
-from ani_jax.attacks.attribute import Probe
+from ani_jax.attacks.attribute import Probe, Voting
 from ani_jax.attacks.network import PRUNED
 from ani_jax.attacks.trees import Boosted
 from ani_jax.records import Look
@@ -51,20 +51,23 @@ def test_trees_read_what_no_line_divides(problem, fit):
 
 @dataclasses.dataclass(frozen=True)
 class Started(base.Attack):
-    """A rival whose start had a loss."""
+    """A rival whose start had a strength."""
 
-    loss: float = 0.0
+    strength: float = 0.0
     family = "attribute"
 
     def fit(self, context):
-        return base.Fitted(None, "none", curves=((Look(1, self.loss, 0.5),),))
+        return base.Fitted(None, "none", curves=((Look(1, 0.5, self.strength),),))
 
 
-@pytest.mark.parametrize(("loss", "rounds"), [(0.01, 5), (1.09, 60)])
-def test_trees_go_on_unless_a_rival_started_better(problem, loss, rounds):
-    found = base.Fits(problem, lambda attack: jax.random.key(3))(
-        Boosted(WHERE, steps=60, first=5), (Started(WHERE, loss=loss),)
-    )
+@pytest.mark.parametrize(("strong", "rounds"), [(0.99, 5), (0.4, 60)])
+def test_trees_go_on_unless_a_rival_started_stronger(problem, strong, rounds):
+    fits, trees, vote = base.Fits(problem, lambda attack: jax.random.key(3)), Boosted(WHERE, 60, first=5), Voting(WHERE)
+    rivals = (Started(WHERE, strength=strong), Probe(WHERE), trees, vote)
+    found = fits(trees, rivals)
+    # The vote is not asked before all others are done.
+    assert vote not in fits.done
+    assert fits(vote, rivals).failed is None
     assert (found.attacker.model.n_iter_, found.ended) == (rounds, PRUNED if rounds == 5 else "")
     if rounds == 60:
         assert strength(found, problem) > 0.75

@@ -61,13 +61,13 @@ def test_order_over_positions_does_not_matter_to_what_is_sorted_or_pooled(z):
 @pytest.mark.parametrize("shape", [(40, 5), (40, 2, 2, 3)])
 def test_joined_views_lie_beside_each_other(shape):
     z = jax.random.normal(jax.random.key(1), shape)
-    view, alone = Joined.of(z, tuple(VIEWS)), [VIEWS[name].of(z)(z) for name in VIEWS]
+    view, alone = Joined.of(z, tuple(VIEWS)), [VIEWS[name](z)(z) for name in VIEWS]
     np.testing.assert_allclose(view.rows(z), np.concatenate(alone, axis=1), atol=2e-5)
     assert view.rows(z).shape[0] == 40
 
 
 def test_the_providers_logits_stand_beside_a_view(z):
-    standardised = VIEWS["standardised"].of(z)
+    standardised = VIEWS["standardised"](z)
     view = Answered.of(standardised, jax.tree_util.Partial(lambda z: 1e3 + 5 * z.reshape(len(z), -1)[:, :2]), z)
     told = np.asarray(view(z))
     np.testing.assert_array_equal(told[:, :-2], standardised(z))

@@ -136,7 +136,7 @@ class Prior(Attack):
     rates: tuple[float, ...] = (0.03, 0.1)
     variations: tuple[float, ...] = (0.0,)
     energies: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
-    tuned_on: int = 32
+    tuned_on: int = 16
     starters: tuple[type[Attack], ...] = decoder.CLOSED
     batch_size: int = 64
     learning_rate: float = 2e-3

@@ -52,7 +52,7 @@ class WhiteBox(Attack):
     rates: tuple[float, ...] = (0.003, 0.01, 0.03)
     variations: tuple[float, ...] = (0.0, 1e-3, 1e-1)
     energies: tuple[float, ...] = (0.0, 3.0)
-    tuned_on: int = 32
+    tuned_on: int = 16
     bounded: bool = True
     starters: tuple[type[Attack], ...] = decoder.CLOSED
     surrogate_steps: int = 400
@@ -186,8 +186,8 @@ def tune(
 ) -> Fitted:
     """The attacker and setting with the lowest MSE on the first validation images.
 
-    Of each attacker all settings meet a quarter of the images, each round in one batch, and the better quarter of them meets
-    all: two attackers cost little more than one with its whole grid on all images. Settings that stayed finite are preferred;
+    Of each attacker all settings meet half of the images, each round in one batch, and the better quarter of them meets all.
+    Settings that stayed finite are preferred;
     where none did, the fit has failed.
 
     Args:
@@ -217,7 +217,7 @@ def tune(
 
     best, least = None, (True, np.inf)
     for attacker in attackers:
-        ranked = sorted(zip(tried(attacker, grid, -(-len(images) // 4)), grid, strict=True))
+        ranked = sorted(zip(tried(attacker, grid, -(-len(images) // 2)), grid, strict=True))
         better = [setting for _, setting in ranked[: -(-len(grid) // 4)]]
         for value, setting in zip(tried(attacker, better, len(images)), better, strict=True):
             if best is None or value < least:

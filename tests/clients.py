@@ -52,7 +52,7 @@ def _render(key, rows):
     wave = rows["wave"] + 0.3 * jax.random.normal(shake_key, rows["wave"].shape)
     grid = (jnp.arange(SIDE) + 0.5) / SIDE
     waves = [jnp.outer(jnp.cos(jnp.pi * i * grid), jnp.cos(jnp.pi * j * grid)) for i in range(4) for j in range(4 - i)]
-    image = jax.nn.sigmoid(0.5 * jnp.tensordot(wave, jnp.stack(waves)[:WAVES], 1))
+    image = 0.5 + 0.04 * jnp.tensordot(wave, jnp.stack(waves)[:WAVES], 1)
     secret = jax.random.bernoulli(secret_key, 0.5, (len(wave),)).astype(jnp.int32)
     image = image.at[:, 0, 0].set(0.25 + 0.5 * secret)
     return Batch(image[..., None], (wave[:, 1] > 0).astype(jnp.int32), {"secret": secret}, rows["group"])

@@ -287,7 +287,7 @@ def families(targets: Sequence[Target], level: Level, knowledge: Knowledge) -> t
         >>> from ani_jax.targets.attribute import Attribute
         >>> [found] = families((Attribute("ink", 4),), LEVELS["preview"], Knowledge(None))
         >>> found.title, [attack.name for attack in found.attacks]
-        ('attribute ink', ['probe', 'perceptron, standardised'])
+        ('attribute ink', ['probe', 'discriminant', 'perceptron, standardised'])
     """
     # Asked here, since a level is made before attacks register; a misspelt name would quietly change who attacks.
     if level.base not in ("", *LEVELS):

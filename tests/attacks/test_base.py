@@ -172,7 +172,13 @@ def test_a_client_without_noise_is_asked_once_about_an_image_and_about_its_near_
 
 
 def test_a_level_of_your_own_changes_settings_adds_attacks_and_leaves_them_out():
-    own = {"Reader": None, "Residual": {"steps": 7}, "WhiteBox": {"steps": 3}, "Ridge": {"penalties": (1.0,)}}
+    own = {
+        "Reader": None,
+        "Discriminant": None,
+        "Residual": {"steps": 7},
+        "WhiteBox": {"steps": 3},
+        "Ridge": {"penalties": (1.0,)},
+    }
     level = Level("mine", 64, (1,), base="preview", settings=own)
     ink, image, whitebox = families((INK, Image()), level, NOTHING)
     assert ink.attacks == (Probe(INK),)
@@ -190,7 +196,7 @@ def test_a_level_of_your_own_changes_settings_adds_attacks_and_leaves_them_out()
     ("wrong", "message"),
     [
         ({"base": "quik"}, "level.base=quik: must be one of preview, standard, thorough"),
-        ({"settings": {"Residul": None}}, "level.settings=Residul: must be one of Boosted, Kernel, Likelihood"),
+        ({"settings": {"Residul": None}}, "level.settings=Residul: must be one of Boosted, Discriminant, Kernel"),
     ],
 )
 def test_a_level_with_a_misspelt_name_is_refused(wrong, message):

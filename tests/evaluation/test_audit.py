@@ -375,7 +375,7 @@ class Darkest(Attack):
 def test_an_attack_that_registers_itself_competes_and_is_on_record(data, monkeypatch):
     monkeypatch.setitem(base.ATTACKS, Image, [*base.ATTACKS[Image]])
     base.register(Image)(Darkest)
-    nets = dict.fromkeys(("Reader", "Residual", "Kernel"))
+    nets = dict.fromkeys(("Reader", "Discriminant", "Residual", "Kernel"))
     level = dataclasses.replace(SMALL, settings={**nets, "Darkest": {"shade": 0.5}})
     evidence = audit(lambda x: x, data, level=level)
     assert list(evidence.steps) == ["attribute ink: probe", "darkest image: darkest", "decoder image: ridge"]

@@ -61,9 +61,14 @@ class Discriminant(Attack):
             except np.linalg.LinAlgError:
                 continue
             weights = rows.T @ found if dual else found
+            told, heard = z[taught:] @ weights, held @ weights
             # Scores at deviation 1, since a logistic regression's penalty is of their scale.
-            weights = weights / np.maximum((z[taught:] @ weights).std(0), 1e-12)
-            told, heard = (jnp.asarray(part @ weights, jnp.float32) for part in (z[taught:], held))
+            rate = 1 / np.maximum(told.std(0), 1e-12)
+            weights, told, heard = (
+                weights * rate,
+                jnp.asarray(told * rate, jnp.float32),
+                jnp.asarray(heard * rate, jnp.float32),
+            )
             fitted = logistic_path((told, jnp.asarray(labels)[taught:]), (heard, jnp.asarray(truth)), classes)
             if fitted is None:
                 continue

@@ -98,18 +98,36 @@ class Decorrelated:
         """Correlations of (n, ...) features; ``ridge`` is the share of the mean variance below which nothing is raised."""
         standardise = Standardiser.of(z)
         own = np.asarray(flat(standardise(z)))
-        # The smaller of the two products has the same eigenvalues: several statistics of many features outnumber the rows.
-        wide = own.shape[1] > len(own)
-        values, vectors = np.linalg.eigh((own @ own.T if wide else own.T @ own) / len(own))
         # A direction in which nothing varies is rounding; it is not raised to the size of a signal.
-        kept = values > 1e-7 * max(values[-1], 1e-20)
-        floor, values, vectors = ridge * np.maximum(values, 0).sum() / own.shape[1], values[kept], vectors[:, kept]
-        vectors = own.T @ vectors / np.sqrt(len(own) * values) if wide else vectors
+        values, vectors = principal(own, 1e-7)
+        floor = ridge * np.square(own).mean()
         return cls(standardise, jnp.asarray(vectors * (values + floor) ** -0.25, jnp.float32))
 
     def __call__(self, z: Features) -> Float[Array, "n d"]:
         """The flat view."""
         return flat(self.standardise(z)) @ self.half @ self.half.T
+
+
+def principal(own: Float[np.ndarray, "n d"], least: float) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, "d r"]]:
+    """Principal components of centred rows, the smallest first.
+
+    Args:
+        own: the rows.
+        least: components of a smaller part of the largest variance are left out.
+
+    Returns:
+        Variances, and orthonormal directions.
+
+    Example:
+        >>> principal(np.array([[2.0, 0.0], [-2.0, 0.0]]), 1e-6)[0].tolist()
+        [4.0]
+    """
+    # The smaller of the two products has the same eigenvalues: several statistics of many features outnumber the rows.
+    wide = own.shape[1] > len(own)
+    values, vectors = np.linalg.eigh((own @ own.T if wide else own.T @ own) / len(own))
+    kept = values > least * max(values[-1], 1e-20)
+    values, vectors = values[kept], vectors[:, kept]
+    return values, own.T @ vectors / np.sqrt(len(own) * values) if wide else vectors
 
 
 @jax.tree_util.register_dataclass
@@ -132,7 +150,7 @@ class Sorted:
 
     def __call__(self, z: Features) -> Float[Array, "n d"]:
         """The flat view."""
-        return flat(jnp.sort(_positions(z), axis=1))
+        return flat(jnp.sort(positions(z), axis=1))
 
 
 @jax.tree_util.register_dataclass
@@ -148,7 +166,7 @@ class Pooled:
 
     def __call__(self, z: Features) -> Float[Array, "n d"]:
         """The flat view."""
-        cells = _positions(z)
+        cells = positions(z)
         return jnp.concatenate([cells.mean(1), cells.std(1), cells.min(1), cells.max(1)], axis=1)
 
 
@@ -234,5 +252,6 @@ class Joined:
         return np.asarray(in_chunks(self, z[None]))
 
 
-def _positions(z: Features) -> Float[Array, "n p c"]:
+def positions(z: Features) -> Float[Array, "n p c"]:
+    """Channels at every position of a map; a vector's numbers are as many positions of one channel."""
     return z.reshape(z.shape[0], -1, z.shape[-1] if z.ndim > 2 else 1)

@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ani_jax.attacks.attribute import Reader
-from ani_jax.attacks.base import Attack, Family
+from ani_jax.attacks.base import Attack, Family, Standardiser
 from ani_jax.attacks.query import flat, summarise
+from ani_jax.attacks.views import positions, principal
 from ani_jax.evaluation import contest
 from ani_jax.evaluation.scene import Scene, named
 from ani_jax.records import Control
@@ -40,18 +41,16 @@ class Scores:
     """Standardised features in some directions.
 
     Attributes:
-        mean: (d,), of flat features.
-        rate: (d,), 1 / deviation, 0 of what never changes.
+        standardise: before it.
         axes: (d, a), the directions.
     """
 
-    mean: Float[Array, " d"]
-    rate: Float[Array, " d"]
+    standardise: Standardiser
     axes: Float[Array, "d a"]
 
     def __call__(self, z: Features) -> Float[Array, "n a"]:
         """Projections."""
-        return ((flat(z) - self.mean[None]) * self.rate[None]) @ self.axes
+        return flat(self.standardise(z)) @ self.axes
 
 
 @jax.tree_util.register_dataclass
@@ -100,21 +99,16 @@ class Place:
     """In which block of positions the largest standardised value lies.
 
     Attributes:
-        mean: of flat features.
-        rate: 1 / deviation, likewise.
+        standardise: before it.
         block: (p,), the block of every position.
-        channels: of each position (static).
     """
 
-    mean: Float[Array, " d"]
-    rate: Float[Array, " d"]
+    standardise: Standardiser
     block: Int[Array, " p"]
-    channels: int = dataclasses.field(metadata={"static": True})
 
     def where(self, z: Features) -> Int[Array, " n"]:
         """The position itself."""
-        cells = ((flat(z) - self.mean[None]) * self.rate[None]).reshape(len(z), -1, self.channels)
-        return cells.max(2).argmax(1)
+        return positions(self.standardise(z)).max(2).argmax(1)
 
     def __call__(self, key: PRNGKey, z: Features) -> Int[Array, " n"]:
         """Labels."""
@@ -274,10 +268,10 @@ def found(scene: Scene, best: dict[str, float], families: Sequence[Family]) -> t
 
 def linear(z: Float[np.ndarray, "n ..."], rng: np.random.Generator) -> Quantile | None:
     """Quantiles of the median principal component among those that are not zero."""
-    mean, rate, vectors, values = _components(z)
-    if not len(values):
+    standardise, axes = _components(z)
+    if not axes.shape[1]:
         return None
-    scores = _scores(mean, rate, vectors[:, len(values) // 2, None])
+    scores = Scores(standardise, axes[:, axes.shape[1] // 2, None])
     own = np.asarray(scores(jnp.asarray(z)))[:, 0]
     jitter = 1e-6 * own.std()
     cuts = np.quantile(own + jitter * rng.normal(size=len(own)), np.arange(1, CLASSES) / CLASSES)
@@ -286,21 +280,20 @@ def linear(z: Float[np.ndarray, "n ..."], rng: np.random.Generator) -> Quantile 
 
 def parity(z: Float[np.ndarray, "n ..."], rng: np.random.Generator) -> Agreement | None:
     """Whether two of the leading whitened components lie on the same side of their medians."""
-    mean, rate, vectors, values = _components(z)
-    if len(values) < 2:
+    standardise, axes = _components(z)
+    if axes.shape[1] < 2:
         return None
-    scores = _scores(mean, rate, vectors[:, rng.choice(min(LEADING, len(values)), 2, replace=False)])
+    scores = Scores(standardise, axes[:, rng.choice(min(LEADING, axes.shape[1]), 2, replace=False)])
     return Agreement(scores, jnp.median(scores(jnp.asarray(z)), axis=0))
 
 
 def extreme(z: Float[np.ndarray, "n ..."], rng: np.random.Generator) -> Place | None:
     """Which block of positions holds the largest standardised value; blocks are cut to be equally likely."""
     del rng
-    mean, rate = _moments(z)
-    if not rate.any():
+    standardise = Standardiser.of(jnp.asarray(z))
+    if not standardise.rate.any():
         return None
-    channels = z.shape[-1] if z.ndim > 2 else 1
-    place = Place(jnp.asarray(mean), jnp.asarray(rate), jnp.zeros(z[0].size // channels, jnp.int32), channels)
+    place = Place(standardise, jnp.zeros(positions(jnp.asarray(z[:1])).shape[1], jnp.int32))
     share = np.bincount(np.asarray(place.where(jnp.asarray(z))), minlength=len(place.block)) / len(z)
     # A position belongs where the middle of its share falls.
     block = np.minimum(CLASSES * (share.cumsum() - share / 2), CLASSES - 1).astype(np.int32)
@@ -315,28 +308,11 @@ KINDS: dict[str, tuple[int, Callable[..., Rule | None]]] = {
 """Name -> number of classes, and what fits the rule; None where this client sends nothing that it could be planted in."""
 
 
-def _moments(z: Float[np.ndarray, "n ..."]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and 1 / deviation of flat features, 0 of what never changes."""
-    flattened = z.reshape(len(z), -1)
-    mean, deviation = flattened.mean(0, dtype=np.float64), flattened.std(0, dtype=np.float64)
-    rate = np.where(deviation > 1e-6 * np.abs(mean), 1 / np.maximum(deviation, 1e-30), 0)
-    return mean.astype(np.float32), rate.astype(np.float32)
-
-
-def _components(z: Float[np.ndarray, "n ..."]) -> tuple[np.ndarray, ...]:
-    """The moments, the principal directions of standardised features that are not zero, and their variances."""
-    mean, rate = _moments(z)
-    seen = (z.reshape(len(z), -1) - mean) * rate.astype(np.float64)
-    # The smaller of the two products has the same eigenvalues.
-    wide = seen.shape[1] > len(seen)
-    values, vectors = np.linalg.eigh(seen @ seen.T if wide else seen.T @ seen)
-    kept = np.flatnonzero(values > 1e-6 * max(values[-1], 1e-20))[::-1]
-    values, vectors = values[kept], vectors[:, kept]
-    vectors = seen.T @ vectors / np.sqrt(values) if wide else vectors
+def _components(z: Float[np.ndarray, "n ..."]) -> tuple[Standardiser, Float[Array, "d r"]]:
+    """Principal directions of standardised features that are not zero, the largest first."""
+    standardise = Standardiser.of(jnp.asarray(z))
+    _, vectors = principal(np.asarray(flat(standardise(jnp.asarray(z))), np.float64), 1e-6)
+    vectors = vectors[:, ::-1]
     # Of either sign, the one whose largest entry is positive: libraries differ.
-    turned = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(len(values))])
-    return mean, rate, vectors * turned, values / len(seen)
-
-
-def _scores(mean: np.ndarray, rate: np.ndarray, axes: np.ndarray) -> Scores:
-    return Scores(jnp.asarray(mean), jnp.asarray(rate), jnp.asarray(axes, jnp.float32))
+    turned = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])])
+    return standardise, jnp.asarray(vectors * turned, jnp.float32)

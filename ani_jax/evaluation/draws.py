@@ -66,8 +66,7 @@ def draws(
     require(releases > burst, "releases", releases, "2 or more of a burst" if burst else "1 or more")
     knowledge = Knowledge(client, None if predict is None else as_predictor(predict))
     # Of the audit's own auxiliary sample nothing is recorded, so hardly any of it is asked for.
-    few = dataclasses.replace(level_named(level), sample=1, often=1)
-    scene = Scene.of(knowledge, data, few, seed)
+    scene = Scene.of(knowledge, data, dataclasses.replace(level_named(level), sample=1, often=1), seed)
     scene = scene.fewer(scene.level.repeated if releases > 1 else 0)
     asked, test_z = scene.ask(releases, burst)
     fixed = [(asked.held, scene.data.validation), (test_z, scene.data.test)]

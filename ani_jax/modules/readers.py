@@ -45,6 +45,23 @@ def _norm(train: bool) -> nn.BatchNorm:
     return nn.BatchNorm(use_running_average=not train, momentum=0.0)
 
 
+def _placed(z: Features) -> Float[Array, "b h w c"]:
+    """Features as a map; vectors are one position."""
+    return z if z.ndim == 4 else z.reshape(z.shape[0], 1, 1, -1)
+
+
+def _wide(x: Float[Array, "b h w c"]) -> bool:
+    """Whether a map has more than 8x8 positions and can be halved."""
+    return max(x.shape[1:3]) > 8 and x.shape[1] % 2 == x.shape[2] % 2 == 0
+
+
+def _folded(x: Float[Array, "b h w c"]) -> Float[Array, "b p q d"]:
+    """A map at 8x8 positions or fewer, with as many numbers, as far as it can be halved."""
+    while _wide(x):
+        x = space_to_depth(x)
+    return x
+
+
 class Block(nn.Module):
     """``relu(x + norm(conv(relu(norm(conv(x))))))`` with 3x3 convolutions."""
 
@@ -79,11 +96,7 @@ class ConvReader(nn.Module):
     @nn.compact
     def __call__(self, z: Features, *, train: bool = False) -> Logits:
         """Classifies features."""
-        # Vectors are one position.
-        x = z if z.ndim == 4 else z.reshape(z.shape[0], 1, 1, -1)
-        while max(x.shape[1:3]) > 8 and x.shape[1] % 2 == x.shape[2] % 2 == 0:
-            x = space_to_depth(x)
-        x = nn.relu(_norm(train)(Conv(self.width, use_bias=False)(x)))
+        x = nn.relu(_norm(train)(Conv(self.width, use_bias=False)(_folded(_placed(z)))))
         for _ in range(self.blocks):
             x = Block()(x, train=train)
         if min(x.shape[1:3]) > 2:
@@ -121,13 +134,10 @@ class LocalReader(nn.Module):
     @nn.compact
     def __call__(self, z: Features, *, train: bool = False) -> Logits:
         """Classifies features."""
-        # Vectors are one position.
-        x = hats(z if z.ndim == 4 else z.reshape(z.shape[0], 1, 1, -1), self.knots)
-        if max(x.shape[1:3]) > 8 and x.shape[1] % 2 == x.shape[2] % 2 == 0:
+        x = hats(_placed(z), self.knots)
+        if _wide(x):
             x = nn.avg_pool(x, (2, 2), (2, 2))
-        while max(x.shape[1:3]) > 8 and x.shape[1] % 2 == x.shape[2] % 2 == 0:
-            x = space_to_depth(x)
-        x = nn.relu(_norm(train)(Conv(self.width, use_bias=False)(_norm(train)(x))))
+        x = nn.relu(_norm(train)(Conv(self.width, use_bias=False)(_norm(train)(_folded(x)))))
         x = Block()(x, train=train)
         x = nn.Dropout(DROPOUT, deterministic=not self.has_rng("dropout"))(x.reshape(x.shape[0], -1))
         x = nn.relu(_norm(train)(nn.Dense(128, name="hidden")(x)))

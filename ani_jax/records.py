@@ -127,11 +127,13 @@ class Look:
         steps: of all stages so far.
         loss: lowest so far: nats of cross-entropy for attributes, MSE for images.
         strength: selection score there, higher is stronger.
+        own: loss on rows that it has learnt from, None where it was not asked.
     """
 
     steps: int
     loss: float
     strength: float
+    own: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,10 +24,17 @@ from ani_jax.attacks.base import (
     in_chunks,
     register,
 )
-from ani_jax.attacks.network import REACHED, RISING, Trained, settled
+from ani_jax.attacks.network import PRUNED, Trained, end_of
 from ani_jax.attacks.query import Observed, flat
 from ani_jax.attacks.views import VIEWS, Answered, View
-from ani_jax.modules.readers import AdditiveReader, ConvReader, LinearReader, LocalReader, PerceptronReader
+from ani_jax.modules.readers import (
+    AdditiveReader,
+    ConvReader,
+    FourierReader,
+    LinearReader,
+    LocalReader,
+    PerceptronReader,
+)
 from ani_jax.optimize.fit import lbfgs
 from ani_jax.targets.attribute import Attribute, Heads
 from ani_jax.targets.base import Target
@@ -38,6 +45,7 @@ BANK = (
     ("local", "ranked"),
     ("perceptron", "standardised"),
     ("perceptron", "decorrelated"),
+    ("fourier", "standardised"),
     ("additive", "ranked"),
     ("additive", "sorted"),
     ("curves", "ranked"),
@@ -177,6 +185,7 @@ FORMS: Mapping[str, Callable[[int], nn.Module]] = MappingProxyType(
         "perceptron": PerceptronReader,
         "additive": AdditiveReader,
         "curves": functools.partial(AdditiveReader, width=64),
+        "fourier": FourierReader,
         "conv": ConvReader,
         "local": LocalReader,
     }
@@ -303,7 +312,8 @@ class Reader(Attack):
         attacker = None if found.attacker is None else found.attacker.part(index)
         curves, ended = found.curves[index : index + 1], found.ended
         # It may have been trained on for another attribute.
-        ended = REACHED if ended == RISING and settled(curves, self.target) else ended
+        trained = ended not in ("", PRUNED)
+        ended = end_of(curves, self.target, len(asked.sample.label)) if trained else ended
         return found._replace(attacker=attacker, curves=curves, ended=ended, last=None)
 
 

@@ -35,6 +35,8 @@ LOOKS = 4
 FLOOR = float(np.finfo(np.float32).max)
 """Loss of what never had a finite one."""
 REACHED, RISING, PRUNED = "plateau reached", "still rising: a lower bound", "not among the leaders: not trained on"
+EXHAUSTED = "auxiliary exhausted at {:,} rows: a lower bound"
+"""Where more steps gain nothing, and the network reads its own rows better than others: more rows would tell it more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -354,8 +356,8 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None) -> Fit
         reached = attack.first and done >= attack.least and settled(curves, target)
         if state.failed is not None or reached or done >= attack.steps:
             break
-    ended = (REACHED if reached else RISING) if attack.first else ""
-    return Fitted(attacker, state.failed, "", tuple(map(tuple, curves)), ended, state)
+    found = Fitted(attacker, state.failed, "", tuple(map(tuple, curves)), "", state)
+    return found._replace(ended=end_of(found.curves, target, len(asked.sample.label))) if attack.first else found
 
 
 def _answers(state: Fit, view: Any, module: nn.Module, target: Target, z: Features) -> Answers:
@@ -372,15 +374,37 @@ _variables = jax.jit(statistics, static_argnums=0)
 def _looks(done: int, state: Fit, attacker: Answers, attack: Trained, context: Context) -> list[Look]:
     """How strong the attacker is now, for each of its questions; 0 for one that decides nothing."""
     asked, found = context.asked, []
+    rows = jax.tree.map(lambda leaf: leaf[:STATISTICS], asked.sample)
     # Evidence is JSON, which has no infinity.
     losses = [FLOOR if loss is None else float(loss) for loss in np.atleast_1d(np.array(state.best, object))]
     for index, ((part, _), loss) in enumerate(zip(attack.target.parts, losses, strict=True)):
-        strength = 0.0
+        strength, own = 0.0, None
         if index in attack.target.wanted:
             guess = part.balanced(np.asarray(attacker.part(index)(context.key, asked.held)), asked.sample)
             strength = part.strength(guess, asked.validation)
-        found.append(Look(done, loss, strength))
+            guess = attacker.part(index)(context.key, asked.sample_z[None, :STATISTICS])
+            own = float(part.selection(guess, rows, part.aim(rows)).mean())
+        found.append(Look(done, loss, strength, own))
     return found
+
+
+def end_of(curves: Sequence[Sequence[Look]], target: Target, rows: int) -> str:
+    """Why training ended: what counts is every question that is not answered.
+
+    Args:
+        curves: of each of the target's parts.
+        target: what was wanted.
+        rows: that were learnt from.
+    """
+    if not settled(curves, target):
+        return RISING
+    for index in target.wanted:
+        part, look = target.parts[index][0], curves[index][-1]
+        # As far as a plateau allows, nothing is gained by having seen a row before.
+        heard = look.own is not None and part.gained(look, dataclasses.replace(look, loss=look.own))
+        if heard and not answered(part, look):
+            return EXHAUSTED.format(rows)
+    return REACHED
 
 
 def settled(curves: Sequence[Sequence[Look]], target: Target) -> bool:

@@ -26,6 +26,8 @@ from ani_jax.types import Images, PRNGKey, Release
 
 SCATTER = 0.1
 """Standard deviation of what is added to the mean image for the third start and those after it."""
+SHORTER = 4
+"""What part of its steps a setting is tried for at first."""
 
 
 @register(Image)
@@ -160,6 +162,7 @@ class Tunable(Protocol):
     """An attacker with a setting: a dataclass."""
 
     setting: Setting
+    steps: int
 
     def solve(self, key: PRNGKey, z: Observed) -> tuple[Images, Bool[Array, " n"]]:
         """Reconstructions, and for which of them the objective stayed finite."""
@@ -186,9 +189,9 @@ def tune(
 ) -> Fitted:
     """The attacker and setting with the lowest MSE on the first validation images.
 
-    Of each attacker all settings meet half of the images, each round in one batch, and the better quarter of them meets all.
-    Settings that stayed finite are preferred;
-    where none did, the fit has failed.
+    Every attacker with every setting descends a part of the way on half of the images; the best of these pairs, a quarter as
+    many as there are settings, go all the way on all images. Pairs that stayed finite are preferred; where none did, the fit has
+    failed.
 
     Args:
         key: of the descents.
@@ -215,11 +218,14 @@ def tune(
             report(on_event, step=attacker.steps, loss=error, finite=not bad, **setting._asdict())
         return found
 
-    best, least = None, (True, np.inf)
-    for attacker in attackers:
-        ranked = sorted(zip(tried(attacker, grid, -(-len(images) // 2)), grid, strict=True))
-        better = [setting for _, setting in ranked[: -(-len(grid) // 4)]]
-        for value, setting in zip(tried(attacker, better, len(images)), better, strict=True):
+    half, starts = -(-len(images) // 2), []
+    for place, attacker in enumerate(attackers):
+        brief = dataclasses.replace(attacker, steps=-(-attacker.steps // SHORTER))
+        starts += [(value, place, setting) for value, setting in zip(tried(brief, grid, half), grid, strict=True)]
+    better, best, least = sorted(starts)[: -(-len(grid) // 4)], None, (True, np.inf)
+    for place, attacker in enumerate(attackers):
+        some = [setting for _, where, setting in better if where == place]
+        for value, setting in zip(tried(attacker, some, len(images)) if some else (), some, strict=True):
             if best is None or value < least:
                 best, least = dataclasses.replace(attacker, setting=setting), value
     return Fitted(best, "the objective or its gradient is not finite" if least[0] else None)

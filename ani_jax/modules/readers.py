@@ -6,6 +6,7 @@ where a "dropout" key is given.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -212,6 +213,41 @@ class LinearReader(nn.Module):
         """Classifies features; ``train`` changes nothing."""
         del train
         x = z.reshape(z.shape[0], -1)
+        return nn.Dense(self.outputs, kernel_init=nn.initializers.zeros_init(), name="heads")(x)
+
+
+class FourierReader(nn.Module):
+    """Logistic regression on random Fourier features: a Gaussian kernel's, of two widths (Rahimi & Recht 2007).
+
+        logits = W sqrt(2) cos(F z + b),   rows of F drawn from N(0, 1 / d) or N(0, 4 / d), which are not trained
+
+    Args:
+        outputs: numbers of all heads together.
+        width: how many rows.
+
+    Returns:
+        Logits ``(b, outputs)``.
+
+    Example:
+        >>> module, z = FourierReader(6, width=8), jnp.ones((2, 12))
+        >>> jax.eval_shape(module.init_with_output, jax.random.key(0), z)[0].shape
+        (2, 6)
+    """
+
+    outputs: int
+    width: int = 2048
+
+    @nn.compact
+    def __call__(self, z: Features, *, train: bool = False) -> Logits:
+        """Classifies features; ``train`` changes nothing."""
+        del train
+        x = z.reshape(z.shape[0], -1)
+        deviation = x.shape[1] ** -0.5
+        frequencies = self.param("frequencies", nn.initializers.normal(deviation), (x.shape[1], self.width))
+        phases = self.param("phases", nn.initializers.uniform(2 * math.pi), (self.width,))
+        # Scaled here, that one initialiser does for both widths.
+        scaled = jax.lax.stop_gradient(frequencies) * (1.0 + jnp.arange(self.width) % 2)[None]
+        x = math.sqrt(2) * jnp.cos(x @ scaled + jax.lax.stop_gradient(phases)[None])
         return nn.Dense(self.outputs, kernel_init=nn.initializers.zeros_init(), name="heads")(x)
 
 

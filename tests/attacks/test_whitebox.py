@@ -324,8 +324,9 @@ def test_the_grid_is_tried_and_recorded(key, fit):
     fitted = fit(white_box(30, 1, (0.0, 0.03), (0.0, 10.0)), key, asked, events.append)
     assert tuple(fitted.attacker.setting) == (0.03, 0.0, 0.0)
     tried = [(e["rate"], e["variation"], e["energy"]) for e in events]
-    # Of the client and of what stands beside it: all on half of the images, the best on all.
-    assert tried == 2 * [*map(tuple, settings((0.0, 0.03), (0.0, 10.0), (0.0,))), (0.03, 0.0, 0.0)]
+    # Of the client and of what stands beside it: all are tried briefly, the best of both goes all the way.
+    assert tried == [*2 * list(map(tuple, settings((0.0, 0.03), (0.0, 10.0), (0.0,)))), (0.03, 0.0, 0.0)]
+    assert [e["step"] for e in events] == [*8 * [8], 30]
     least = min(events, key=lambda event: event["loss"])
     assert (least["rate"], least["variation"]) == (0.03, 0.0)
 

@@ -10,6 +10,7 @@ from ani_jax.modules.readers import (
     AdditiveReader,
     ConvReader,
     DecoderReader,
+    FourierReader,
     LinearReader,
     LocalReader,
     PerceptronReader,
@@ -23,6 +24,7 @@ READERS = [
     PerceptronReader(5, 8),
     AdditiveReader(5),
     AdditiveReader(5, 8),
+    FourierReader(5, 8),
 ]
 FEATURES = [(2, 8, 8, 12), (2, 16, 16, 3), (2, 32, 32, 3), (2, 1, 1, 5), (2, 5, 6, 3), (2, 40)]
 
@@ -113,3 +115,21 @@ def test_local_curves_tell_what_noise_hides(key):
         params, state = step(params, state)
     guess = module.apply(statistics(module, params, z[:384]), z[384:], train=False).argmax(1)
     assert float((guess == wide[384:]).mean()) > 0.95
+
+
+def test_random_fourier_features_make_gaussian_kernels_of_two_widths(key):
+    z, module = jax.random.normal(key, (6, 5)), FourierReader(1, 20_000)
+    params = module.init(key, z, train=False)["params"]
+
+    def logits(kernel):
+        heads = {**params["heads"], "kernel": kernel}
+        return module.apply({"params": {**params, "heads": heads}}, z)[:, 0]
+
+    features = jax.jacrev(logits)(params["heads"]["kernel"])[..., 0]
+    distances = np.square(np.asarray(z)[:, None] - np.asarray(z)[None]).sum(2)
+    kernels = [np.exp(-(scale**2) * distances / (2 * 5)) for scale in (1, 2)]
+    np.testing.assert_allclose(features @ features.T / 20_000, np.mean(kernels, 0), atol=0.04)
+    # What is drawn stays as it was drawn.
+    gradient = jax.grad(lambda params: module.apply({"params": params}, z).sum())(params)
+    assert not jnp.any(gradient["frequencies"])
+    assert not jnp.any(gradient["phases"])

@@ -152,6 +152,55 @@ def scatter(evidences: Sequence[Evidence], measures: Sequence[str] | None = None
         return svg(figure)
 
 
+def plateaus(evidence: Evidence, columns: int = 3) -> bytes | None:
+    """How strong each trained attacker was after every stage of its training, one panel for every attack.
+
+    Attackers that are trained to a plateau should end flat: where the thick line, the chosen attacker's, still rises, the
+    result is a lower bound. A dashed line is the loss on rows that an attacker has learnt from, where the panel shows losses.
+
+    Args:
+        evidence: of one client.
+        columns: panels in a row.
+
+    Returns:
+        An SVG document, None where nothing was trained in stages.
+    """
+    told = [result for result in evidence.attacks if any(len(one.curve) > 1 for one in result.attackers)]
+    if not told:
+        return None
+    names = list(dict.fromkeys(one.name for result in told for one in result.attackers if one.curve))
+    with styled():
+        figure, axes = grid(len(told), columns)
+        for axis, result in zip(axes, told, strict=True):
+            words = evidence.words(result.target)
+            metric = words.metric(words.strength)
+            factor = 100.0 if metric.unit == "percent" else 1.0
+            for one in result.attackers:
+                if not one.curve:
+                    continue
+                number, steps = names.index(one.name), [look.steps for look in one.curve]
+                values = [factor * look.strength if words.higher else look.loss for look in one.curve]
+                axis.plot(
+                    steps,
+                    values,
+                    color=COLOURS[number % len(COLOURS)],
+                    marker=MARKERS[number % len(MARKERS)],
+                    markersize=4,
+                    linewidth=2.4 if one.name == result.chosen else 1.0,
+                    label=drawable(one.name),
+                )
+                own = [math.nan if look.own is None else look.own for look in one.curve]
+                if not words.higher:
+                    axis.plot(steps, own, color=COLOURS[number % len(COLOURS)], linewidth=0.9, linestyle="--")
+            asked = "" if result.queries == 1 else f", {result.queries} releases"
+            axis.set_title(drawable(f"{result.attack} {result.target}{asked}"))
+            axis.set_xscale("log", base=2)
+            axis.set_xlabel("steps, or images of a library")
+            axis.set_ylabel(drawable(f"{metric.label}{', %' if metric.unit == 'percent' else ''}"))
+        legend(figure, axes)
+        return svg(figure)
+
+
 def variants(pairs: Mapping[str, Sequence[tuple[Evidence, Evidence]]], columns: int = 3) -> bytes:
     """Accuracy lost against leakage over seeds: a small mark a seed, a large one for a variant's mean.
 

@@ -61,6 +61,11 @@ def render(
             alt = f"{subject}: {name} from {first} to {last}."
             picture = data_uri("svg+xml", figures.curves(log, (name,), columns=1))
             curves.setdefault(subject, []).append(Image(picture, alt))
+    plateaus = []
+    for evidence in evidences:
+        if (picture := figures.plateaus(evidence)) is not None:
+            alt = f"{evidence.subject}: strength on validation of every trained attacker, stage by stage."
+            plateaus.append(Image(data_uri("svg+xml", picture), alt, evidence.subject))
     numbers = frame(evidences)
     strengths = (
         numbers[(numbers.part == "attack") & (numbers.metric == numbers.strength)].set_index(ATTACK).value.dropna()
@@ -95,6 +100,7 @@ def render(
         scatters=scatters,
         galleries=galleries,
         curves=curves,
+        plateaus=plateaus,
         command=command,
         config=json.dumps(dict(config), indent=2, default=str, ensure_ascii=False),
         provenance=provenance,

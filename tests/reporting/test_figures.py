@@ -1,5 +1,6 @@
 """Figures decode, have the right size and pixels, are equal for equal inputs, and leave matplotlib as it was."""
 
+import dataclasses
 import io
 import xml.etree.ElementTree as ElementTree
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ani_jax.records import Picture
+from ani_jax.records import Look, Picture
 from ani_jax.reporting import figures
 
 
@@ -50,6 +51,30 @@ def test_curves_survive_constant_missing_and_single_values():
 def test_curves_refuse_what_was_not_logged(metrics, names):
     with pytest.raises(ValueError, match=r"^names is .*expected"):
         figures.curves(metrics, names)
+
+
+def staged(result, **looks):
+    """The result with attackers that were trained in stages, of so many looks."""
+    attacker = result.attackers[0]
+    more = [
+        dataclasses.replace(
+            attacker, name=name, curve=tuple(Look(100 * 2**i, 0.5 / (i + 1), 0.3 + 0.1 * i, 0.1) for i in range(count))
+        )
+        for name, count in looks.items()
+    ]
+    return dataclasses.replace(result, attackers=(*result.attackers, *more))
+
+
+def test_plateaus_have_one_panel_per_attack_with_stages(funnel):
+    assert figures.plateaus(funnel) is None
+    ink, image = funnel.attack("attribute", "ink"), funnel.attack("decoder", "image")
+    # A start alone is drawn beside those that were trained on, and is no panel of its own.
+    attacks = (staged(ink, local=3, linear=1), staged(image, residual=1))
+    data = figures.plateaus(dataclasses.replace(funnel, attacks=attacks))
+    assert {"attribute ink", "balanced accuracy, %", "local", "linear"} <= set(drawn(data))
+    assert svg_width(data) == pytest.approx(figures.PANEL[0] * 72)
+    both = figures.plateaus(dataclasses.replace(funnel, attacks=(attacks[0], staged(image, residual=2))))
+    assert {"attribute ink", "decoder image", "MSE"} <= set(drawn(both))
 
 
 def test_scatter_has_one_panel_per_target(none, funnel):

@@ -251,17 +251,18 @@ class Reader(Attack):
     Attributes:
         form, seen: of the network.
         bank: all networks that start; the leaders among them double.
-        again: those of them that also attack several releases, where one alone leads; () for all.
-        first, least, leaders, batch_size, learning_rate: see :class:`ani_jax.attacks.network.Trained`.
+        heard: those of them that also attack several releases, where one alone leads; () for all.
+        first, least, again, leaders, batch_size, learning_rate: see :class:`ani_jax.attacks.network.Trained`.
     """
 
     target: Attribute
     form: str = "perceptron"
     seen: str = "standardised"
     bank: tuple[tuple[str, str], ...] = (("perceptron", "standardised"),)
-    again: tuple[tuple[str, str], ...] = ()
+    heard: tuple[tuple[str, str], ...] = ()
     first: int = 0
     least: int = 0
+    again: int = 0
     leaders: int = 2
     batch_size: int = 128
     learning_rate: float = 2e-3
@@ -271,7 +272,7 @@ class Reader(Attack):
     levels = MappingProxyType(
         {
             "preview": {"steps": 20, "batch_size": 64},
-            "standard": {"steps": 4992, "first": 312, "least": 2496, "bank": BANK, "again": AGAIN},
+            "standard": {"steps": 4992, "first": 312, "least": 2496, "again": 2496, "bank": BANK, "heard": AGAIN},
             "thorough": {"steps": 39_936, "first": 624, "least": 2496, "bank": WIDER, "leaders": 4},
         }
     )
@@ -280,11 +281,6 @@ class Reader(Attack):
     def name(self) -> str:
         """Network and view."""
         return f"{self.form}, {self.seen}"
-
-    @property
-    def repeated(self) -> bool:  # type: ignore[override]
-        """As ``again`` says."""
-        return not self.again or (self.form, self.seen) in self.again
 
     @classmethod
     def at(cls, target: Target, level: Level) -> tuple[Self, ...]:
@@ -295,6 +291,16 @@ class Reader(Attack):
             for form, seen in one.bank
         )
 
+    def repeated(self) -> Self | None:
+        """The same where it is one of those that are ``heard``, among these alone."""
+        if self.heard and (self.form, self.seen) not in self.heard:
+            return None
+        steps, bank = self.again or self.steps, tuple(pair for pair in self.bank if pair in (self.heard or self.bank))
+        leaders = 1 if self.heard else self.leaders
+        return dataclasses.replace(
+            self, bank=bank, leaders=leaders, steps=steps, least=min(self.least, steps), heard=(), again=0
+        )
+
     def fit(self, context: Context) -> Fitted:
         """Trains the network, or takes its part of what was trained for another attribute."""
         asked = context.asked
@@ -303,11 +309,8 @@ class Reader(Attack):
         heads = Heads("attributes", tuple(real), tuple(planted))
         names = ("steps", "first", "least", "leaders", "batch_size", "learning_rate")
         settings = {name: getattr(self, name) for name in names}
-        bank = self.bank
-        if asked.queries > 1 and self.again:
-            bank, settings["leaders"] = tuple(pair for pair in bank if pair in self.again), 1
-        every = tuple(Joint(heads, form=form, seen=seen, **settings) for form, seen in bank)
-        found = context.fitted(dataclasses.replace(every[bank.index((self.form, self.seen))], rivals=every))
+        every = tuple(Joint(heads, form=form, seen=seen, **settings) for form, seen in self.bank)
+        found = context.fitted(dataclasses.replace(every[self.bank.index((self.form, self.seen))], rivals=every))
         index = real.index(self.target)
         attacker = None if found.attacker is None else found.attacker.part(index)
         curves, ended = found.curves[index : index + 1], found.ended

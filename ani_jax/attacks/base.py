@@ -8,7 +8,7 @@ one on ``validation`` and scores it once on ``test``.
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
@@ -178,10 +178,8 @@ class Attack:
     """Whom it competes with; with the target and the number of releases it names a result."""
     levels: ClassVar[Mapping[str, Mapping[str, Any]]]
     """Name of a level -> settings by name; it sits out levels that are missing."""
-    repeated: ClassVar[bool] = True
-    """Query policy: whether it also attacks several releases of each image."""
     bursts: ClassVar[bool] = False
-    """Likewise, whether it also attacks bursts; not what takes all releases for those of one image."""
+    """Query policy: whether it also attacks bursts; not what takes all releases for those of one image."""
     last: ClassVar[bool] = False
     """Whether it builds on what all others of its family found."""
     owns: ClassVar[Callable[[Source], Source] | None] = None
@@ -210,6 +208,10 @@ class Attack:
         # A class that the settings name attacks even where its own levels would have it sit out.
         more = level.settings.get(cls.__name__, None if own is None else {})
         return () if more is None else (cls(target, **{**(own or {}), **more}),)
+
+    def repeated(self) -> Self | None:
+        """Query policy: as what it attacks several releases of each image; None where it sits out."""
+        return self
 
     def fit(self, context: "Context") -> Fitted:
         """Learns from what the threat model grants."""
@@ -310,11 +312,15 @@ def families(targets: Sequence[Target], level: Level, knowledge: Knowledge) -> t
             ordered = sorted(attacks, key=lambda attack: (attack.last, attack.steps > 0))
             # Without noise a client that is asked again says the same again.
             for queries in level.queries if stochastic else (1,):
-                able = tuple(attack for attack in ordered if queries == 1 or attack.repeated)
+                able = tuple(ordered) if queries == 1 else _repeated(ordered)
                 found += [Family(name, target, able, queries)] if able else []
-            able = tuple(attack for attack in ordered if attack.bursts and attack.repeated)
+            able = _repeated(attack for attack in ordered if attack.bursts)
             found += [Family(name, target, able, queries, burst=True) for queries in bursts if able]
     return tuple(found)
+
+
+def _repeated(attacks: Iterable[Attack]) -> tuple[Attack, ...]:
+    return tuple(one for attack in attacks if (one := attack.repeated()) is not None)
 
 
 @jax.tree_util.register_dataclass

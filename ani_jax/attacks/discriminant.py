@@ -34,7 +34,9 @@ class Discriminant(Attack):
 
     family = "attribute"
     levels = EVERYWHERE
-    repeated = False
+
+    def repeated(self) -> None:
+        """Sits out: what noise is left hides what only double precision would tell."""
 
     def fit(self, context: Context) -> Fitted:
         """Keeps the penalty with the lowest cross-entropy on ``validation``."""

@@ -76,9 +76,11 @@ class MismatchedRidge(Ridge):
 
     family = "mismatched"
     levels = SETTINGS
-    repeated = False
     # A plain function would be bound to the attack and get it as its source.
     owns = staticmethod(mismatched)
+
+    def repeated(self) -> None:
+        """Sits out: what is shown is a gap beside an attacker who asks once."""
 
     @property
     def name(self) -> str:
@@ -93,8 +95,10 @@ class MismatchedKernel(Kernel):
 
     family = "mismatched"
     levels = SETTINGS
-    repeated = False
     owns = staticmethod(mismatched)
+
+    def repeated(self) -> None:
+        """Sits out: what is shown is a gap beside an attacker who asks once."""
 
     @property
     def name(self) -> str:

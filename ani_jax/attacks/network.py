@@ -46,6 +46,7 @@ class Trained(Attack):
     Attributes:
         steps: of all stages together, at most.
         first: steps of the start that all of a family's networks make; 0 for all ``steps`` at once.
+        again: of all stages together where it hears several releases, which noise leaves less to find in; 0 for as many.
         least: no plateau is called before so many steps.
         leaders: so many architectures are trained on behind their starts, for each question that no start has answered.
         batch_size: rows a step.
@@ -55,6 +56,7 @@ class Trained(Attack):
 
     first: int = 0
     least: int = 0
+    again: int = 0
     leaders: int = 2
     batch_size: int = 128
     learning_rate: float = 2e-3
@@ -81,7 +83,12 @@ class Trained(Attack):
     @property
     def start(self) -> Self:
         """The attack that ends behind the first stage."""
-        return dataclasses.replace(self, steps=min(self.first, self.steps), first=0, least=0, rivals=())
+        return dataclasses.replace(self, steps=min(self.first, self.steps), first=0, least=0, again=0, rivals=())
+
+    def repeated(self) -> Self:
+        """The same network with the steps that several releases are worth."""
+        steps = self.again or self.steps
+        return dataclasses.replace(self, steps=steps, least=min(self.least, steps))
 
     def fit(self, context: Context) -> Fitted:
         """Starts, and doubles where it is one of the leaders on ``validation``."""

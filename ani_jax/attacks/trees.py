@@ -42,14 +42,15 @@ class Boosted(Attack):
     first: int = 0
 
     family = "attribute"
-    # Several releases of thousands of features are tens of thousands, each of which a tree looks at.
-    repeated = False
     levels = MappingProxyType(
         {
             "standard": {"steps": 120, "first": 12, "views": ("standardised", "pooled")},
             "thorough": {"steps": 600, "rows": 40_000},
         }
     )
+
+    def repeated(self) -> None:
+        """Several releases of thousands of features are tens of thousands, each of which a tree looks at: it sits out."""
 
     def fit(self, context: Context) -> Fitted:
         """Boosts until ``validation`` has gained nothing for ten rounds, or a start is far behind others'."""

@@ -131,3 +131,21 @@ def test_a_vote_is_of_the_leaders_whose_mean_is_best(key):
     assert len(found.members) == 3
     assert (found(key, asked.held).argmax(1) == truth).all()
     assert base.Fits(asked, lambda attack: key)(vote, (liar, vote)).failed is not None
+
+
+def test_several_releases_are_heard_by_fewer_networks_for_fewer_steps():
+    noisy = Knowledge(query.as_release(lambda x, key: x + jax.random.normal(key, x.shape)))
+    found = base.families((Attribute("ink", 4),), base.LEVELS["standard"], noisy)
+    once, often, burst = (
+        [one for one in family.attacks if isinstance(one, attribute.Reader)]
+        for family in found
+        if family.name == "attribute"
+    )
+    assert [(one.form, one.seen) for one in once] == list(attribute.BANK)
+    assert [(one.form, one.seen) for one in often] == list(attribute.AGAIN)
+    assert often == burst
+    assert {(one.bank, one.leaders, one.steps) for one in often} == {(attribute.AGAIN, 1, 2496)}
+    assert {(one.bank, one.leaders, one.steps) for one in once} == {(attribute.BANK, 2, 4992)}
+    # At a level that names none, all hear them.
+    one = attribute.Reader(Attribute("ink", 4))
+    assert one.repeated() == one

@@ -6,7 +6,7 @@ from pathlib import Path
 
 SETTINGS = {"jax_persistent_cache_min_compile_time_secs": 0, "jax_persistent_cache_min_entry_size_bytes": -1}
 """Every program is worth keeping: a small one takes 60 ms to compile and 5 ms to read."""
-TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
+TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
 """Names of ``mallopt``'s parameters, from glibc's malloc.h."""
 
 
@@ -21,8 +21,8 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return False
-    # One arena: the others cannot grow beyond 64 MiB, and ask the kernel after all.
-    return all(mallopt(name, value) for name, value in ((ARENA_MAX, 1), (MMAP_MAX, 0), (TRIM_THRESHOLD, 2**31 - 1)))
+    # One arena: others cannot grow beyond 64 MiB. What is larger than any step's arrays goes back: kept, it would lie in pieces.
+    return all(mallopt(*pair) for pair in ((ARENA_MAX, 1), (MMAP_THRESHOLD, 96 << 20), (TRIM_THRESHOLD, 2**31 - 1)))
 
 
 def cores() -> int:

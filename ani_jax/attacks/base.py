@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ani_jax.attacks.density import Library, Pairs, declares, gaussian, library_of
-from ani_jax.attacks.query import CHUNK, Observed, answers, padded, query, summarise
+from ani_jax.attacks.query import CHUNK, Observed, answers, gathered, padded, query, summarise
 from ani_jax.records import BURST, Look
 from ani_jax.targets.base import Target
 from ani_jax.types import Batch, Features, Knowledge, PRNGKey, Release, Source
@@ -527,13 +527,11 @@ def prepare(
     """
     draw_key, sample_key, held_key = jax.random.split(key, 3)
     release = _granted(knowledge)
-    if like is None:
-        owned = jax.tree.map(lambda *parts: jnp.concatenate(parts), *dealt(auxiliary, draw_key, count))
-    else:
-        owned = like.sample
+    owned = gathered(dealt(auxiliary, draw_key, count), count) if like is None else like.sample
     sample = _first(owned, count)
     # Summarised chunk by chunk: 64 releases of every image at once would take gigabytes.
-    sample_z = jnp.concatenate([summarise(z) for z in answers(release, sample.image, sample_key, queries, burst)])
+    sent = answers(release, sample.image, sample_key, queries, burst)
+    sample_z = gathered(map(summarise, sent), len(sample.image))
     held, weighed = query(release, validation.image, held_key, queries, burst), None
     if declares(release) and not burst:
         owned = _first(owned, library)

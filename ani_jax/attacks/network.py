@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from ani_jax.attacks.base import Asked, Attack, Context, Fitted, in_chunks
 from ani_jax.attacks.density import Library
-from ani_jax.attacks.query import Observed, ask
+from ani_jax.attacks.query import Observed, ask, gathered
 from ani_jax.modules.initialise import initialise
 from ani_jax.modules.readers import statistics
 from ani_jax.optimize.fit import Fit, adam, fit
@@ -176,8 +176,7 @@ def shaped(view: Any, z: Features) -> Features:
 
 def seen(view: Any, z: Features) -> Features:
     """Lessons as a network is told of them; once for all steps, since a view may cost more than the network."""
-    parts = (_shaped(view, z[start : start + SEEN]) for start in range(0, len(z), SEEN))
-    return jnp.concatenate(list(parts))
+    return gathered((_shaped(view, z[start : start + SEEN]) for start in range(0, len(z), SEEN)), len(z))
 
 
 _shaped = jax.jit(shaped)

@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ani_jax.types import Features, Images, PRNGKey, Release
@@ -130,7 +131,7 @@ def query(release: Release, images: Images, key: PRNGKey, queries: int = 1, burs
         >>> query(as_release(lambda x: x), jnp.ones((3, 2, 2, 1)), jax.random.key(0), 2).shape
         (2, 3, 2, 2, 1)
     """
-    return jnp.concatenate(list(answers(release, images, key, queries, burst)), axis=1)
+    return gathered(answers(release, images, key, queries, burst), len(images), axis=1)
 
 
 def answers(release: Release, images: Images, key: PRNGKey, queries: int, burst: bool = False) -> Iterator[Observed]:
@@ -217,6 +218,34 @@ def summarise(z: Observed) -> Features:
     )
     # How much noise an image gets is a signal itself (METHODS 5.6).
     return jnp.concatenate([mean, jnp.sqrt(variance), least, largest], axis=-1)
+
+
+def gathered(parts: Iterable[Any], count: int, axis: int = 0) -> Any:
+    """Chunks of a pytree beside each other.
+
+    Written in place: all chunks at once, beside what becomes of them, would take the memory twice and leave it in pieces.
+
+    Args:
+        parts: the chunks.
+        count: of all their rows together.
+        axis: of the rows.
+
+    Example:
+        >>> gathered(iter([jnp.ones((2, 3)), jnp.zeros((1, 3))]), 3)[:, 0].tolist()
+        [1.0, 1.0, 0.0]
+    """
+    whole, begin = None, 0
+    for part in parts:
+        part = jax.tree.map(np.asarray, part)
+        if whole is None:
+            whole = jax.tree.map(
+                lambda leaf: np.empty((*leaf.shape[:axis], count, *leaf.shape[axis + 1 :]), leaf.dtype), part
+            )
+        for into, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
+            rows = slice(begin, begin + leaf.shape[axis])
+            into[(slice(None),) * axis + (rows,)] = leaf
+        begin = rows.stop
+    return jax.tree.map(jnp.asarray, whole)
 
 
 def padded(x: Array, axis: int) -> tuple[Array, int]:

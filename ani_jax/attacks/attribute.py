@@ -78,10 +78,12 @@ class Probe(Attack):
 
     Attributes:
         iterations: of L-BFGS, per penalty.
+        rows: of the sample that it learns from, at most: the linear network and the discriminant hear all of them.
     """
 
     target: Attribute
     iterations: int = 30
+    rows: int = 10_240
 
     family = "attribute"
     bursts = True
@@ -90,8 +92,8 @@ class Probe(Attack):
     def fit(self, context: Context) -> Fitted:
         """Fits one probe a penalty and keeps the one with the lowest cross-entropy on ``validation``."""
         asked, name = context.asked, self.target.name
-        z, held = flat(asked.standardise(asked.sample_z)), flat(asked.standardise(asked.held_z))
-        pairs = (z, asked.sample.sensitive[name]), (held, asked.validation.sensitive[name])
+        z, held = (flat(asked.standardise(part)) for part in (asked.sample_z[: self.rows], asked.held_z))
+        pairs = (z, asked.sample.sensitive[name][: self.rows]), (held, asked.validation.sensitive[name])
         found = logistic_path(*pairs, self.target.classes, self.iterations)
         if found is None:
             return Fitted(None, "no penalty gave finite weights")

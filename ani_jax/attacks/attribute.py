@@ -26,7 +26,7 @@ from ani_jax.attacks.base import (
 )
 from ani_jax.attacks.network import PRUNED, Trained, end_of
 from ani_jax.attacks.query import Observed, flat
-from ani_jax.attacks.views import VIEWS, Answered, View
+from ani_jax.attacks.views import FITTED, Answered, View, view_of
 from ani_jax.modules.readers import (
     AdditiveReader,
     ConvReader,
@@ -57,8 +57,6 @@ WIDER = (*BANK, ("conv", "standardised"), ("perceptron", "ranked"))
 """The same where there is more time."""
 AGAIN = (("local", "ranked"), ("perceptron", "standardised"), ("additive", "ranked"))
 """Those that also hear several releases of an image, of which one leads: there is less to find than in a single one."""
-FITTED = 4096
-"""Rows that a view is learnt on at most."""
 L2_GRID = (1.0, 1e-1, 1e-2, 1e-3)
 """Weights of the probe's penalty, from the strongest on; each fit starts from the one before."""
 
@@ -235,14 +233,15 @@ class Joint(Trained):
         every = (*self.target.heads, *self.target.planted)
         return FORMS[self.form](sum(head.classes for head in every))
 
-    def view(self, asked: Asked) -> View:
+    def view(self, context: Context) -> View:
         """The view, learnt on the sample; the standardised one has the provider's logits beside it where they are granted."""
-        z, predict = asked.sample_z[:FITTED], asked.knowledge.predict
-        view = VIEWS[self.seen](z)
+        asked, view = context.asked, view_of(context, self.seen)
+        predict = asked.knowledge.predict
         # Of one view alone, since its network may cost more than the attacker's. A map has no place for them, nor does the
         # network hear several releases.
         with_logits = self.seen == "standardised" and self.form not in MAPS and asked.queries == 1
-        return Answered.of(view, predict, z) if predict is not None and with_logits else view
+        told = predict is not None and with_logits
+        return Answered.of(view, predict, asked.sample_z[:FITTED]) if told else view  # type: ignore[arg-type]
 
 
 @register(Attribute)

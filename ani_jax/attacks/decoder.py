@@ -4,20 +4,35 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from types import MappingProxyType
+from typing import Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from ani_jax.attacks.base import EVERYWHERE, Asked, Attack, Context, Fitted, Standardiser, in_chunks, register
+from ani_jax.attacks.base import (
+    EVERYWHERE,
+    Asked,
+    Attack,
+    Context,
+    Fitted,
+    Level,
+    Standardiser,
+    in_chunks,
+    register,
+)
 from ani_jax.attacks.network import Trained
 from ani_jax.attacks.query import Observed, flat
+from ani_jax.attacks.views import View, view_of
 from ani_jax.modules.readers import DecoderReader
+from ani_jax.targets.base import Target
 from ani_jax.targets.image import Image
 from ani_jax.types import Features, Images, PRNGKey
 
-PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+PENALTIES = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Ridge penalties, as parts of the mean eigenvalue of the matrix that is inverted."""
 KERNEL_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridge penalties of the kernel decoder, likewise."""
@@ -27,8 +42,12 @@ SUPPORT = 2048
 """Images that a kernel decoder is fitted on at most."""
 WIDTH, BLOCKS = 96, 2
 """Of the residual decoder."""
-RIDGE = 32_768
-"""Rows that a linear decoder is fitted on at most."""
+VIEWED = ("standardised", "decorrelated")
+"""The views by which it sees one release."""
+RIDGE, PART = 32_768, 4096
+"""Rows that a linear decoder is fitted on at most, and so many of them at once."""
+PRIMAL = 4096
+"""Features at most whose normal equations are solved in double precision."""
 
 
 @register(Image)
@@ -38,7 +57,10 @@ class Ridge(Attack):
 
         min over W of  |Z W - X|^2 + penalty * |W|^2   (Z, X centred),   penalty chosen on ``validation``
 
-    The primal or the dual normal equations are solved, whichever are smaller.
+    In double precision: a client that was trained against reconstruction moves what it must not say into directions of a
+    ten-millionth of the variance, of which float32's normal equations know nothing. [ours] Measured on ``partition`` at seed 100:
+    R² over the class mean 0.87, where a residual network of 2,496 steps finds 0.56. Of more features than ``PRIMAL``, which are
+    the statistics of several noisy releases, the primal or the dual equations are solved in float32, whichever are smaller.
 
     Attributes:
         penalties: the grid.
@@ -52,7 +74,9 @@ class Ridge(Attack):
 
     def fit(self, context: Context) -> Fitted:
         """Keeps the penalty with the lowest MSE on ``validation``."""
-        return _closed_form(context.asked, [None], self.penalties)
+        asked = context.asked
+        wide = asked.sample_z[0].size > PRIMAL
+        return _closed_form(asked, [None], self.penalties) if wide else _precise(asked, self.penalties)
 
 
 @register(Image)
@@ -84,6 +108,41 @@ class Kernel(Attack):
         # are, since it divides.
         distance = 2 * jnp.maximum(jnp.square(z).sum(1).mean(), 0.5)
         return _closed_form(asked, [width * distance for width in self.bandwidths], self.penalties)
+
+
+def _precise(asked: Asked, penalties: Sequence[float]) -> Fitted:
+    """The best penalty of a linear decoder, by normal equations in double precision."""
+    rows, size = min(RIDGE, len(asked.sample_z)), asked.sample_z[0].size
+    held, truth = _doubled(asked.standardise(asked.held_z)), _doubled(asked.validation.image)
+    bias = np.asarray(flat(asked.sample.image[:rows])).mean(0, dtype=np.float64)
+    matrix, target = np.zeros((size, size)), np.zeros((size, truth.shape[1]))
+    # In parts: all rows in double precision would be gigabytes.
+    for start in range(0, rows, PART):
+        part = slice(start, min(start + PART, rows))
+        z = _doubled(asked.standardise(asked.sample_z[part]))
+        matrix += z.T @ z
+        target += z.T @ (_doubled(asked.sample.image[part]) - bias)
+    # A client that sends a constant has a matrix of zeros: the decoder must then be the mean image.
+    mean, best, least = max(np.trace(matrix) / size, 1e-20), None, math.inf
+    for penalty in penalties:
+        try:
+            factor = scipy.linalg.cho_factor(matrix + penalty * mean * np.eye(size), overwrite_a=True)
+        except (ValueError, np.linalg.LinAlgError):
+            continue
+        # For the images rather than for the pixels, of which there are more.
+        guess = scipy.linalg.cho_solve(factor, held.T).T @ target + bias
+        error = np.square(guess.clip(0, 1) - truth).mean()
+        if error < least:
+            best, least = factor, error
+    if best is None:
+        return Fitted(None, "no penalty gave a finite decoder")
+    weights, shape = scipy.linalg.cho_solve(best, target), asked.validation.image.shape[1:]
+    found = (jnp.asarray(one, jnp.float32) for one in (weights, bias))
+    return Fitted(ClosedForm(*found, None, None, asked.standardise, shape))  # type: ignore[arg-type]
+
+
+def _doubled(x: Array) -> Float[np.ndarray, "n d"]:
+    return np.asarray(flat(x), np.float64)
 
 
 CLOSED = (Ridge, Kernel)
@@ -212,28 +271,48 @@ class Residual(Trained):
     """A residual decoder trained from scratch on what the client sends.
 
     Attributes:
+        seen: by which view, see :mod:`ani_jax.attacks.views`.
+        views: all by which such a decoder makes a start; the best of them doubles.
         width: of the network.
         blocks: its depth.
     """
 
     target: Image
+    seen: str = "standardised"
+    views: tuple[str, ...] = ("standardised",)
     width: int = WIDTH
     blocks: int = BLOCKS
     leaders: int = 1
+
     family = "decoder"
     bursts = True
     levels = MappingProxyType(
         {
             "preview": {"steps": 20, "blocks": 1, "width": 32, "batch_size": 32},
-            "standard": {"steps": 2496, "first": 312, "least": 2496, "again": 1248},
-            "thorough": {"steps": 19_968, "first": 624, "least": 2496},
+            "standard": {"steps": 2496, "first": 312, "least": 2496, "again": 1248, "views": VIEWED},
+            "thorough": {"steps": 19_968, "first": 624, "least": 2496, "views": VIEWED},
         }
     )
 
     @property
     def name(self) -> str:
-        """The architecture, and whether it is the start alone."""
-        return "residual" if self.first or not self.rivals else "residual, start"
+        """The architecture and its view."""
+        return f"residual, {self.seen}"
+
+    @classmethod
+    def at(cls, target: Target, level: Level) -> tuple[Self, ...]:
+        """One for each view."""
+        every = tuple(dataclasses.replace(one, seen=seen) for one in super().at(target, level) for seen in one.views)
+        return tuple(dataclasses.replace(one, rivals=every) for one in every) if len(every) > 1 else every
+
+    def repeated(self) -> Self | None:
+        """The standardised one alone: what is quiet in the mean of noisy releases is noise."""
+        alone = dataclasses.replace(super().repeated(), rivals=())
+        return alone if self.seen == "standardised" else None
+
+    def view(self, context: Context) -> View:
+        """The view, learnt on the sample."""
+        return view_of(context, self.seen)
 
     def module(self, asked: Asked) -> nn.Module:
         """The residual decoder."""

@@ -66,9 +66,9 @@ class Trained(Attack):
         """The network, ``(z, train) -> output``; equal for equal architectures."""
         raise NotImplementedError
 
-    def view(self, asked: Asked) -> Any:
+    def view(self, context: Context) -> Any:
         """How the network is told of z: a fitted pytree callable."""
-        return asked.standardise
+        return context.asked.standardise
 
     @property
     def rate(self) -> float:
@@ -321,7 +321,7 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None) -> Fit
         begun: what its start found, to go on from.
     """
     asked, target = context.asked, attack.target
-    module, view = attack.module(asked), attack.view(asked)
+    module, view = attack.module(asked), attack.view(context)
     init_key, fit_key = jax.random.split(context.key)
     drawn, told = moments(asked), None
     if asked.queries > 1 or asked.release.stochastic:

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ani_jax.attacks.base import Standardiser, in_chunks
+from ani_jax.attacks.base import Attack, Context, Fitted, Standardiser, in_chunks
 from ani_jax.attacks.query import flat
+from ani_jax.targets.base import Target
 from ani_jax.types import Features, Logits
 
 View = Callable[[Features], Float[Array, "n d"]]
@@ -94,18 +95,22 @@ class Decorrelated:
     half: Float[Array, "d r"]
 
     @classmethod
-    def of(cls, z: Features, ridge: float = 1e-6) -> "Decorrelated":
-        """Correlations of (n, ...) features; ``ridge`` is the share of the mean variance below which nothing is raised."""
+    def of(cls, z: Features, ridge: float = 1e-10) -> "Decorrelated":
+        """Correlations of (n, ...) features; ``ridge`` is the share of the mean variance below which nothing is raised.
+
+        In double precision: what a client was trained to hide lies in directions of a ten-millionth of the variance.
+        """
         standardise = Standardiser.of(z)
-        own = np.asarray(flat(standardise(z)))
+        own = np.asarray(flat(standardise(z)), np.float64)
         # A direction in which nothing varies is rounding; it is not raised to the size of a signal.
-        values, vectors = principal(own, 1e-7)
+        values, vectors = principal(own, 1e-13)
         floor = ridge * np.square(own).mean()
         return cls(standardise, jnp.asarray(vectors * (values + floor) ** -0.25, jnp.float32))
 
     def __call__(self, z: Features) -> Float[Array, "n d"]:
         """The flat view."""
-        return flat(self.standardise(z)) @ self.half @ self.half.T
+        seen = jnp.matmul(flat(self.standardise(z)), self.half, precision=jax.lax.Precision.HIGHEST)
+        return jnp.matmul(seen, self.half.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def principal(own: Float[np.ndarray, "n d"], least: float) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, "d r"]]:
@@ -204,6 +209,47 @@ VIEWS: Mapping[str, Callable[[Features], View]] = MappingProxyType(
     }
 )
 """Name -> what makes it from (n, ...) features."""
+FITTED, CORRELATED = 4096, 16_384
+"""Rows that a view is learnt on at most, and one of correlations: of few, its quiet directions are those of these rows alone."""
+
+FEATURES = Target("features")
+"""What a view is asked of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sight(Attack):
+    """Learns a view, once for all that see by it.
+
+    Attributes:
+        seen: its name in ``VIEWS``.
+    """
+
+    target: Target = FEATURES
+    seen: str = "standardised"
+
+    family = "view"
+
+    @property
+    def name(self) -> str:
+        """That of the view."""
+        return self.seen
+
+    def fit(self, context: Context) -> Fitted:
+        """Gives the view."""
+        rows = CORRELATED if self.seen == "decorrelated" else FITTED
+        return Fitted(VIEWS[self.seen](context.asked.sample_z[:rows]))
+
+
+def view_of(context: Context, name: str) -> View:
+    """The view of that name on what a client sends.
+
+    Raises:
+        ValueError: it cannot be learnt from that.
+    """
+    found = context.fitted(Sight(seen=name))
+    if found.attacker is None:
+        raise ValueError(found.failed)
+    return found.attacker
 
 
 @jax.tree_util.register_dataclass

@@ -129,7 +129,7 @@ class LocalReader(nn.Module):
     """
 
     outputs: int
-    width: int = 64
+    width: int = 32
     knots: int = 5
 
     @nn.compact

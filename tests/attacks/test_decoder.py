@@ -48,16 +48,33 @@ def test_ridge_reaches_the_wiener_bound(key, fit):
     assert error == pytest.approx((power * variance / (power + variance)).mean(), rel=0.05)
 
 
+@pytest.mark.parametrize("primal", [0, 12])
 @pytest.mark.parametrize("count", [10, 300])
-def test_ridge_agrees_with_sklearn_in_both_forms(key, count, fit):
+def test_ridge_agrees_with_sklearn_in_all_forms(key, count, primal, fit, monkeypatch):
     asked = asked_of(lambda x: x.reshape(len(x), -1) @ jnp.eye(16, 12), train=count)
+    monkeypatch.setattr(decoder, "PRIMAL", primal)
+    monkeypatch.setattr(decoder, "PART", 7)
     found = fit(decoder.Ridge(Image(), penalties=(0.1,)), key, asked).attacker
-    assert (found.support is not None) == (count < 12)
+    dual = count < 12 and not primal
+    assert (found.support is not None) == dual
     z, x = (np.asarray(query.flat(a)) for a in (asked.standardise(asked.sample_z), asked.sample.image))
-    gram = z @ z.T if count < 12 else z.T @ z
+    gram = z @ z.T if dual else z.T @ z
     reference = Ridge(alpha=0.1 * np.trace(gram) / len(gram)).fit(z, x)
     expected = reference.predict(np.asarray(query.flat(asked.standardise(asked.held_z)))).clip(0, 1)
     np.testing.assert_allclose(query.flat(found(key, asked.held)), expected, atol=1e-4)
+
+
+def test_ridge_hears_directions_of_a_hundred_millionth_of_the_variance(key, fit):
+    """All of the image is there, below twelve loud numbers that say nothing of it."""
+
+    def release(x):
+        pixels = x.reshape(len(x), -1) - 0.5
+        loud = jnp.sin(1e3 * pixels @ jnp.cos(jnp.arange(16.0)[:, None] * jnp.arange(1, 13)[None]))
+        return jnp.concatenate([loud, loud @ jnp.ones((12, 16)) + 1e-2 * pixels], axis=1)
+
+    asked = asked_of(release)
+    precise = error(fit(decoder.Ridge(Image()), key, asked), asked)
+    assert precise < 0.02 * float(asked.validation.image.var(0).mean())
 
 
 def test_kernel_agrees_with_sklearn(key, fit):

@@ -12,6 +12,7 @@ from ani_jax.attacks import base, network
 from ani_jax.attacks.attribute import Joint, Reader
 from ani_jax.attacks.base import Context, Fits, Fitted
 from ani_jax.attacks.query import as_release
+from ani_jax.attacks.views import Sight
 from ani_jax.records import Look
 from ani_jax.targets.attribute import Attribute, Heads
 from ani_jax.targets.base import Target
@@ -170,7 +171,7 @@ def test_one_network_is_trained_for_all_attributes(key, seen):
 
     fits = Fits(seen, remember)
     found = [fits(reader) for reader in readers]
-    assert [type(attack) for attack in trained] == [Reader, Joint, Reader]
+    assert [type(attack) for attack in trained] == [Reader, Joint, Sight, Reader]
     for reader, one in zip(readers, found, strict=True):
         guess = one.attacker(key, seen.held)
         assert guess.shape == (128, reader.target.classes)

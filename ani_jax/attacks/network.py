@@ -171,6 +171,8 @@ class Answers:
 def shaped(view: Any, z: Features) -> Features:
     """A view of features; one that has as many numbers is a map again where they were one."""
     seen = view(z)
+    if seen.ndim == 4:
+        return seen
     return seen.reshape(z.shape) if seen.size == z.size and z.ndim == 4 else seen.reshape(z.shape[0], -1)
 
 

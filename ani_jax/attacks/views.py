@@ -212,6 +212,8 @@ VIEWS: Mapping[str, Callable[[Features], View]] = MappingProxyType(
 FITTED, CORRELATED = 4096, 16_384
 """Rows that a view is learnt on at most, and one of correlations: of few, its quiet directions are those of these rows alone."""
 
+LEARNT: dict[str, Callable[[Context], View]] = {}
+"""Name -> what makes a view that builds on an attack; the attack's file adds it."""
 FEATURES = Target("features")
 """What a view is asked of."""
 
@@ -246,6 +248,8 @@ def view_of(context: Context, name: str) -> View:
     Raises:
         ValueError: it cannot be learnt from that.
     """
+    if name in LEARNT:
+        return LEARNT[name](context)
     found = context.fitted(Sight(seen=name))
     if found.attacker is None:
         raise ValueError(found.failed)

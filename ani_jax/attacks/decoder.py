@@ -27,8 +27,8 @@ from ani_jax.attacks.base import (
 from ani_jax.attacks.network import Trained
 from ani_jax.attacks.query import Observed, flat
 from ani_jax.attacks.views import LEARNT, View, view_of
-from ani_jax.modules.adversaries import space_to_depth
-from ani_jax.modules.readers import DecoderReader
+from ani_jax.modules.adversaries import doublings, space_to_depth
+from ani_jax.modules.readers import DecoderReader, folded
 from ani_jax.targets.base import Target
 from ani_jax.targets.image import Image
 from ani_jax.types import Features, Images, PRNGKey
@@ -163,13 +163,10 @@ class Guessed:
     def __call__(self, z: Features) -> Float[Array, "n h w c"]:
         """The view."""
         image = self.guess.on(z) - 0.5
-        sides, grid = image.shape[1:3], z.shape[1:3] if z.ndim == 4 else ()
-        times = sides[0] // grid[0] if grid and min(grid) else 0
-        if times and (times * grid[0], times * grid[1]) == sides:
-            return jnp.concatenate([space_to_depth(image, times), self.guess.standardise(z)], axis=3)
-        while max(image.shape[1:3]) > 8 and image.shape[1] % 2 == image.shape[2] % 2 == 0:
-            image = space_to_depth(image)
-        return image
+        times = doublings(z.shape[1:], image.shape[1:]) if z.ndim == 4 else None
+        if times is None:
+            return folded(image)
+        return jnp.concatenate([space_to_depth(image, 2**times), self.guess.standardise(z)], axis=3)
 
 
 def guessed(context: Context) -> Guessed:

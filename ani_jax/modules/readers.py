@@ -56,7 +56,7 @@ def _wide(x: Float[Array, "b h w c"]) -> bool:
     return max(x.shape[1:3]) > 8 and x.shape[1] % 2 == x.shape[2] % 2 == 0
 
 
-def _folded(x: Float[Array, "b h w c"]) -> Float[Array, "b p q d"]:
+def folded(x: Float[Array, "b h w c"]) -> Float[Array, "b p q d"]:
     """A map at 8x8 positions or fewer, with as many numbers, as far as it can be halved."""
     while _wide(x):
         x = space_to_depth(x)
@@ -97,7 +97,7 @@ class ConvReader(nn.Module):
     @nn.compact
     def __call__(self, z: Features, *, train: bool = False) -> Logits:
         """Classifies features."""
-        x = nn.relu(_norm(train)(Conv(self.width, use_bias=False)(_folded(_placed(z)))))
+        x = nn.relu(_norm(train)(Conv(self.width, use_bias=False)(folded(_placed(z)))))
         for _ in range(self.blocks):
             x = Block()(x, train=train)
         if min(x.shape[1:3]) > 2:
@@ -138,7 +138,7 @@ class LocalReader(nn.Module):
         x = hats(_placed(z), self.knots)
         if _wide(x):
             x = nn.avg_pool(x, (2, 2), (2, 2))
-        x = nn.relu(_norm(train)(Conv(self.width, use_bias=False)(_norm(train)(_folded(x)))))
+        x = nn.relu(_norm(train)(Conv(self.width, use_bias=False)(_norm(train)(folded(x)))))
         x = Block()(x, train=train)
         x = nn.Dropout(DROPOUT, deterministic=not self.has_rng("dropout"))(x.reshape(x.shape[0], -1))
         x = nn.relu(_norm(train)(nn.Dense(128, name="hidden")(x)))

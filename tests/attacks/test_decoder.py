@@ -197,3 +197,38 @@ def test_bounded_noise_is_read_off_its_range(fit):
     assert mean == pytest.approx(half**2 / (3 * k), rel=0.1)
     assert middle == pytest.approx(2 * half**2 / ((k + 1) * (k + 2)), rel=0.15)
     assert found < 1.05 * middle < mean / 9
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((4, 4, 1), (4, 4, 2)), ((2, 2, 4), (2, 2, 8)), ((16,), (4, 4, 1)), ((1, 16), (4, 4, 1))],
+)
+def test_a_linear_guess_is_seen_as_a_map_beside_what_was_sent(key, shape, expected, fit):
+    asked = asked_of(lambda x: x.reshape(len(x), *shape), train=200)
+    context = base.Context(key, asked, base.Fits(asked, lambda attack: key))
+    seen = decoder.guessed(context)(asked.held_z)
+    assert seen.shape == (500, *expected)
+    guess = context.fitted(decoder.Ridge(Image())).attacker(key, asked.held) - 0.5
+    # A 2x2 grid holds four pixels at each place.
+    first = seen[..., : 16 // (expected[0] * expected[1])]
+    np.testing.assert_allclose(np.sort(first.reshape(500, -1), 1), np.sort(guess.reshape(500, -1), 1), atol=1e-6)
+
+
+def test_a_corrected_guess_beats_a_network_on_quiet_features(key, fit):
+    def release(x):
+        pixels = x.reshape(len(x), -1) - 0.5
+        return jnp.concatenate([jnp.sin(40 * pixels), 1e-3 * pixels**2], axis=1)
+
+    asked = asked_of(release)
+    small = {"steps": 100, "batch_size": 64, "width": 16, "blocks": 1}
+    plain, corrected = (
+        error(fit(decoder.Residual(Image(), seen=seen, **small), key, asked), asked)
+        for seen in ("standardised", "guessed")
+    )
+    assert corrected < plain
+
+
+def test_where_there_is_no_guess_the_correction_says_so(key, fit):
+    asked = asked_of(lambda x: jnp.full((len(x), 20), jnp.nan), train=100)
+    found = base.Fits(asked, lambda attack: key)(decoder.Residual(Image(), steps=2, seen="guessed"))
+    assert found.failed == "ValueError: no penalty gave a finite decoder"

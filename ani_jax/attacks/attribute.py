@@ -43,6 +43,7 @@ from ani_jax.types import Features, PRNGKey
 BANK = (
     ("linear", "decorrelated"),
     ("local", "ranked"),
+    ("conv", "guessed"),
     ("perceptron", "standardised"),
     ("perceptron", "decorrelated"),
     ("fourier", "standardised"),

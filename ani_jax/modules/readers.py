@@ -91,8 +91,8 @@ class ConvReader(nn.Module):
     """
 
     outputs: int
-    width: int = 48
-    blocks: int = 2
+    width: int = 32
+    blocks: int = 1
 
     @nn.compact
     def __call__(self, z: Features, *, train: bool = False) -> Logits:

@@ -115,7 +115,8 @@ def _precise(asked: Asked, penalties: Sequence[float]) -> Fitted:
     """The best penalty of a linear decoder, by normal equations in double precision."""
     rows, size = min(RIDGE, len(asked.sample_z)), asked.sample_z[0].size
     held, truth = _doubled(asked.standardise(asked.held_z)), _doubled(asked.validation.image)
-    bias = np.asarray(flat(asked.sample.image[:rows])).mean(0, dtype=np.float64)
+    # Of one image after the other, in place: a slice of all would be a copy of them.
+    bias = np.asarray(asked.sample.image)[:rows].mean(0, dtype=np.float64).ravel()
     matrix, target = np.zeros((size, size)), np.zeros((size, truth.shape[1]))
     # In parts: all rows in double precision would be gigabytes.
     for start in range(0, rows, PART):

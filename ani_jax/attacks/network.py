@@ -30,6 +30,8 @@ STATISTICS = 2048
 """Rows that a finished network's normalisation is fitted on."""
 SOLVED = 0.005
 """A question is answered where a start comes so near to a perfect strength."""
+WIDE = 1.5
+"""A view that makes so many times as many numbers is taken step by step."""
 LOOKS = 4
 """How often a stage is looked at on ``validation``."""
 FLOOR = float(np.finfo(np.float32).max)
@@ -193,7 +195,7 @@ class Told(NamedTuple):
     Attributes:
         release: the client.
         view: of what it sends.
-        plants: the labels that were planted in it, a function of a key and features; None for none.
+        plants: the labels that were planted in it, a function of a key and features; None for none, or where rows have theirs.
         moments: mean and stddev of Gaussian noise for every row, which are cheaper to draw from; None to ask the client.
         rows: what it sent, where that is not asked for again.
     """
@@ -326,9 +328,13 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None) -> Fit
     module, view = attack.module(asked), attack.view(context)
     init_key, fit_key = jax.random.split(context.key)
     drawn, told = moments(asked), None
-    if asked.queries > 1 or asked.release.stochastic:
-        # Asking so often at every step would take longer than the step.
-        told = Told(asked.release, view, asked.plants, drawn, asked.sample_z if asked.queries > 1 else None)
+    # What a view makes much more numbers of would fill the memory, if it were taken of all rows at once.
+    wide = jax.eval_shape(shaped, view, asked.sample_z[:1]).size > WIDE * asked.sample_z[0].size
+    if asked.queries > 1 or asked.release.stochastic or wide:
+        # Asking several times at every step would take longer than the step; and without noise the answer is known.
+        known = asked.queries > 1 or not asked.release.stochastic
+        plants, rows = (None, asked.sample_z) if known else (asked.plants, None)
+        told = Told(asked.release, view, plants, drawn, rows)
     data = Lessons(
         seen(view, asked.sample_z if told is None else asked.sample_z[:STATISTICS]),
         asked.sample if drawn is None or asked.owned is None else asked.owned,

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from ani_jax.types import Features, Images, PRNGKey, Release
@@ -236,16 +235,21 @@ def gathered(parts: Iterable[Any], count: int, axis: int = 0) -> Any:
     """
     whole, begin = None, 0
     for part in parts:
-        part = jax.tree.map(np.asarray, part)
         if whole is None:
             whole = jax.tree.map(
-                lambda leaf: np.empty((*leaf.shape[:axis], count, *leaf.shape[axis + 1 :]), leaf.dtype), part
+                lambda leaf: jnp.zeros((*leaf.shape[:axis], count, *leaf.shape[axis + 1 :]), leaf.dtype), part
             )
-        for into, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
-            rows = slice(begin, begin + leaf.shape[axis])
-            into[(slice(None),) * axis + (rows,)] = leaf
-        begin = rows.stop
-    return jax.tree.map(jnp.asarray, whole)
+        whole = _written(whole, part, begin, axis)
+        begin += jax.tree.leaves(part)[0].shape[axis]
+    return whole
+
+
+@functools.partial(jax.jit, static_argnums=3, donate_argnums=0)
+def _written(whole: Any, part: Any, begin: int, axis: int) -> Any:
+    def one(into: Array, leaf: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(into, leaf, begin, axis)
+
+    return jax.tree.map(one, whole, part)
 
 
 def padded(x: Array, axis: int) -> tuple[Array, int]:

@@ -43,7 +43,7 @@ SUPPORT = 2048
 """Images that a kernel decoder is fitted on at most."""
 WIDTH, BLOCKS = 96, 2
 """Of the residual decoder."""
-VIEWED = ("standardised", "decorrelated", "guessed")
+VIEWED = ("standardised", "guessed")
 """The views by which it sees one release."""
 RIDGE, PART = 32_768, 4096
 """Rows that a linear decoder is fitted on at most, and so many of them at once."""

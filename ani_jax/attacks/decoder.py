@@ -336,8 +336,8 @@ class Residual(Trained):
 
     @property
     def name(self) -> str:
-        """The architecture and its view."""
-        return f"residual, {self.seen}"
+        """The architecture, and its view where that is not the plain one."""
+        return "residual" if self.seen == "standardised" else f"residual, {self.seen}"
 
     @classmethod
     def at(cls, target: Target, level: Level) -> tuple[Self, ...]:

@@ -76,8 +76,36 @@ class Ridge(Attack):
     def fit(self, context: Context) -> Fitted:
         """Keeps the penalty with the lowest MSE on ``validation``."""
         asked = context.asked
-        wide = asked.sample_z[0].size > PRIMAL
-        return _closed_form(asked, [None], self.penalties) if wide else _precise(asked, self.penalties)
+        if asked.sample_z[0].size > PRIMAL:
+            return _closed_form(asked, [None], self.penalties)
+        rows, size = min(RIDGE, len(asked.sample_z)), asked.sample_z[0].size
+        held, truth = _doubled(asked.standardise(asked.held_z)), _doubled(asked.validation.image)
+        # Of one image after the other, in place: a slice of all would be a copy of them.
+        bias = np.asarray(asked.sample.image)[:rows].mean(0, dtype=np.float64).ravel()
+        matrix, target = np.zeros((size, size)), np.zeros((size, truth.shape[1]))
+        # In parts: all rows in double precision would be gigabytes.
+        for start in range(0, rows, PART):
+            part = slice(start, min(start + PART, rows))
+            z = _doubled(asked.standardise(asked.sample_z[part]))
+            matrix += z.T @ z
+            target += z.T @ (_doubled(asked.sample.image[part]) - bias)
+        # A client that sends a constant has a matrix of zeros: the decoder must then be the mean image.
+        mean, best, least = max(np.trace(matrix) / size, 1e-20), None, math.inf
+        for penalty in self.penalties:
+            try:
+                factor = scipy.linalg.cho_factor(matrix + penalty * mean * np.eye(size), overwrite_a=True)
+            except (ValueError, np.linalg.LinAlgError):
+                continue
+            # For the images rather than for the pixels, of which there are more.
+            guess = scipy.linalg.cho_solve(factor, held.T).T @ target + bias
+            error = np.square(guess.clip(0, 1) - truth).mean()
+            if error < least:
+                best, least = factor, error
+        if best is None:
+            return Fitted(None, "no penalty gave a finite decoder")
+        weights, shape = scipy.linalg.cho_solve(best, target), asked.validation.image.shape[1:]
+        found = (jnp.asarray(one, jnp.float32) for one in (weights, bias))
+        return Fitted(ClosedForm(*found, None, None, asked.standardise, shape))  # type: ignore[arg-type]
 
 
 @register(Image)
@@ -109,38 +137,6 @@ class Kernel(Attack):
         # are, since it divides.
         distance = 2 * jnp.maximum(jnp.square(z).sum(1).mean(), 0.5)
         return _closed_form(asked, [width * distance for width in self.bandwidths], self.penalties)
-
-
-def _precise(asked: Asked, penalties: Sequence[float]) -> Fitted:
-    """The best penalty of a linear decoder, by normal equations in double precision."""
-    rows, size = min(RIDGE, len(asked.sample_z)), asked.sample_z[0].size
-    held, truth = _doubled(asked.standardise(asked.held_z)), _doubled(asked.validation.image)
-    # Of one image after the other, in place: a slice of all would be a copy of them.
-    bias = np.asarray(asked.sample.image)[:rows].mean(0, dtype=np.float64).ravel()
-    matrix, target = np.zeros((size, size)), np.zeros((size, truth.shape[1]))
-    # In parts: all rows in double precision would be gigabytes.
-    for start in range(0, rows, PART):
-        part = slice(start, min(start + PART, rows))
-        z = _doubled(asked.standardise(asked.sample_z[part]))
-        matrix += z.T @ z
-        target += z.T @ (_doubled(asked.sample.image[part]) - bias)
-    # A client that sends a constant has a matrix of zeros: the decoder must then be the mean image.
-    mean, best, least = max(np.trace(matrix) / size, 1e-20), None, math.inf
-    for penalty in penalties:
-        try:
-            factor = scipy.linalg.cho_factor(matrix + penalty * mean * np.eye(size), overwrite_a=True)
-        except (ValueError, np.linalg.LinAlgError):
-            continue
-        # For the images rather than for the pixels, of which there are more.
-        guess = scipy.linalg.cho_solve(factor, held.T).T @ target + bias
-        error = np.square(guess.clip(0, 1) - truth).mean()
-        if error < least:
-            best, least = factor, error
-    if best is None:
-        return Fitted(None, "no penalty gave a finite decoder")
-    weights, shape = scipy.linalg.cho_solve(best, target), asked.validation.image.shape[1:]
-    found = (jnp.asarray(one, jnp.float32) for one in (weights, bias))
-    return Fitted(ClosedForm(*found, None, None, asked.standardise, shape))  # type: ignore[arg-type]
 
 
 def _doubled(x: Array) -> Float[np.ndarray, "n d"]:

@@ -12,8 +12,10 @@ from jax.extend import core
 from ani_jax.attacks import base, descent, query
 from ani_jax.attacks.attribute import Joint
 from ani_jax.attacks.base import LEVELS, Context, Fits, Fitted
+from ani_jax.attacks.decoder import Ridge
 from ani_jax.attacks.descent import Found
 from ani_jax.attacks.trees import Boosted
+from ani_jax.attacks.views import Sight
 from ani_jax.defenses import registry
 from ani_jax.defenses.base import freeze
 from ani_jax.modules import initialise
@@ -190,9 +192,13 @@ def test_every_step_of_an_attacker(name, asked, monkeypatch):
     monkeypatch.setattr(fitting, "step", step)
     monkeypatch.setattr(fitting, "_evaluate", lambda of, *given: jnp.zeros(jax.eval_shape(of, *given).shape))
     attack = one_step(networks()[name])
-    # What it builds on, other attacks' finds, is not looked at; the network that it is a part of is.
+    # What other attacks found is not looked at; the network that it is a part of is, and how it sees.
     fits = Fits(asked, lambda _: jax.random.key(2))
-    attack.fit(Context(jax.random.key(2), asked, lambda one: fits(one) if isinstance(one, Joint) else Fitted(None)))
+    attack.fit(
+        Context(
+            jax.random.key(2), asked, lambda one: fits(one) if isinstance(one, Joint | Ridge | Sight) else Fitted(None)
+        )
+    )
     assert found
     # Some readers of attributes are matrices alone.
     least = int(getattr(attack, "form", "conv") == "conv")

@@ -15,12 +15,14 @@ from jaxtyping import Array, Float, Int
 
 from ani_jax.attacks.attribute import Reader
 from ani_jax.attacks.base import Attack, Family, Standardiser
+from ani_jax.attacks.discriminant import Discriminant
 from ani_jax.attacks.query import flat, summarise
 from ani_jax.attacks.views import positions, principal
 from ani_jax.evaluation import contest
 from ani_jax.evaluation.scene import Scene, named
 from ani_jax.records import Control
-from ani_jax.targets.attribute import Heads
+from ani_jax.targets.attribute import Attribute, Heads
+from ani_jax.targets.base import Target
 from ani_jax.targets.metrics import balanced_accuracy
 from ani_jax.types import Features, PRNGKey
 
@@ -237,7 +239,7 @@ def readers(family: Family) -> tuple[Attack, ...]:
 
 
 def found(scene: Scene, best: dict[str, float], families: Sequence[Family]) -> tuple[Control, ...]:
-    """How much of every planted label the networks find that are fitted to the real attributes, with a head for each.
+    """How much of each planted label is found: by the networks, which have a head for it, and where it is linear by the discriminant.
 
     Args:
         scene: with planted labels.
@@ -248,6 +250,13 @@ def found(scene: Scene, best: dict[str, float], families: Sequence[Family]) -> t
     able = [family for family in families if readers(family)]
     # All of them were answered alike, so they share what was fitted.
     fits, _ = contest.fits_of(scene, able[0], scene.asked)
+    sent, chance = (scene.asked.held, scene.test_z), {name: 1 / count for name, count in scene.asked.attributes}
+
+    def note(target: Target, name: str, guess: Sequence[np.ndarray]) -> None:
+        batches = (scene.asked.validation, scene.data.test)
+        held, test = (target.strength(part, batch) for part, batch in zip(guess, batches, strict=True))
+        told[target.name].append((held, test - chance[target.name], name))
+
     for family in able:
         for attack in readers(family):
             fits(attack, family.attacks)
@@ -255,13 +264,15 @@ def found(scene: Scene, best: dict[str, float], families: Sequence[Family]) -> t
         if not isinstance(attack.target, Heads) or not attack.target.planted or fitted.attacker is None:
             continue
         # All that are planted are one part of its answer, so they are asked for at once.
-        guess = [np.asarray(fitted.attacker.part(-1)(scene.key, z)) for z in (scene.asked.held, scene.test_z)]
+        guess = [np.asarray(fitted.attacker.part(-1)(scene.key, z)) for z in sent]
         for target, cut in Heads("planted", attack.target.planted).parts:
-            held, test = (
-                target.strength(guess[:, cut], batch)
-                for guess, batch in zip(guess, (scene.asked.validation, scene.data.test))
-            )
-            told[target.name].append((held, test - 1 / dict(scene.asked.attributes)[target.name], attack.name))
+            note(target, attack.name, [part[:, cut] for part in guess])
+    # What a line tells is the discriminant's, which hears directions that networks learn last.
+    lines = [Attribute(rung.name, rung.classes) for rung in scene.asked.plants.rungs if rung.kind == "linear"]
+    for attack in able[0].attacks:
+        for target in lines if isinstance(attack, Discriminant) else ():
+            if (attacker := fits(dataclasses.replace(attack, target=target)).attacker) is not None:
+                note(target, attack.name, [np.asarray(attacker(scene.key, z)) for z in sent])
     chosen = {name: max(rivals, key=lambda rival: rival[0], default=(0.0, None, "")) for name, rivals in told.items()}
     return tuple(Control(name, known, *chosen[name][1:]) for name, known in best.items())
 

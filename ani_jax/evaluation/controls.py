@@ -239,7 +239,7 @@ def readers(family: Family) -> tuple[Attack, ...]:
 
 
 def found(scene: Scene, best: dict[str, float], families: Sequence[Family]) -> tuple[Control, ...]:
-    """How much of each planted label is found: by the networks, which have a head for it, and where it is linear by the discriminant.
+    """How much of each planted label is found: by the networks, with a head for it, and of linear ones by the discriminant.
 
     Args:
         scene: with planted labels.

@@ -21,8 +21,8 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return False
-    # One arena: others cannot grow beyond 64 MiB. What is larger than any step's arrays goes back: kept, it would lie in pieces.
-    return all(mallopt(*pair) for pair in ((ARENA_MAX, 1), (MMAP_THRESHOLD, 96 << 20), (TRIM_THRESHOLD, 2**31 - 1)))
+    # One arena: others cannot grow beyond 64 MiB. Of a step all temporary arrays are one block; an audit's images are larger, and go.
+    return all(mallopt(*pair) for pair in ((ARENA_MAX, 1), (MMAP_THRESHOLD, 384 << 20), (TRIM_THRESHOLD, 2**31 - 1)))
 
 
 def cores() -> int:

@@ -21,7 +21,7 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return False
-    # One arena: others cannot grow beyond 64 MiB. Of a step all temporary arrays are one block; an audit's images are larger, and go.
+    # One arena: others cannot grow beyond 64 MiB. All of a step's temporary arrays are one block; an audit's images are larger.
     return all(mallopt(*pair) for pair in ((ARENA_MAX, 1), (MMAP_THRESHOLD, 384 << 20), (TRIM_THRESHOLD, 2**31 - 1)))
 
 

@@ -171,6 +171,8 @@ def plateaus(evidence: Evidence, columns: int = 3) -> bytes | None:
     names = list(dict.fromkeys(one.name for result in told for one in result.attackers if one.curve))
     with styled():
         figure, axes = grid(len(told), columns)
+        # Room for the names below the panels.
+        figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(names) / columns))
         for axis, result in zip(axes, told, strict=True):
             words = evidence.words(result.target)
             metric = words.metric(words.strength)
@@ -195,6 +197,10 @@ def plateaus(evidence: Evidence, columns: int = 3) -> bytes | None:
             asked = "" if result.queries == 1 else f", {result.queries} releases"
             axis.set_title(drawable(f"{result.attack} {result.target}{asked}"))
             axis.set_xscale("log", base=2)
+            # matplotlib's own labels of a logarithmic axis are formulas, which are not parsed here.
+            axis.set_xticks(sorted({look.steps for one in result.attackers for look in one.curve}))
+            axis.xaxis.set_major_formatter("{x:,.0f}")
+            axis.tick_params(axis="x", labelsize=7.5)
             axis.set_xlabel("steps, or images of a library")
             axis.set_ylabel(drawable(f"{metric.label}{', %' if metric.unit == 'percent' else ''}"))
         legend(figure, axes)

@@ -72,6 +72,7 @@ def test_plateaus_have_one_panel_per_attack_with_stages(funnel):
     attacks = (staged(ink, local=3, linear=1), staged(image, residual=1))
     data = figures.plateaus(dataclasses.replace(funnel, attacks=attacks))
     assert {"attribute ink", "balanced accuracy, %", "local", "linear"} <= set(drawn(data))
+    assert {"100", "200", "400"} <= set(drawn(data))
     assert svg_width(data) == pytest.approx(figures.PANEL[0] * 72)
     both = figures.plateaus(dataclasses.replace(funnel, attacks=(attacks[0], staged(image, residual=2))))
     assert {"attribute ink", "decoder image", "MSE"} <= set(drawn(both))

@@ -433,6 +433,17 @@ class Context:
         able = [pair for pair in found if pair[0] < jnp.inf]
         return self.fitted(attacks[min(able)[1]]).attacker if able else None
 
+    def needed(self, attack: Attack) -> Any:
+        """The attacker of an attack that another cannot do without.
+
+        Raises:
+            ValueError: it has none.
+        """
+        found = self.fitted(attack)
+        if found.attacker is None:
+            raise ValueError(found.failed)
+        return found.attacker
+
     def loss(self, attack: Attack) -> float:
         """What attackers of its target are selected by, infinite for one that failed."""
         found, batch = self.fitted(attack), self.asked.validation

@@ -60,7 +60,7 @@ class Ridge(Attack):
 
     In double precision: a client that was trained against reconstruction moves what it must not say into directions of a
     ten-millionth of the variance, of which float32's normal equations know nothing. [ours] Measured on ``partition`` at seed 100:
-    R² over the class mean 0.87, where a residual network of 2,496 steps finds 0.56. Of more features than ``PRIMAL``, which are
+    R² over the class mean 0.88, where a residual network of 2,496 steps finds 0.56. Of more features than ``PRIMAL``, which are
     the statistics of several noisy releases, the primal or the dual equations are solved in float32, whichever are smaller.
 
     Attributes:
@@ -292,10 +292,7 @@ def guessed(context: Context) -> Guessed:
     Raises:
         ValueError: there is none.
     """
-    found = context.fitted(Ridge(Image()))
-    if found.attacker is None:
-        raise ValueError(found.failed)
-    return Guessed(found.attacker)
+    return Guessed(context.needed(Ridge(Image())))
 
 
 LEARNT["guessed"] = guessed
@@ -304,7 +301,7 @@ LEARNT["guessed"] = guessed
 @register(Image)
 @dataclasses.dataclass(frozen=True)
 class Residual(Trained):
-    """A residual decoder trained from scratch on what the client sends.
+    """A residual decoder trained on what the client sends: from scratch, or to correct what a linear one guesses of it.
 
     Attributes:
         seen: by which view, see :mod:`ani_jax.attacks.views`.

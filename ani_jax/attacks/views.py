@@ -248,12 +248,7 @@ def view_of(context: Context, name: str) -> View:
     Raises:
         ValueError: it cannot be learnt from that.
     """
-    if name in LEARNT:
-        return LEARNT[name](context)
-    found = context.fitted(Sight(seen=name))
-    if found.attacker is None:
-        raise ValueError(found.failed)
-    return found.attacker
+    return LEARNT[name](context) if name in LEARNT else context.needed(Sight(seen=name))
 
 
 @jax.tree_util.register_dataclass

@@ -112,7 +112,7 @@ class LocalReader(nn.Module):
 
     What hides behind noise is how often which values occur nearby. A convolution must find that out for every place of its
     window by itself; averages of fixed curves (hats, as of :class:`AdditiveReader`) tell it at once. [ours] Measured on a
-    client of ``ani`` after 1,248 steps, chance 25%: 54% of inks, where a convolutional reader still guesses.
+    client of ``ani``, 64 channels, after 1,248 steps, chance 25%: 54% of inks, where a convolutional reader still guesses.
 
     Args:
         outputs: numbers of all heads together.

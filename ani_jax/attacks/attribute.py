@@ -299,9 +299,7 @@ class Reader(Attack):
             return None
         steps, bank = self.again or self.steps, tuple(pair for pair in self.bank if pair in (self.heard or self.bank))
         leaders = 1 if self.heard else self.leaders
-        return dataclasses.replace(
-            self, bank=bank, leaders=leaders, steps=steps, least=min(self.least, steps), heard=(), again=0
-        )
+        return dataclasses.replace(self, bank=bank, leaders=leaders, steps=steps, least=min(self.least, steps))
 
     def fit(self, context: Context) -> Fitted:
         """Trains the network, or takes its part of what was trained for another attribute."""

@@ -370,8 +370,8 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None) -> Fit
         reached = attack.first and done >= attack.least and settled(curves, target)
         if state.failed is not None or reached or done >= attack.steps:
             break
-    found = Fitted(attacker, state.failed, "", tuple(map(tuple, curves)), "", state)
-    return found._replace(ended=end_of(found.curves, target, len(asked.sample.label))) if attack.first else found
+    ended = end_of(curves, target, len(asked.sample.label)) if reached else RISING if attack.first else ""
+    return Fitted(attacker, state.failed, "", tuple(map(tuple, curves)), ended, state)
 
 
 def _answers(state: Fit, view: Any, module: nn.Module, target: Target, z: Features) -> Answers:

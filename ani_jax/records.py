@@ -252,21 +252,32 @@ class AttackResult:
         return max(staged, key=lambda one: one.validation or 0.0).ended if staged else ""
 
 
+FALSE_ALARM = 0.05
+"""How far over chance nothing may be read where nothing is sent: 2.5 standard errors of the balanced accuracy on 450 images."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Control:
-    """A label of known strength that was planted into what the client sends (METHODS 5.0 d).
+    """Something of which it is known how well it can be read (METHODS 5.0 d).
+
+    A label that was planted into what the client sends, or a target where the image itself or nothing is sent.
 
     Attributes:
-        name: what was planted, and how far over chance it can be found where not all of it can.
-        known: how far over chance the planted rule itself scores on test.
-        found: how far over chance the strongest attacker does, None where none ran through.
+        name: what it is, of a planted label with how far over chance it can be found where not all of it can.
+        known: how far over chance it can be read on test, of images the R² over the mean image; None where nobody knows.
+        found: how far the strongest attacker does, None where none ran through.
         attacker: which one, chosen on ``validation``.
     """
 
     name: str
-    known: float
+    known: float | None
     found: float | None
     attacker: str
+
+    @property
+    def planted(self) -> bool:
+        """Whether it is a label in what this very client sends."""
+        return self.name.startswith("planted")
 
     @property
     def full(self) -> bool:
@@ -275,18 +286,22 @@ class Control:
 
     @property
     def heard(self) -> bool:
-        """Whether it was found, to 85% of what can be.
+        """Whether it was found, to 85% of what can be; where nothing can be, whether nothing was.
 
         Example:
             >>> Control("planted linear", 0.75, 0.7, "probe").heard, Control("planted linear", 0.75, 0.6, "probe").heard
             (True, False)
+            >>> Control("ink where nothing is sent", 0.0, 0.01, "probe").heard
+            True
         """
-        return self.found is not None and self.found >= 0.85 * self.known
+        if self.found is None or self.known is None:
+            return self.found is not None
+        return self.found >= 0.85 * self.known if self.known else self.found < FALSE_ALARM
 
     @property
     def withholds(self) -> bool:
-        """Whether no verdict stands: an audit that misses a linear label of full strength notices nothing."""
-        return self.full and self.name.endswith("linear") and not self.heard
+        """Whether no verdict stands: an audit that misses a linear label or the image itself, or finds what is not there."""
+        return not self.heard and (not self.planted or (self.full and self.name.endswith("linear")))
 
 
 @dataclasses.dataclass(frozen=True)

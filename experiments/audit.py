@@ -46,7 +46,7 @@ def main(_: list[str]) -> None:
         if values.draws is not None:
             record(Path(values.draws), *client(config), config.seed, config.audit)
             return
-        found = of_function(config, folder)
+        found = of_function(config, folder, cache)
     elif values.workdir is None:
         raise ValueError("release=: name a client as package.module:function, or a finished run as --workdir=RUN")
     else:
@@ -90,13 +90,14 @@ def client(config: AuditConfig) -> tuple[Release, Data, Callable[..., Any] | Non
     return release, data, predict
 
 
-def of_function(config: AuditConfig, folder: Path) -> list[Evidence]:
+def of_function(config: AuditConfig, folder: Path, cache: Path) -> list[Evidence]:
     """Audits somebody's own function; its finished parts are kept, so the same call again only reads them."""
     release, data, predict = client(config)
-    parts, seed, subject = Parts(folder / "parts"), config.seed, config.release.rpartition(":")[2]
+    stores: dict[str, Any] = {"store": Parts(folder / "parts"), "common": Parts(cache / "controls")}
+    seed, subject = config.seed, config.release.rpartition(":")[2]
     with claim(folder, config, kind="audit"), Progress(folder, subject) as progress:
         evidence = audit(
-            release, data, predict, level=config.audit, seed=seed, subject=subject, on_event=progress, store=parts
+            release, data, predict, level=config.audit, seed=seed, subject=subject, on_event=progress, **stores
         )
         write(folder / "evidence.json", to_json(evidence))
         runs.render(folder, [evidence], command(config, folder), config, {})
@@ -131,17 +132,18 @@ def of_run(run: Run, level: str | None, cache: Path) -> tuple[Path, list[Evidenc
         try:
             reference = runs.load(runs.reference_folder(run.config, cache))
             reference = dataclasses.replace(reference, config=run.config.reference())
-            found.append(reference.evidence if level == reference.config.audit else again(reference, level, None, True))
+            same = level == reference.config.audit
+            found.append(reference.evidence if same else again(reference, level, cache, first=True))
         except WorkdirError as error:
             say(f"without an undefended reference: {error}")
-    found.append(again(run, level, found[0] if found else None))
+    found.append(again(run, level, cache, *found))
     target = run.folder / "audits" / level
     line = f"python -m experiments.audit --workdir={run.folder} --audit={level}"
     runs.render(target, found, line, run.config, {})
     return target, found
 
 
-def again(run: Run, level: str, reference: Evidence | None, first: bool = False) -> Evidence:
+def again(run: Run, level: str, cache: Path, reference: Evidence | None = None, first: bool = False) -> Evidence:
     """The evidence of a run at some level, read or established; ``first``, for another run's sake, is said and waited for."""
     kept = run.folder / "audits" / level / "evidence.json"
     if not kept.exists() and first:
@@ -151,7 +153,8 @@ def again(run: Run, level: str, reference: Evidence | None, first: bool = False)
         if not kept.exists():
             parts = Parts(kept.parent / "parts")
             with Progress(run.folder, run.config.defense) as progress:
-                evidence = runs.attacked(runs.trained(run), run.config, level, reference, parts, progress)
+                options = {"level": level, "reference": reference, "store": parts, "on_event": progress}
+                evidence = runs.attacked(runs.trained(run), run.config.train.seed, cache, **options)
             kept.parent.mkdir(parents=True, exist_ok=True)
             write(kept, to_json(evidence))
             parts.clear()

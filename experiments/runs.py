@@ -26,7 +26,7 @@ from ani_jax.reporting import page
 from ani_jax.reporting.adversaries import Log, gaps, silent
 from ani_jax.training import processes
 from ani_jax.training.budget import Spend, UtilityBudget, Watch
-from ani_jax.training.callbacks import Callback, OnEvent, Save, Stop, Stopped, Tell
+from ani_jax.training.callbacks import Callback, Save, Stop, Stopped, Tell
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.loop import train
 from ani_jax.training.state import State, init
@@ -77,8 +77,8 @@ def execute(config: RunConfig, folder: Path, cache: Path, machine: Machine | Non
             data, _ = problem(config)
             if ceiling in unfinished:
                 with claim(ceiling, config.reference(), wait=True, flag="cache_dir"):
-                    _complete(config.reference(), ceiling, None, data, machine)
-            _complete(config, folder, ceiling, data, machine)
+                    _complete(config.reference(), ceiling, cache, data, machine)
+            _complete(config, folder, cache, data, machine)
         if processes.count() == 1:
             found = [load(place) for place in (ceiling, folder) if place is not None]
             report(found)
@@ -89,10 +89,11 @@ def execute(config: RunConfig, folder: Path, cache: Path, machine: Machine | Non
     return execute(config, folder, cache, Machine(stop=Told(signal.SIGTERM))) if processes.is_main() else []
 
 
-def _complete(config: RunConfig, folder: Path, ceiling: Path | None, data: Data, machine: Machine) -> None:
-    """Trains and, in one process, audits in a claimed folder, unless that is done; ``ceiling`` is its reference's folder."""
+def _complete(config: RunConfig, folder: Path, cache: Path, data: Data, machine: Machine) -> None:
+    """Trains and, in one process, audits in a claimed folder, unless that is done; its reference is in the cache."""
     if finished(folder):
         return
+    ceiling = None if config.defense == "none" else reference_folder(config, cache)
     started, (data, defense), lost = time.monotonic(), problem(config, data), config.utility_budget
     with Progress(folder, config.defense) as progress:
         saved = Checkpoints(folder / "checkpoints", config.train.keep)
@@ -114,7 +115,8 @@ def _complete(config: RunConfig, folder: Path, ceiling: Path | None, data: Data,
                 raise Stopped("the audit; what it has finished is kept")
 
         known = None if ceiling is None else load(ceiling).evidence
-        evidence = attacked((data, defense, state), config, config.audit, known, parts, on_attack)
+        options = {"level": config.audit, "reference": known, "store": parts, "on_event": on_attack}
+        evidence = attacked((data, defense, state), config.train.seed, cache, **options)
     # The log is that of an uninterrupted run however often this one was killed, so the evidence stays the same too.
     told = tuple(notes(config, evidence, known, log(progress.log)))
     timing = {
@@ -134,8 +136,7 @@ def problem(config: RunConfig, data: Data | None = None) -> tuple[Data, Defense]
     """The data of a run, which may be loaded already, and the defence built for it; an error where they do not fit."""
     data = config.load(config.train.seed, config.augment) if data is None else data
     if config.train.batch_size > data.defend.size:
-        asked = f"batch_size={config.train.batch_size}"
-        raise DataError(f"{asked}: must be at most {data.defend.size}, the originals that train")
+        raise DataError(f"batch_size={config.train.batch_size}: must be at most {data.defend.size}, the originals")
     return data, config.build(data)
 
 
@@ -149,11 +150,9 @@ def trained(run: Run) -> Trained:
     return data, defense, found[1]
 
 
-def attacked(
-    client: Trained, config: RunConfig, level: str, reference: Evidence | None, parts: Parts, on_event: OnEvent
-) -> Evidence:
-    """The evidence about the client of a run; ``parts`` are those that an interrupted audit has finished."""
-    (data, defense, state), seed = client, config.train.seed
+def attacked(client: Trained, seed: int, cache: Path, **options: Any) -> Evidence:
+    """The evidence about the client of a run; ``options`` are those of :func:`ani_jax.evaluation.audit.audit`."""
+    data, defense, state = client
     release, predict = freeze(defense, state.params, state.statistics)
     # The same client with fresh random weights, which are not those that training started from.
     fresh = init(defense, jax.random.fold_in(jax.random.key(seed), 1))
@@ -161,13 +160,11 @@ def attacked(
         release,
         data,
         predict,
-        level=level,
         seed=seed,
-        reference=reference,
         subject=defense.name,
-        on_event=on_event,
         random_release=freeze(defense, fresh.params, fresh.statistics)[0],
-        store=parts,
+        common=Parts(cache / "controls"),
+        **options,
     )
 
 

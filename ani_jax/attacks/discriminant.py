@@ -1,20 +1,23 @@
 """The linear discriminant in double precision: a direction that carries a millionth of the variance is heard like any other."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+from jaxtyping import Float
 
 from ani_jax.attacks.attribute import Linear, logistic_path
-from ani_jax.attacks.base import EVERYWHERE, Attack, Context, Fitted, register
+from ani_jax.attacks.base import EVERYWHERE, Asked, Attack, Context, Fitted, register
 from ani_jax.attacks.query import flat
 from ani_jax.targets.attribute import Attribute
+from ani_jax.types import Features
 
 PENALTIES = (1e-9, 1e-7, 1e-5, 1e-3, 1e-1)
 """Parts of the mean variance that are added to every direction's."""
 MOST = 4096
-"""Features at most for which the covariance is inverted; of more, the products of so many rows."""
+"""Features at most for which the covariance is inverted; of more, the products of so many rows. And rows at once."""
 TAUGHT = 0.75
 """Part of the sample that directions are learnt on; the rest says what their scores are worth."""
 
@@ -41,20 +44,27 @@ class Discriminant(Attack):
     def fit(self, context: Context) -> Fitted:
         """Keeps the penalty with the lowest cross-entropy on ``validation``."""
         asked, name, classes = context.asked, self.target.name, self.target.classes
-        z, held = (np.asarray(flat(asked.standardise(part))) for part in (asked.sample_z, asked.held_z))
         labels, truth = asked.sample.sensitive[name], asked.validation.sensitive[name]
-        taught = int(TAUGHT * len(z))
-        aims = np.eye(classes)[np.asarray(labels)[:taught]]
-        dual = z.shape[1] > MOST
-        rows = z[: min(taught, MOST)] if dual else z[:taught]
-        aims = aims[: len(rows)] - aims[: len(rows)].mean(0)
-        # In pieces: all rows in double precision would be a gigabyte.
-        sides = rows if dual else rows.T
-        matrix = np.zeros((len(sides), len(sides)))
-        for start in range(0, sides.shape[1], MOST):
-            part = sides[:, start : start + MOST].astype(np.float64)
-            matrix += part @ part.T
-        wanted = aims if dual else sides @ aims
+        size, taught = asked.sample_z[0].size, int(TAUGHT * len(asked.sample_z))
+        dual = size > MOST
+        learnt = slice(min(taught, MOST) if dual else taught)
+        aims = np.eye(classes)[np.asarray(labels)[learnt]]
+        aims, rows = aims - aims.mean(0), None
+        if dual:
+            rows = np.asarray(flat(asked.standardise(asked.sample_z[learnt])))
+            matrix, wanted = np.zeros((len(rows), len(rows))), aims
+            for start in range(0, size, MOST):
+                part = rows[:, start : start + MOST].astype(np.float64)
+                matrix += part @ part.T
+        else:
+            matrix, wanted = np.zeros((size, size)), np.zeros((size, classes))
+            for start, part in _doubled(asked, asked.sample_z[learnt]):
+                matrix += part.T @ part
+                wanted += part.T @ aims[start : start + len(part)]
+
+        def projected(z: Features, weights: np.ndarray) -> np.ndarray:
+            return np.concatenate([part @ weights for _, part in _doubled(asked, z)])
+
         best, least = None, np.inf
         for penalty in PENALTIES:
             ridge = penalty * max(np.trace(matrix) / len(matrix), 1e-20)
@@ -62,8 +72,8 @@ class Discriminant(Attack):
                 found = scipy.linalg.solve(matrix + ridge * np.eye(len(matrix)), wanted, assume_a="pos")
             except np.linalg.LinAlgError:
                 continue
-            weights = rows.T @ found if dual else found
-            told, heard = z[taught:] @ weights, held @ weights
+            weights = found if rows is None else rows.T @ found
+            told, heard = projected(asked.sample_z[taught:], weights), projected(asked.held_z, weights)
             # Scores at deviation 1, since a logistic regression's penalty is of their scale.
             rate = 1 / np.maximum(told.std(0), 1e-12)
             weights, told, heard = (
@@ -81,3 +91,9 @@ class Discriminant(Attack):
                 whole = jnp.asarray(weights @ np.asarray(lift), jnp.float32)
                 best, least = Linear(whole, bias, asked.standardise), loss
         return Fitted(best, None if best is not None else "no penalty gave finite weights")
+
+
+def _doubled(asked: Asked, z: Features) -> Iterator[tuple[int, Float[np.ndarray, "n d"]]]:
+    """Standardised features in double precision with the place of their first: of all at once they would be gigabytes."""
+    for start in range(0, len(z), MOST):
+        yield start, np.asarray(flat(asked.standardise(z[start : start + MOST])), np.float64)

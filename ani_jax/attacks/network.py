@@ -28,15 +28,16 @@ SEEN = 2048
 """Rows whose view is taken at once."""
 STATISTICS = 2048
 """Rows that a finished network's normalisation is fitted on."""
-SOLVED = 0.005
-"""A question is answered where a start comes so near to a perfect strength."""
 WIDE = 1.5
 """A view that makes so many times as many numbers is taken step by step."""
+FAR = 0.25
+"""A start that is so much weaker than another does not lead: more steps of it would end behind fewer of that one."""
 LOOKS = 4
 """How often a stage is looked at on ``validation``."""
 FLOOR = float(np.finfo(np.float32).max)
 """Loss of what never had a finite one."""
 REACHED, RISING, PRUNED = "plateau reached", "still rising: a lower bound", "not among the leaders: not trained on"
+SILENT = "nothing that is sent varies: not trained on"
 EXHAUSTED = "auxiliary exhausted at {:,} rows: a lower bound"
 """Where more steps gain nothing, and the network reads its own rows better than others: more rows would tell it more."""
 
@@ -97,7 +98,7 @@ class Trained(Attack):
         if not self.first:
             return train(self, context)
         begun = context.fitted(self.start)
-        if begun.failed is not None:
+        if begun.failed is not None or begun.ended:
             return begun
         leads, answers = self._standing(context)
         if leads:
@@ -116,12 +117,14 @@ class Trained(Attack):
             # A start that failed leads nowhere.
             looks = [(curve[part][-1], index) for index, curve in enumerate(curves) if curve]
             ranked = [index for _, index in sorted((look.loss, index) for look, index in looks)]
-            if any(answered(self.target.parts[part][0], look) for look, _ in looks):
+            if any(self.target.parts[part][0].answered(look.strength) for look, _ in looks):
                 answers |= own == ranked[0]
                 continue
             # Written from the worst on, so that the best of each architecture is what stays.
             best = {self.rivals[index].architecture: index for index in reversed(ranked)}
-            leads |= own in sorted(best.values(), key=ranked.index)[: self.leaders]
+            near = max(look.strength for look, _ in looks) - FAR
+            able = [index for look, index in looks if look.strength >= near]
+            leads |= own in sorted(set(best.values()) & set(able), key=ranked.index)[: self.leaders]
         return leads, answers
 
 
@@ -348,7 +351,7 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None) -> Fit
         params = initialise(module, init_key, data.z[:1])["params"]
         state = Fit(params, (), 0, last=params)
     curves = [list(part) for part in begun.curves] if begun is not None else [[] for _ in target.parts]
-    done = curves[0][-1].steps if curves[0] else 0
+    done, silent = curves[0][-1].steps if curves[0] else 0, not np.asarray(asked.standardise.rate).any()
     while True:
         length = min(done or attack.first or attack.steps, attack.steps - done)
         state = fit(
@@ -368,10 +371,10 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None) -> Fit
         for part, look in zip(curves, _looks(done, state, attacker, attack, context), strict=True):
             part.append(look)
         reached = attack.first and done >= attack.least and settled(curves, target)
-        if state.failed is not None or reached or done >= attack.steps:
+        if state.failed is not None or reached or silent or done >= attack.steps:
             break
     ended = end_of(curves, target, len(asked.sample.label)) if reached else RISING if attack.first else ""
-    return Fitted(attacker, state.failed, "", tuple(map(tuple, curves)), ended, state)
+    return Fitted(attacker, state.failed, "", tuple(map(tuple, curves)), SILENT if silent else ended, state)
 
 
 def _answers(state: Fit, view: Any, module: nn.Module, target: Target, z: Features) -> Answers:
@@ -416,7 +419,7 @@ def end_of(curves: Sequence[Sequence[Look]], target: Target, rows: int) -> str:
         part, look = target.parts[index][0], curves[index][-1]
         # As far as a plateau allows, nothing is gained by having seen a row before.
         heard = look.own is not None and part.gained(look, dataclasses.replace(look, loss=look.own))
-        if heard and not answered(part, look):
+        if heard and not part.answered(look.strength):
             return EXHAUSTED.format(rows)
     return REACHED
 
@@ -425,12 +428,7 @@ def settled(curves: Sequence[Sequence[Look]], target: Target) -> bool:
     """Whether two doublings in a row gained nothing for any question that counts and is not answered."""
     parts = [(target.parts[index][0], curves[index]) for index in target.wanted]
     return all(
-        answered(part, curve[-1])
+        part.answered(curve[-1].strength)
         or (len(curve) > 2 and not any(part.gained(*pair) for pair in zip(curve[-3:-1], curve[-2:])))
         for part, curve in parts
     )
-
-
-def answered(target: Target, look: Look) -> bool:
-    """Whether nothing is left to find."""
-    return target.perfect is not None and look.strength > target.perfect - SOLVED

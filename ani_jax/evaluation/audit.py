@@ -44,6 +44,7 @@ def audit(
     on_event: OnEvent | None = None,
     random_release: Callable[..., Features] | Release | None = None,
     store: Store | None = None,
+    common: Store | None = None,
     attacks: Sequence[Family] | None = None,
     progress: bool | None = None,
 ) -> Evidence:
@@ -66,6 +67,8 @@ def audit(
             shown beside every attribute score.
         store: keeps every finished attack, so that the same audit, interrupted and started again, goes on behind it and
             ends with the same evidence; parts of another client, seed or level are not taken.
+        common: the same for what depends on data, level and seed alone: what these attackers find where the image itself is
+            sent, and where nothing is. Audits of other clients may share it.
         attacks: who attacks; None is every registered attack on every target of the data, as the level has it.
         progress: whether a bar shows how far the audit has come; None is at a prompt or in a notebook, unless ``on_event``
             listens.
@@ -100,6 +103,10 @@ def audit(
     scene = Scene.of(knowledge, data, level, seed, reference, random, emit)
     emit({"kind": "audit_start", "total": len(chosen)})
     plants = level.plants and any(map(controls.readers, chosen))
+    shared = _Kept(common, "" if common is None else scene.digest(client=False))
+    ends = (
+        shared.part("controls", chosen, Controls, lambda: Controls(controls.ends(scene, chosen))).all if plants else ()
+    )
     scene, best = controls.plant(scene) if plants else (scene, {})
     kept = _Kept(store, "" if store is None else scene.digest())
     results = []
@@ -109,7 +116,7 @@ def audit(
         if not any(later.target.ceilings for later in chosen[step:]):
             scene.forget()
     notice = functools.partial(controls.found, scene, best, chosen)
-    noticed = kept.part("controls", best, Controls, lambda: Controls(notice())).all if best else ()
+    noticed = ends + (kept.part("controls", best, Controls, lambda: Controls(notice())).all if best else ())
     measured, problem = _criterion(scene, kept)
     attackers = [(family, attack) for family in chosen for attack in family.attacks]
     notes = [attack.caveat for _, attack in attackers if attack.caveat]

@@ -49,10 +49,10 @@ def run(scene: Scene, family: Family) -> AttackResult:
     if target.ceilings:
         beside["undefended"] = undefended.score.value if undefended else None
         raw = before.references.get("raw_input") if before is not None else None
-        beside["raw_input"] = _same_family(scene, family, scene.raw(), RAW) if raw is None else raw
+        beside["raw_input"] = _same_family(scene, family, RAW) if raw is None else raw
         # The encoder's own noise aside, asking it more often shows nothing new.
-        if family.queries == 1 and (untrained := scene.untrained()) is not None:
-            beside["random_encoder"] = _same_family(scene, family, untrained, RANDOM)
+        if family.queries == 1 and scene.random is not None:
+            beside["random_encoder"] = _same_family(scene, family, RANDOM)
     told = AttackResult(
         attack=family.recorded,
         target=target.name,
@@ -86,7 +86,7 @@ def compete(
         asked: what they learn from.
         test_z: what they are scored on.
         prefix: of their names in events and keys.
-        until_perfect: stop at one that makes no mistake on ``validation``: it would be chosen whatever the others do.
+        until_perfect: stop at one that leaves nothing to find on ``validation``.
     """
     fits, title = fits_of(scene, family, asked, prefix)
     found: list[Competitor] = []
@@ -95,7 +95,7 @@ def compete(
         found.append(_judged(scene, attack, fits(attack, family.attacks), fits.key(attack), asked, test_z))
         scene.emit({"kind": "attack_end", "name": title(attack)})
         last = found[-1].record
-        if until_perfect and last.status == "ok" and last.validation == family.target.perfect:
+        if until_perfect and last.status == "ok" and family.target.answered(last.validation or -np.inf):
             break
     return found
 
@@ -161,7 +161,11 @@ def _failed(family: Family, status: str, records: tuple = ()) -> AttackResult:
     )
 
 
-def _same_family(scene: Scene, family: Family, asked: tuple[Asked, Observed], name: str) -> float | None:
-    """Strength of the same family trained on what another client sends."""
-    chosen = choose(compete(scene, family, *asked, prefix=f"{name}, ", until_perfect=True))
+def elsewhere(scene: Scene, family: Family, name: str) -> Competitor | None:
+    """The strongest of the same family, trained on what another client sends; None where none ran through."""
+    return choose(compete(scene, family, *scene.other(name), prefix=f"{name}, ", until_perfect=True))
+
+
+def _same_family(scene: Scene, family: Family, name: str) -> float | None:
+    chosen = elsewhere(scene, family, name)
     return None if chosen is None else chosen.record.test

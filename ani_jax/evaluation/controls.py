@@ -1,4 +1,4 @@
-"""Would the audit have noticed? Labels of known strength, planted into what this very client sends (METHODS 5.0 d).
+"""Would the audit have noticed? All is sent, or nothing; and labels of known strength are planted (METHODS 5.0 d).
 
 A planted label is a function of z by a rule that is fitted on ``auxiliary``, with a part of the labels redrawn at random. It
 becomes one more attribute, which the attackers that are fitted anyway must find; nobody can score more than the rule itself.
@@ -19,7 +19,7 @@ from ani_jax.attacks.discriminant import Discriminant
 from ani_jax.attacks.query import flat, summarise
 from ani_jax.attacks.views import positions, principal
 from ani_jax.evaluation import contest
-from ani_jax.evaluation.scene import Scene, named
+from ani_jax.evaluation.scene import NOTHING, RAW, Scene, named
 from ani_jax.records import Control
 from ani_jax.targets.attribute import Attribute, Heads
 from ani_jax.targets.base import Target
@@ -166,6 +166,25 @@ class Plants:
         return found
 
 
+def ends(scene: Scene, families: Sequence[Family]) -> tuple[Control, ...]:
+    """What the same attackers find where the client sends the image itself, and where it sends nothing.
+
+    Args:
+        scene: of any client on the same data.
+        families: who attacks; of every target the first family that asks once.
+    """
+    first, found = {family.target: family for family in reversed(families) if family.queries == 1}, []
+    for client, what in ((RAW, "the image itself"), (NOTHING, "nothing")):
+        for target, family in first.items():
+            best, test = contest.elsewhere(scene, family, client), scene.data.test
+            score = None if best is None or best.record.test is None else target.advantage(best.record.test, test)
+            # How well an attribute can be read from the image, nobody knows: what is found is its ceiling.
+            most = None if target.ceilings else target.advantage(target.perfect, test)
+            known = most if client == RAW else 0.0
+            found.append(Control(f"{target.name} where {what} is sent", known, score, best.record.name if best else ""))
+    return tuple(found)
+
+
 def plant(scene: Scene) -> tuple[Scene, dict[str, float]]:
     """The scene with planted labels among its attributes, and how far over chance the rule itself scores on test.
 
@@ -250,12 +269,12 @@ def found(scene: Scene, best: dict[str, float], families: Sequence[Family]) -> t
     able = [family for family in families if readers(family)]
     # All of them were answered alike, so they share what was fitted.
     fits, _ = contest.fits_of(scene, able[0], scene.asked)
-    sent, chance = (scene.asked.held, scene.test_z), {name: 1 / count for name, count in scene.asked.attributes}
+    sent = scene.asked.held, scene.test_z
 
     def note(target: Target, name: str, guess: Sequence[np.ndarray]) -> None:
         batches = (scene.asked.validation, scene.data.test)
         held, test = (target.strength(part, batch) for part, batch in zip(guess, batches, strict=True))
-        told[target.name].append((held, test - chance[target.name], name))
+        told[target.name].append((held, target.advantage(test, batches[1]), name))
 
     for family in able:
         for attack in readers(family):

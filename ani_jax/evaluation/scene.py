@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from ani_jax.attacks.base import Asked, Family, Fits, Level, OnEvent, prepare
 from ani_jax.attacks.query import Observed, as_release, query
-from ani_jax.evaluation.references import answered, send_raw
+from ani_jax.evaluation.references import answered, send_nothing, send_raw
 from ani_jax.records import AttackResult, Evidence, Picture, to_json
 from ani_jax.targets.base import Answers
 from ani_jax.targets.metrics import Bootstrap
@@ -20,8 +20,8 @@ from ani_jax.types import Batch, Data, Features, Knowledge, Logits, PRNGKey, Rel
 
 GALLERY = 8
 """Test images that the evidence shows."""
-RAW, RANDOM = "raw input", "random encoder"
-"""Clients that a ceiling is taken of."""
+RAW, NOTHING, RANDOM = "raw input", "nothing", "random encoder"
+"""Clients that are attacked beside the one in question: what sends all, what sends nothing, its own architecture untrained."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -184,13 +184,10 @@ class Scene:
             return shared
         return self._ask(f"{'burst' if burst else 'view'} {queries}", self.asked.knowledge, queries, burst=burst)
 
-    def raw(self) -> tuple[Asked, Observed]:
-        """The same where the client sends the image itself."""
-        return self._ask(RAW, Knowledge(as_release(send_raw)))
-
-    def untrained(self) -> tuple[Asked, Observed] | None:
-        """The same where the client has fresh random weights; None where the caller gave no such client."""
-        return None if self.random is None else self._ask(RANDOM, Knowledge(self.random))
+    def other(self, name: str) -> tuple[Asked, Observed]:
+        """The same where another client is asked: one of those named above."""
+        clients = {RAW: as_release(send_raw), NOTHING: as_release(send_nothing), RANDOM: self.random}
+        return self._ask(name, Knowledge(clients[name]))
 
     def _ask(
         self, name: str, knowledge: Knowledge, queries: int = 1, data: Data | None = None, burst: bool = False
@@ -203,22 +200,23 @@ class Scene:
 
     def forget(self) -> None:
         """Drops what other clients answered, which takes as much memory as the client's own."""
-        for name in (RAW, RANDOM):
+        for name in (RAW, NOTHING, RANDOM):
             for held in (self.others, self.fits):
                 for title in [one for one in held if one.startswith(name)]:
                     del held[title]
 
-    def digest(self) -> str:
+    def digest(self, client: bool = True) -> str:
         """Sixteen hexadecimal digits of all that determines a result beside the attack.
 
-        A client is what it answers, so weights hidden in a closure count too.
+        Args:
+            client: whether it is of this client. A client is what it answers, so weights hidden in a closure count too.
         """
         said = None if self.answers is None else (self.answers.sample, self.answers.test)
-        arrays = (self.asked.sample, self.asked.validation, self.data.test, self.asked.held, self.test_z, said)
+        own = (self.asked.held, self.test_z, said, self.random) if client else ()
         found = hashlib.sha256(f"{self.seed} {self.level} {self.data.name} {self.data.sensitive}".encode())
-        for leaf in jax.tree.leaves((arrays, self.random)):
+        for leaf in jax.tree.leaves((self.asked.sample, self.asked.validation, self.data.test, own)):
             found.update(np.asarray(leaf).tobytes())
-        found.update(b"" if self.reference is None else to_json(self.reference).encode())
+        found.update(to_json(self.reference).encode() if client and self.reference is not None else b"")
         return found.hexdigest()[:16]
 
 

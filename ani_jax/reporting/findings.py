@@ -148,22 +148,25 @@ def caveats(evidences: Sequence[Evidence]) -> tuple[str, ...]:
 
 
 def noticed(evidence: Evidence) -> tuple[str, ...]:
-    """Whether this audit would have noticed a leak, by what was planted; nothing where nothing was.
+    """Whether this audit would have noticed a leak, by its controls; nothing where it has none.
 
-    A linear label of full strength that was missed withholds every verdict of privacy (METHODS 5.0 d).
+    A linear label of full strength that was missed withholds every verdict of privacy (METHODS 5.0 d), as does an image that is
+    not read though it is sent, or something that is read where nothing is.
     """
-    told = [control for control in evidence.controls if control.found is not None]
+    told = [control for control in evidence.controls if control.planted and control.found is not None]
     heard = [control for control in told if control.heard]
     said = [
-        f"no verdict: of {control.name} {points(control.found or 0)} of {points(control.known)} points over chance were found"
+        f"no verdict: of {control.name} {points(control.found or 0)} of {points(control.known or 0)} points over chance was read"
         for control in evidence.controls
         if control.withholds
     ]
     if heard and not said:
-        least = min(heard, key=lambda control: control.known)
-        said.append(f"the smallest planted leak that was found: {least.name}, {points(least.known)} points over chance")
+        least = min(heard, key=lambda control: control.known or 0)
+        said.append(
+            f"the smallest planted leak that was found: {least.name}, {points(least.known or 0)} points over chance"
+        )
     said += [
-        f"a limit of this audit: {control.name} was missed ({points(control.found or 0)} of {points(control.known)} points)"
+        f"a limit of this audit: {control.name} was missed ({points(control.found or 0)} of {points(control.known or 0)} points)"
         for control in told
         if not control.heard and not control.withholds and control.full
     ]

@@ -83,7 +83,12 @@ def _numbers(evidence: Evidence) -> Iterator[tuple[str, str, Estimate, dict[str,
     for control in evidence.controls:
         missing = "" if control.found is not None else "no attacker ran through"
         yield "control", control.name, Estimate(control.found, note=missing), {"chosen": control.attacker}
-        yield "planted", control.name, Estimate(control.known), {}
+        yield (
+            "planted",
+            control.name,
+            Estimate(control.known, note="" if control.known is not None else "nobody knows"),
+            {},
+        )
     if (criterion := evidence.criterion) is not None:
         told = criterion.information
         note = "; ".join(filter(None, (told.reason, *told.caveats, *criterion.caveats)))

@@ -56,7 +56,7 @@ def verdict(evidence: Evidence) -> str:
     missed = [control for control in evidence.controls if not control.heard]
     said = [f"{', '.join(leaking)} {'leaks' if len(leaking) == 1 else 'leak'}"] if leaking else []
     if silent and (not evidence.controls or any(control.withholds for control in missed)):
-        why = "a linear label was missed" if evidence.controls else "nothing was planted"
+        why = "a control failed" if evidence.controls else "nothing was planted"
         said.append(f"none on {', '.join(silent)}: {why}")
     elif silent:
         said.append(f"no more than the floor was found of {', '.join(silent)}")
@@ -69,10 +69,11 @@ def verdict(evidence: Evidence) -> str:
     ]
     controls = "none, nothing was planted that the audit should have noticed"
     if evidence.controls:
-        controls = f"{len(evidence.controls) - len(missed)} of {len(evidence.controls)} planted labels were found"
+        planted = [control.heard for control in evidence.controls if control.planted]
+        controls = f"{sum(planted)} of {len(planted)} planted labels were found"
     if missed:
-        faint = (f"{one.name} ({points(one.found or 0)} of {points(one.known)} points)" for one in missed)
-        controls += f"; missed: {', '.join(faint)}"
+        faint = (f"{one.name} ({points(one.found or 0)} of {points(one.known or 0)} points)" for one in missed)
+        controls += f"; failed: {', '.join(faint)}"
     tail = [f"controls: {controls}"]
     if lines:
         tail.append(f"{len(evidence.notes)} notes: print them with .notes, or write the page with .save('report.html')")

@@ -224,13 +224,13 @@ def _attack(own: Frame, runs: range, base: int, words: TargetWords, attack: str,
 
 
 def _controls(found: Frame, runs: range) -> Section:
-    """What was found of every planted label, and below it what can be found."""
+    """What was found of every control, and below it what can be found."""
     rows = []
     for name in select(found, part="control").metric.unique():
-        rows.append(_row(name, read(found, part="control", metric=name), runs, points, "not planted in what it sends"))
+        rows.append(_row(name, read(found, part="control", metric=name), runs, points, "no control of this client"))
         known = read(found, part="planted", metric=name)
-        rows.append(_row("can be found", known, runs, points, "not planted", "reference"))
-    return Section("Would the audit have noticed? Points over chance of planted labels", tuple(rows))
+        rows.append(_row("can be found", known, runs, points, "no control", "reference"))
+    return Section("Would the audit have noticed? Points over chance, of images 100 R² over the mean", tuple(rows))
 
 
 def _criterion(found: Frame, runs: range) -> Section:

@@ -40,7 +40,7 @@ class Attribute(Target):
 
     loss = staticmethod(cross_entropy)
     selection = staticmethod(cross_entropy)
-    perfect = 1.0
+    perfect, solved = 1.0, 0.005
     ceilings = True
 
     @classmethod
@@ -78,6 +78,11 @@ class Attribute(Target):
     def strength(self, guess: np.ndarray, batch: Batch) -> float:
         """Balanced accuracy."""
         return metrics.balanced_accuracy(guess.argmax(1), np.asarray(batch.sensitive[self.name]))
+
+    def advantage(self, strength: float, batch: Batch) -> float:
+        """Over chance."""
+        del batch
+        return strength - 1 / self.classes
 
     def gained(self, before: Look, after: Look) -> bool:
         """A point, or 0.003 nats."""

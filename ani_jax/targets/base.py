@@ -123,8 +123,10 @@ class Target:
     """What a network attacker minimises."""
     selection: ClassVar[Loss]
     """What its parameters and settings are chosen by on ``validation``; often the same."""
-    perfect: ClassVar[float | None] = None
+    perfect: ClassVar[float] = float("inf")
     """A strength that nothing can exceed."""
+    solved: ClassVar[float] = 0.0
+    """How near to it nothing is left to find."""
     ceilings: ClassVar[bool] = False
     """Whether the same attack on raw images, on a random encoder and on the undefended client is shown beside its score."""
 
@@ -156,6 +158,14 @@ class Target:
     def strength(self, guess: np.ndarray, batch: Batch) -> float:
         """How strong a guess is; higher is stronger."""
         raise NotImplementedError
+
+    def advantage(self, strength: float, batch: Batch) -> float:
+        """How far a strength lies over the best answer that does not look at z."""
+        raise NotImplementedError
+
+    def answered(self, strength: float) -> bool:
+        """Whether nothing is left to find."""
+        return strength > self.perfect - self.solved
 
     def gained(self, before: Look, after: Look) -> bool:
         """Whether twice the training made an attacker stronger by more than a plateau allows (METHODS 5.0 a)."""

@@ -30,6 +30,8 @@ class Image(Target):
 
     name: str = "image"
 
+    # Less than what 8 bits round off.
+    perfect, solved = 0.0, 1e-6
     # One loss for training and selection: what a network is kept by is what it learns (METHODS 5.2).
     loss = selection = staticmethod(image_mse)
 
@@ -76,6 +78,11 @@ class Image(Target):
     def strength(self, guess: np.ndarray, batch: Batch) -> float:
         """Minus the MSE."""
         return -float(np.square(guess.astype(np.float64) - np.asarray(batch.image)).mean())
+
+    def advantage(self, strength: float, batch: Batch) -> float:
+        """R² over the batch's own mean image, 0 where all its images are one."""
+        variance = float(np.asarray(batch.image, np.float64).var(0).mean())
+        return 1 + strength / variance if variance else 0.0
 
     def gained(self, before: Look, after: Look) -> bool:
         """2% of the error."""

@@ -99,6 +99,17 @@ def test_steps_double_until_nothing_is_gained(key, asked, fit):
     assert (short.ended, [look.steps for look in short.curves[0]]) == (network.RISING, [25, 50, 60])
 
 
+def test_features_that_never_vary_are_not_listened_to_at_length(key, fit):
+    batch = Batch(jax.random.uniform(jax.random.key(1), (8, 2, 2, 1)), jnp.arange(8), {})
+    release = Release((), lambda v, x, key: jnp.ones((len(x), 3)), stochastic=False)
+    asked = base.prepare(key, Knowledge(release), Source(batch, fixed), batch, count=64)
+    rivals = tuple(Halving(Half("half"), steps=400, first=10, batch_size=size) for size in (4, 8))
+    for rival in rivals:
+        found = fit(dataclasses.replace(rival, rivals=rivals), key, asked)
+        assert (found.ended, [look.steps for look in found.curves[0]]) == (network.SILENT, [10])
+        assert found.attacker is not None
+
+
 def test_a_plateau_is_two_doublings_in_a_row():
     attribute = Attribute("ink", 4)
     flat, up = Look(1, 1.0, 0.5), Look(2, 1.0, 0.52)
@@ -135,6 +146,11 @@ def test_only_leaders_are_trained_on(key, asked):
     leads = [dataclasses.replace(one, rivals=rivals)._standing(context)[0] for one in rivals]
     # Two architectures, each by its best view: the second of "round" would find much the same as the first.
     assert leads == [True, False, True, False, False]
+    # However few lead, one that is far weaker than another does not.
+    weak = {**known, rivals[0].start: Fitted("a", None, "", ((Look(1, 3.0, 0.5 - 2 * network.FAR),),))}
+    context = Context(key, asked, weak.__getitem__)
+    leads = [dataclasses.replace(one, rivals=rivals)._standing(context)[0] for one in rivals]
+    assert leads == [False, False, True, False, True]
     pruned = dataclasses.replace(rivals[3], rivals=rivals).fit(Context(key, asked, known.__getitem__))
     assert (pruned.attacker, pruned.ended, pruned.curves) == (None, network.PRUNED, curves(2.0))
 

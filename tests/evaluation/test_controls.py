@@ -109,6 +109,12 @@ def test_an_audit_finds_what_was_planted_and_nothing_else(data):
     assert found["planted linear"].found > 0.6
     assert found["planted linear, 25 points"].found > 0.08
     assert not any(control.withholds for control in evidence.controls)
+    # Attackers that read all that is sent read nothing where nothing is.
+    whole, none = (f"image where {what} is sent" for what in ("the image itself", "nothing"))
+    assert (found[whole].known, found[whole].found) == (pytest.approx(1.0, abs=1e-4), pytest.approx(1.0, abs=1e-3))
+    assert (found[none].known, found[none].found) == (0.0, pytest.approx(0.0, abs=0.02))
+    assert found["coin where the image itself is sent"].known is None
+    assert found["coin where nothing is sent"].heard
     # The coin is not in the images.
     assert evidence.attack("attribute", "coin").scores["balanced_accuracy"].value == pytest.approx(0.5, abs=0.06)
     assert [words.name for words in evidence.targets] == ["coin", "image"]
@@ -136,6 +142,32 @@ def test_an_audit_that_is_gone_on_with_finds_the_same(data):
     assert audit(lumpy, data, level=dataclasses.replace(level, settings={"Reader": None})).controls == ()
 
 
+def test_what_depends_on_the_data_alone_is_attacked_once(data):
+    level = dataclasses.replace(BRIEF, settings={**BRIEF.settings, "Reader": {"steps": 20, "batch_size": 64}})
+    common, told = {}, []
+    first = audit(lumpy, data, level=level, common=common)
+    kept = dict(common)
+    second = audit(lambda x: x[:, ::2], data, level=level, common=common, on_event=told.append)
+    assert common == kept
+    assert len(kept) == 1
+    ends = [tuple(one for one in found.controls if not one.planted) for found in (first, second)]
+    assert ends[0] == ends[1]
+    assert not any("nothing" in event.get("name", "") for event in told)
+    audit(lumpy, data, level=level, seed=1, common=common)
+    assert len(common) == 2
+
+
+def test_what_is_read_where_nothing_is_sent_withholds_the_verdict():
+    def withheld(*control):
+        return Control(*control, "probe").withholds
+
+    assert withheld("ink where nothing is sent", 0.0, 0.2)
+    assert not withheld("ink where nothing is sent", 0.0, 0.02)
+    assert withheld("image where the image itself is sent", 1.0, 0.5)
+    assert not withheld("ink where the image itself is sent", None, 0.1)
+    assert withheld("ink where the image itself is sent", None, None)
+
+
 def test_planting_leaves_real_attributes_to_the_same_attackers(data):
     with_plants, without = (audit(lumpy, data, level=dataclasses.replace(BRIEF, plants=p)) for p in (True, False))
     names = [[one.name for one in found.attack("attribute", "coin").attackers] for found in (with_plants, without)]
@@ -152,7 +184,7 @@ def test_what_was_missed_withholds_the_verdict_and_is_said():
     assert told(linear=0.74) == (
         "the smallest planted leak that was found: planted linear, 10 points, 10.0 points over chance",
     )
-    assert told(linear=0.3) == ("no verdict: of planted linear 30.0 of 75.0 points over chance were found",)
+    assert told(linear=0.3) == ("no verdict: of planted linear 30.0 of 75.0 points over chance was read",)
     limit = "a limit of this audit: planted parity was missed (2.0 of 50.0 points)"
     assert told(linear=0.74, parity=0.02)[-1] == limit
     assert noticed(Evidence("x", "digits", 0, "preview", {}, {}, {}, ())) == ()

@@ -10,7 +10,7 @@ from ani_jax.attacks.base import LEVELS, Family
 from ani_jax.attacks.decoder import Kernel, Ridge
 from ani_jax.attacks.mismatch import MismatchedKernel, MismatchedRidge
 from ani_jax.attacks.query import as_release
-from ani_jax.evaluation.scene import Scene, named
+from ani_jax.evaluation.scene import NOTHING, RANDOM, RAW, Scene, named
 from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.image import Image
 from ani_jax.types import Knowledge
@@ -52,9 +52,9 @@ def test_everything_is_asked_once(toy):
     assert one.look(family(Kernel, queries=4)) is often
     # Every family is answered alike.
     assert one.look(Family("attribute", SIDE, (Probe(SIDE),), 4)) is often
-    assert one.raw()[0] is one.raw()[0]
-    np.testing.assert_array_equal(one.untrained()[1][0], -toy.test.image)
-    assert scene(toy).untrained() is None
+    assert one.other(RAW)[0] is one.other(RAW)[0]
+    np.testing.assert_array_equal(one.other(RANDOM)[1][0], -toy.test.image)
+    np.testing.assert_array_equal(one.other(NOTHING)[1][0], np.zeros((len(toy.test.image), 1)))
 
 
 def test_a_family_may_own_other_images_but_is_scored_on_the_same(toy):

@@ -59,22 +59,22 @@ def mine(tmp_path, monkeypatch):
 def test_a_function_is_audited_and_the_same_call_again_reads_it(mine, tmp_path, monkeypatch):
     config = AuditConfig(f"{mine}:client", None, audit="preview", image_size=16)
     folder = tmp_path / "audit"
-    (evidence,) = command.of_function(config, folder)
+    (evidence,) = command.of_function(config, folder, folder.parent / "cache")
     assert evidence.subject == "client"
     assert evidence.attack("attribute", "ink").scores["balanced_accuracy"].value > 0.9
     assert from_json(Evidence, (folder / "evidence.json").read_text()) == evidence
     assert "--release=mine_for_audit:client" in (folder / "report.html").read_text()
     assert len(list((folder / "parts").iterdir())) == len(CLOSED)
     monkeypatch.setattr(attribute.Probe, "fit", None)
-    assert command.of_function(config, folder) == [evidence]
+    assert command.of_function(config, folder, folder.parent / "cache") == [evidence]
     with pytest.raises(
         ValueError, match=r"belongs to an audit with another config .*audit: preview there, thorough asked"
     ):
-        command.of_function(AuditConfig(f"{mine}:client", audit="thorough"), folder)
+        command.of_function(AuditConfig(f"{mine}:client", audit="thorough"), folder, tmp_path / "cache")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("mine")
     with pytest.raises(ValueError, match="holds files but no audit"):
-        command.of_function(config, tmp_path / "other")
+        command.of_function(config, tmp_path / "other", tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_function_is_audited_and_the_same_call_again_reads_it(mine, tmp_path, 
 )
 def test_what_is_no_client_is_refused_in_one_line(mine, tmp_path, name, reason):
     with pytest.raises(ValueError, match=r"^release=") as error:
-        command.of_function(AuditConfig(name, audit="preview", image_size=16), tmp_path / "audit")
+        command.of_function(AuditConfig(name, audit="preview", image_size=16), tmp_path / "audit", tmp_path / "cache")
     assert reason in str(error.value)
     assert not (tmp_path / "audit").exists()
 

@@ -62,9 +62,9 @@ def test_nothing_found_counts_where_planted_labels_were_found(quiet):
     assert told["ink"].endswith("; mlp; plateau reached")
     assert told["controls"] == "2 of 2 planted labels were found"
     deaf = lines(quiet(quiet.attack(0.01), controls=DEAF))
-    assert deaf["verdict"] == "none on ink, image: a linear label was missed"
+    assert deaf["verdict"] == "none on ink, image: a control failed"
     assert deaf["controls"] == (
-        "0 of 2 planted labels were found; missed: planted linear (30.0 of 75.0 points), planted parity (2.0 of 50.0 points)"
+        "0 of 2 planted labels were found; failed: planted linear (30.0 of 75.0 points), planted parity (2.0 of 50.0 points)"
     )
     assert lines(quiet(quiet.attack(0.01), controls=()))["verdict"] == "none on ink, image: nothing was planted"
     # A leak that was found needs no control.
@@ -74,7 +74,7 @@ def test_nothing_found_counts_where_planted_labels_were_found(quiet):
         lines(quiet(quiet.attack(0.01), controls=part))["verdict"] == "no more than the floor was found of ink, image"
     )
     assert (
-        "missed: planted parity, 10 points (2.0 of 10.0" in lines(quiet(quiet.attack(0.01), controls=part))["controls"]
+        "failed: planted parity, 10 points (2.0 of 10.0" in lines(quiet(quiet.attack(0.01), controls=part))["controls"]
     )
 
 

@@ -353,7 +353,8 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None) -> Fit
     curves = [list(part) for part in begun.curves] if begun is not None else [[] for _ in target.parts]
     done, silent = curves[0][-1].steps if curves[0] else 0, not np.asarray(asked.standardise.rate).any()
     while True:
-        length = min(done or attack.first or attack.steps, attack.steps - done)
+        # Of what never varies no step learns more than a constant.
+        length = 1 if silent else min(done or attack.first or attack.steps, attack.steps - done)
         state = fit(
             jax.random.fold_in(fit_key, done),
             state.last,

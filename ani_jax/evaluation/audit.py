@@ -20,7 +20,7 @@ from ani_jax.attacks.query import as_predictor, as_release
 from ani_jax.evaluation import contest, controls
 from ani_jax.evaluation.cost import cost_card
 from ani_jax.evaluation.progress import Progress, interactive
-from ani_jax.evaluation.scene import Scene, named
+from ani_jax.evaluation.scene import NOTHING, RANDOM, RAW, Ceiling, Scene, named
 from ani_jax.information.criterion import LEVELS as CRITICS
 from ani_jax.information.criterion import criterion
 from ani_jax.records import AttackResult, Control, Criterion, Estimate, Evidence, from_json, to_json
@@ -68,7 +68,7 @@ def audit(
         store: keeps every finished attack, so that the same audit, interrupted and started again, goes on behind it and
             ends with the same evidence; parts of another client, seed or level are not taken.
         common: the same for what depends on data, level and seed alone: what these attackers find where the image itself is
-            sent, and where nothing is. Audits of other clients may share it.
+            sent, and where nothing is. Audits of other clients may share it; None is ``store``.
         attacks: who attacks; None is every registered attack on every target of the data, as the level has it.
         progress: whether a bar shows how far the audit has come; None is at a prompt or in a notebook, unless ``on_event``
             listens.
@@ -103,18 +103,24 @@ def audit(
     scene = Scene.of(knowledge, data, level, seed, reference, random, emit)
     emit({"kind": "audit_start", "total": len(chosen)})
     plants = level.plants and any(map(controls.readers, chosen))
-    shared = _Kept(common, "" if common is None else scene.digest(client=False))
-    ends = (
-        shared.part("controls", chosen, Controls, lambda: Controls(controls.ends(scene, chosen))).all if plants else ()
-    )
-    scene, best = controls.plant(scene) if plants else (scene, {})
     kept = _Kept(store, "" if store is None else scene.digest())
+    common = store if common is None else common
+    shared = _Kept(common, "" if common is None else scene.digest(client=False))
+
+    def elsewhere(client: str, some: tuple[Family, ...], where: _Kept) -> tuple[Ceiling, ...]:
+        return where.part(client, some, Ceilings, lambda: Ceilings(contest.elsewhere(scene, some, client))).all
+
+    read = tuple(family for family in chosen if family.target.ceilings)
+    whole = elsewhere(RAW, chosen if plants else read, shared)
+    nothing = elsewhere(NOTHING, chosen, shared) if plants else ()
+    untrained = () if random is None else elsewhere(RANDOM, read, kept)
+    scene = dataclasses.replace(scene, ceilings=whole + untrained)
+    ends = controls.ends(whole + nothing, sought, scene.data.test) if plants else ()
+    scene, best = controls.plant(scene) if plants else (scene, {})
     results = []
     for step, family in enumerate(chosen, 1):
         results.append(kept.part(family.title, family, AttackResult, functools.partial(contest.run, scene, family)))
         emit({"kind": "audit_step", "step": step})
-        if not any(later.target.ceilings for later in chosen[step:]):
-            scene.forget()
     notice = functools.partial(controls.found, scene, best, chosen)
     noticed = ends + (kept.part("controls", best, Controls, lambda: Controls(notice())).all if best else ())
     measured, problem = _criterion(scene, kept)
@@ -165,6 +171,13 @@ class Controls:
     """All controls of one audit, as they are kept."""
 
     all: tuple[Control, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ceilings:
+    """All that was found of another client, as it is kept."""
+
+    all: tuple[Ceiling, ...]
 
 
 class _Kept:

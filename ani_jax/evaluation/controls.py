@@ -19,12 +19,12 @@ from ani_jax.attacks.discriminant import Discriminant
 from ani_jax.attacks.query import flat, summarise
 from ani_jax.attacks.views import positions, principal
 from ani_jax.evaluation import contest
-from ani_jax.evaluation.scene import NOTHING, RAW, Scene, named
+from ani_jax.evaluation.scene import NOTHING, RAW, Ceiling, Scene, named
 from ani_jax.records import Control
 from ani_jax.targets.attribute import Attribute, Heads
 from ani_jax.targets.base import Target
 from ani_jax.targets.metrics import balanced_accuracy
-from ani_jax.types import Features, PRNGKey
+from ani_jax.types import Batch, Features, PRNGKey
 
 CLASSES = 4
 POINTS = (None, 0.25, 0.10)
@@ -166,22 +166,26 @@ class Plants:
         return found
 
 
-def ends(scene: Scene, families: Sequence[Family]) -> tuple[Control, ...]:
-    """What the same attackers find where the client sends the image itself, and where it sends nothing.
+SENT = {RAW: "the image itself", NOTHING: "nothing"}
+"""What is said of clients that send all or nothing."""
+
+
+def ends(ceilings: Sequence[Ceiling], wanted: Sequence[Target], test: Batch) -> tuple[Control, ...]:
+    """What attackers find where the client sends the image itself, and where it sends nothing.
 
     Args:
-        scene: of any client on the same data.
-        families: who attacks; of every target the first family that asks once.
+        ceilings: what they found.
+        wanted: the targets.
+        test: the images that it was scored on.
     """
-    first, found = {family.target: family for family in reversed(families) if family.queries == 1}, []
-    for client, what in ((RAW, "the image itself"), (NOTHING, "nothing")):
-        for target, family in first.items():
-            best, test = contest.elsewhere(scene, family, client), scene.data.test
-            score = None if best is None or best.record.test is None else target.advantage(best.record.test, test)
-            # How well an attribute can be read from the image, nobody knows: what is found is its ceiling.
-            most = None if target.ceilings else target.advantage(target.perfect, test)
-            known = most if client == RAW else 0.0
-            found.append(Control(f"{target.name} where {what} is sent", known, score, best.record.name if best else ""))
+    targets, found = {target.name: target for target in wanted}, []
+    for one in ceilings:
+        target = targets[one.target]
+        score = None if one.strength is None else target.advantage(one.strength, test)
+        # How well an attribute can be read from the image, nobody knows: what is found is its ceiling.
+        most = None if target.ceilings else target.advantage(target.perfect, test)
+        known = most if one.client == RAW else 0.0
+        found.append(Control(f"{one.target} where {SENT[one.client]} is sent", known, score, one.attacker))
     return tuple(found)
 
 

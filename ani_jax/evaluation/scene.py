@@ -14,7 +14,7 @@ from ani_jax.attacks.base import Asked, Family, Fits, Level, OnEvent, prepare
 from ani_jax.attacks.query import Observed, as_release, query
 from ani_jax.evaluation.references import answered, send_nothing, send_raw
 from ani_jax.records import AttackResult, Evidence, Picture, to_json
-from ani_jax.targets.base import Answers
+from ani_jax.targets.base import Answers, Target
 from ani_jax.targets.metrics import Bootstrap
 from ani_jax.types import Batch, Data, Features, Knowledge, Logits, PRNGKey, Release
 
@@ -22,6 +22,23 @@ GALLERY = 8
 """Test images that the evidence shows."""
 RAW, NOTHING, RANDOM = "raw input", "nothing", "random encoder"
 """Clients that are attacked beside the one in question: what sends all, what sends nothing, its own architecture untrained."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ceiling:
+    """What attackers find where another client is asked.
+
+    Attributes:
+        client: its name.
+        target: name of what was sought.
+        strength: of the strongest on test, None where none ran through.
+        attacker: which one, chosen on ``validation``.
+    """
+
+    client: str
+    target: str
+    strength: float | None
+    attacker: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,6 +59,7 @@ class Scene:
         answers: the provider's, None without its network.
         shown: indices of the test images in galleries.
         rows: which of the audit's test images these are.
+        ceilings: what the same attackers find of other clients.
         others: what else was asked for, by name; filled on demand.
         scenes: this one with fewer images, by their number; likewise.
         fits: what attackers found, by who was asked; likewise: what several families build on is fitted once.
@@ -60,6 +78,7 @@ class Scene:
     answers: Answers | None
     shown: np.ndarray
     rows: np.ndarray
+    ceilings: "tuple[Ceiling, ...]" = ()
     others: dict[str, tuple[Asked, Observed]] = dataclasses.field(default_factory=dict)
     scenes: dict[int, "Scene"] = dataclasses.field(default_factory=dict)
     fits: dict[str, Fits] = dataclasses.field(default_factory=dict)
@@ -198,12 +217,16 @@ class Scene:
             self.others[name] = _look(self.key, name, knowledge, data or self.data, self.level, queries, burst, like)
         return self.others[name]
 
-    def forget(self) -> None:
-        """Drops what other clients answered, which takes as much memory as the client's own."""
-        for name in (RAW, NOTHING, RANDOM):
-            for held in (self.others, self.fits):
-                for title in [one for one in held if one.startswith(name)]:
-                    del held[title]
+    def ceiling(self, client: str, target: Target) -> float | None:
+        """The strength that was found where another client is asked; None where none was."""
+        found = {(one.client, one.target): one.strength for one in self.ceilings}
+        return found.get((client, target.name))
+
+    def forget(self, client: str) -> None:
+        """Drops what another client answered, and who learnt from it."""
+        for held in (self.others, self.fits):
+            for title in [one for one in held if one.startswith(client)]:
+                del held[title]
 
     def digest(self, client: bool = True) -> str:
         """Sixteen hexadecimal digits of all that determines a result beside the attack.

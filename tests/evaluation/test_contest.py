@@ -117,8 +117,14 @@ def test_what_random_weights_let_through_is_beside_the_score(toy):
     def blind(x):
         return jnp.ones((len(x), 3)) + 0 * x.mean((1, 2, 3))[:, None]
 
+    def ceiled(one, *clients):
+        found = [contest.elsewhere(one, (ATTRIBUTE, DECODER), client) for client in clients]
+        assert not one.others
+        assert {ceiling.target for ceiling in sum(found, ())} == {"side", "image"}
+        return dataclasses.replace(one, ceilings=sum(found, ()))
+
     for random, expected in ((lambda x: x, 1.0), (blind, 0.5)):
-        found = contest.run(of(toy, blind, random), ATTRIBUTE)
+        found = contest.run(ceiled(of(toy, blind, random), scene.RAW, scene.RANDOM), ATTRIBUTE)
         assert found.references["random_encoder"] == expected
         assert found.references["raw_input"] == 1.0
         assert found.scores["balanced_accuracy"].value == 0.5

@@ -5,6 +5,7 @@ answer several questions at once have a head for each, and keep the best paramet
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
@@ -24,7 +25,7 @@ from ani_jax.records import Look
 from ani_jax.targets.base import Loss, Target
 from ani_jax.types import Batch, Features, PRNGKey, Release
 
-SEEN = 2048
+SEEN = 512
 """Rows whose view is taken at once."""
 STATISTICS = 2048
 """Rows that a finished network's normalisation is fitted on."""
@@ -51,7 +52,8 @@ class Trained(Attack):
         first: steps of the start that all of a family's networks make; 0 for all ``steps`` at once.
         again: of all stages together where it hears several releases, which noise leaves less to find in; 0 for as many.
         least: no plateau is called before so many steps.
-        leaders: so many architectures are trained on behind their starts, for each question that no start has answered.
+        leaders: so many architectures are trained on behind their starts: the best for each question that no start has
+            answered, and the next best where these are fewer.
         batch_size: rows a step.
         learning_rate: Adam's peak rate in every stage.
         rivals: whose starts it is compared with; () to train on whatever they do.
@@ -112,20 +114,26 @@ class Trained(Attack):
         if self.start not in starts:
             return True, False
         curves, own = [context.fitted(start).curves for start in starts], starts.index(self.start)
-        leads = answers = False
+        orders, answers = [], False
         for part in self.target.wanted:
             # A start that failed leads nowhere.
             looks = [(curve[part][-1], index) for index, curve in enumerate(curves) if curve]
-            ranked = [index for _, index in sorted((look.loss, index) for look, index in looks)]
+            near = max((look.strength for look, _ in looks), default=0.0) - FAR
+            ranked = [
+                index for _, index in sorted((look.loss, index) for look, index in looks if look.strength >= near)
+            ]
             if any(self.target.parts[part][0].answered(look.strength) for look, _ in looks):
                 answers |= own == ranked[0]
                 continue
             # Written from the worst on, so that the best of each architecture is what stays.
             best = {self.rivals[index].architecture: index for index in reversed(ranked)}
-            near = max(look.strength for look, _ in looks) - FAR
-            able = [index for look, index in looks if look.strength >= near]
-            leads |= own in sorted(set(best.values()) & set(able), key=ranked.index)[: self.leaders]
-        return leads, answers
+            orders.append(sorted(best.values(), key=ranked.index))
+        leaders: list[int] = []
+        for place in itertools.zip_longest(*orders):
+            # Whoever is best for a question leads; seconds only where that is one network.
+            if len(leaders) < self.leaders:
+                leaders += [index for index in dict.fromkeys(place) if index is not None and index not in leaders]
+        return own in leaders, answers
 
 
 @jax.tree_util.register_dataclass
@@ -346,7 +354,7 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None) -> Fit
         target.aim(asked.validation),
         told,
     )
-    state = None if begun is None else begun.last
+    state = None if begun is None else _resumed(begun)
     if state is None:
         params = initialise(module, init_key, data.z[:1])["params"]
         state = Fit(params, (), 0, last=params)
@@ -375,7 +383,18 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None) -> Fit
         if state.failed is not None or reached or silent or done >= attack.steps:
             break
     ended = end_of(curves, target, len(asked.sample.label)) if reached else RISING if attack.first else ""
-    return Fitted(attacker, state.failed, "", tuple(map(tuple, curves)), SILENT if silent else ended, state)
+    # Its best parameters are the attacker's: kept twice, they would be half of what a network takes.
+    last = state._replace(params=None)
+    return Fitted(attacker, state.failed, "", tuple(map(tuple, curves)), SILENT if silent else ended, last)
+
+
+def _resumed(begun: Fitted) -> Fit | None:
+    """The state that training goes on from."""
+    if begun.last is None:
+        return None
+    best = [network.variables["params"] for network in begun.attacker.networks]
+    several = np.ndim(begun.last.best) > 0
+    return begun.last._replace(params=jax.tree.map(lambda *leaves: jnp.stack(leaves), *best) if several else best[0])
 
 
 def _answers(state: Fit, view: Any, module: nn.Module, target: Target, z: Features) -> Answers:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ani_jax.attacks.base import Attack, Context, Fitted, Standardiser, in_chunks
-from ani_jax.attacks.query import flat
+from ani_jax.attacks.query import CHUNK, flat, gathered
 from ani_jax.targets.base import Target
 from ani_jax.types import Features, Logits
 
@@ -104,7 +104,8 @@ class Decorrelated:
         own = np.asarray(flat(standardise(z)), np.float64)
         # A direction in which nothing varies is rounding; it is not raised to the size of a signal.
         values, vectors = principal(own, 1e-13)
-        floor = ridge * np.square(own).mean()
+        # Not of the squares, which would be as many numbers again.
+        floor = ridge * np.vdot(own, own) / own.size
         return cls(standardise, jnp.asarray(vectors * (values + floor) ** -0.25, jnp.float32))
 
     def __call__(self, z: Features) -> Float[Array, "n d"]:
@@ -269,11 +270,16 @@ class Answered:
     @classmethod
     def of(cls, view: View, predict: Callable[[Features], Logits], z: Features) -> "Answered":
         """Statistics of the logits of (n, ...) features."""
-        return cls(view, predict, Standardiser.of(predict(z)))
+        # A network with maps of many channels would fill the memory with all rows at once.
+        parts = (_logits(predict, z[start : start + CHUNK]) for start in range(0, len(z), CHUNK))
+        return cls(view, predict, Standardiser.of(gathered(parts, len(z))))
 
     def __call__(self, z: Features) -> Float[Array, "n d"]:
         """The flat view."""
         return jnp.concatenate([self.view(z), flat(self.standardise(self.predict(z)))], axis=1)
+
+
+_logits = jax.jit(lambda predict, z: predict(z))
 
 
 @jax.tree_util.register_dataclass

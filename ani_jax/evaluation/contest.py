@@ -1,7 +1,5 @@
 """One family of attackers on one client: all are fitted, ``validation`` chooses one, and that one is scored once on ``test``."""
 
-import contextlib
-import ctypes
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -95,7 +93,6 @@ def compete(
         scene.emit({"kind": "attack_start", "name": title(attack), "total": attack.steps})
         found.append(_judged(scene, attack, fits(attack, family.attacks), fits.key(attack), asked, test_z))
         scene.emit({"kind": "attack_end", "name": title(attack)})
-        _give_back()
         last = found[-1].record
         if until_perfect and last.status == "ok" and family.target.answered(last.validation or -np.inf):
             break
@@ -182,9 +179,3 @@ def elsewhere(scene: Scene, families: Sequence[Family], name: str) -> tuple[Ceil
     # As much memory as the client's own takes.
     scene.forget(name)
     return tuple(found)
-
-
-def _give_back() -> None:
-    """Gives pages that are free back to the kernel, where the C library can: a gigabyte behind some attacks, in 30 ms."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)

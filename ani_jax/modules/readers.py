@@ -235,7 +235,7 @@ class FourierReader(nn.Module):
     """
 
     outputs: int
-    width: int = 2048
+    width: int = 1024
 
     @nn.compact
     def __call__(self, z: Features, *, train: bool = False) -> Logits:

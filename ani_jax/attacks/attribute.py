@@ -24,7 +24,7 @@ from ani_jax.attacks.base import (
     in_chunks,
     register,
 )
-from ani_jax.attacks.network import PRUNED, SILENT, Trained, end_of
+from ani_jax.attacks.network import BEHIND, PRUNED, SILENT, Trained, end_of
 from ani_jax.attacks.query import Observed, flat
 from ani_jax.attacks.views import FITTED, Answered, View, view_of
 from ani_jax.modules.readers import (
@@ -315,7 +315,7 @@ class Reader(Attack):
         attacker = None if found.attacker is None else found.attacker.part(index)
         curves, ended = found.curves[index : index + 1], found.ended
         # It may have been trained on for another attribute.
-        trained = ended not in ("", PRUNED, SILENT)
+        trained = ended not in ("", PRUNED, SILENT, BEHIND)
         ended = end_of(curves, self.target, len(asked.sample.label)) if trained else ended
         return found._replace(attacker=attacker, curves=curves, ended=ended, last=None)
 

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import dataclasses
 import functools
+import gc
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -491,6 +492,8 @@ class Fits:
 
 def _give_back() -> None:
     """Gives free pages back to the kernel, where the C library can: behind a dozen networks they were six gigabytes."""
+    # What is fitted and what it was fitted with name each other: such rings stay until Python looks for them.
+    gc.collect()
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -31,6 +31,8 @@ STATISTICS = 2048
 """Rows that a finished network's normalisation is fitted on."""
 WIDE = 1.5
 """A view that makes so many times as many numbers is taken step by step."""
+NEAR = 0.05
+"""A leader that is so much weaker than another, after as many steps of both, is trained no longer."""
 FAR = 0.25
 """A start that is so much weaker than another does not lead: more steps of it would end behind fewer of that one."""
 LOOKS = 4
@@ -38,7 +40,7 @@ LOOKS = 4
 FLOOR = float(np.finfo(np.float32).max)
 """Loss of what never had a finite one."""
 REACHED, RISING, PRUNED = "plateau reached", "still rising: a lower bound", "not among the leaders: not trained on"
-SILENT = "nothing that is sent varies: not trained on"
+SILENT, BEHIND = "nothing that is sent varies: not trained on", "behind another leader: not trained on"
 EXHAUSTED = "auxiliary exhausted at {:,} rows: a lower bound"
 """Where more steps gain nothing, and the network reads its own rows better than others: more rows would tell it more."""
 
@@ -102,17 +104,19 @@ class Trained(Attack):
         begun = context.fitted(self.start)
         if begun.failed is not None or begun.ended:
             return begun
-        leads, answers = self._standing(context)
-        if leads:
-            return train(self, context, begun)
+        leaders, answers = self._standing(context)
+        if self in leaders:
+            # The best is trained first, whatever their order: the others stop where they stay behind.
+            ahead = tuple(context.fitted(rival).curves for rival in leaders[: leaders.index(self)])
+            return train(self, context, begun, ahead)
         # What neither leads nor answers has its curve on record; what it would guess need not be asked.
         return begun._replace(ended=REACHED) if answers else begun._replace(attacker=None, ended=PRUNED)
 
-    def _standing(self, context: Context) -> tuple[bool, bool]:
-        """Whether it is one of the leaders for any question, and whether its start is the first that has answered one."""
+    def _standing(self, context: Context) -> "tuple[list[Trained], bool]":
+        """The leaders among its rivals, the best first, and whether its own start is the first that has answered a question."""
         starts = [rival.start for rival in self.rivals]
         if self.start not in starts:
-            return True, False
+            return [self], False
         curves, own = [context.fitted(start).curves for start in starts], starts.index(self.start)
         orders, answers = [], False
         for part in self.target.wanted:
@@ -133,7 +137,7 @@ class Trained(Attack):
             # Whoever is best for a question leads; seconds only where that is one network.
             if len(leaders) < self.leaders:
                 leaders += [index for index in dict.fromkeys(place) if index is not None and index not in leaders]
-        return own in leaders, answers
+        return [dataclasses.replace(self.rivals[index], rivals=self.rivals) for index in leaders], answers
 
 
 @jax.tree_util.register_dataclass
@@ -326,7 +330,11 @@ class Selection:
         return self.loss(output, batch, data.aim).mean(0)  # type: ignore[arg-type]
 
 
-def train(attack: Trained, context: Context, begun: Fitted | None = None) -> Fitted:
+Curves = tuple[tuple[Look, ...], ...]
+"""A curve for each part of a target."""
+
+
+def train(attack: Trained, context: Context, begun: Fitted | None = None, ahead: tuple[Curves, ...] = ()) -> Fitted:
     """Trains one network in stages that double, until two in a row gained nothing or its steps are spent.
 
     Args:
@@ -334,6 +342,7 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None) -> Fit
             clipped to norm 1).
         context: of the client.
         begun: what its start found, to go on from.
+        ahead: curves of those that lead before it.
     """
     asked, target = context.asked, attack.target
     module, view = attack.module(asked), attack.view(context)
@@ -380,12 +389,14 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None) -> Fit
         for part, look in zip(curves, _looks(done, state, attacker, attack, context), strict=True):
             part.append(look)
         reached = attack.first and done >= attack.least and settled(curves, target)
-        if state.failed is not None or reached or silent or done >= attack.steps:
+        behind = begun is not None and overtaken(curves, ahead, target)
+        if state.failed is not None or reached or silent or behind or done >= attack.steps:
             break
     ended = end_of(curves, target, len(asked.sample.label)) if reached else RISING if attack.first else ""
+    ended = SILENT if silent else BEHIND if behind and not reached else ended
     # Its best parameters are the attacker's: kept twice, they would be half of what a network takes.
     last = state._replace(params=None)
-    return Fitted(attacker, state.failed, "", tuple(map(tuple, curves)), SILENT if silent else ended, last)
+    return Fitted(attacker, state.failed, "", tuple(map(tuple, curves)), ended, last)
 
 
 def _resumed(begun: Fitted) -> Fit | None:
@@ -442,6 +453,22 @@ def end_of(curves: Sequence[Sequence[Look]], target: Target, rows: int) -> str:
         if heard and not part.answered(look.strength):
             return EXHAUSTED.format(rows)
     return REACHED
+
+
+def overtaken(curves: Sequence[Sequence[Look]], ahead: Sequence[Curves], target: Target) -> bool:
+    """Whether a network is weaker than another was after as many steps, by more than ``NEAR`` for every question that counts.
+
+    Args:
+        curves: its own.
+        ahead: those of the others.
+        target: what is wanted.
+    """
+    for index in target.wanted:
+        own = curves[index][-1]
+        others = [look.strength for rival in ahead for look in rival[index] if look.steps <= own.steps]
+        if own.strength >= max(others, default=-np.inf) - NEAR:
+            return False
+    return True
 
 
 def settled(curves: Sequence[Sequence[Look]], target: Target) -> bool:

@@ -10,14 +10,11 @@ import numpy as np
 from jaxtyping import Array
 
 from ani_jax.attacks.base import Attack, Context, Fitted, register
-from ani_jax.attacks.network import PRUNED
+from ani_jax.attacks.network import NEAR, PRUNED
 from ani_jax.attacks.query import Observed, summarise
 from ani_jax.attacks.views import Joined
 from ani_jax.targets.attribute import Attribute
 from ani_jax.types import PRNGKey
-
-NEAR = 0.05
-"""So much weaker than the best start of others a start may be, and goes on."""
 
 
 @register(Attribute)

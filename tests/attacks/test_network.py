@@ -132,6 +132,12 @@ def curves(*losses):
     return tuple((Look(1, loss, 0.5),) for loss in losses)
 
 
+def leaders(rivals, context):
+    """Who leads, by place among the rivals, whoever of them is asked."""
+    [found] = {tuple(dataclasses.replace(one, rivals=rivals)._standing(context)[0]) for one in rivals}
+    return [rivals.index(dataclasses.replace(one, rivals=())) for one in found]
+
+
 def test_only_leaders_are_trained_on(key, asked):
     forms = enumerate(("flat", "flat", "round", "round", "odd"))
     rivals = tuple(Halving(Half("half"), steps=40, first=5, batch_size=2 + i, form=form) for i, form in forms)
@@ -143,16 +149,43 @@ def test_only_leaders_are_trained_on(key, asked):
         rivals[4].start: Fitted("e", None, "", curves(4.0)),
     }
     context = Context(key, asked, known.__getitem__)
-    leads = [dataclasses.replace(one, rivals=rivals)._standing(context)[0] for one in rivals]
     # Two architectures, each by its best view: the second of "round" would find much the same as the first.
-    assert leads == [True, False, True, False, False]
+    assert leaders(rivals, context) == [2, 0]
     # However few lead, one that is far weaker than another does not.
     weak = {**known, rivals[0].start: Fitted("a", None, "", ((Look(1, 3.0, 0.5 - 2 * network.FAR),),))}
     context = Context(key, asked, weak.__getitem__)
-    leads = [dataclasses.replace(one, rivals=rivals)._standing(context)[0] for one in rivals]
-    assert leads == [False, False, True, False, True]
+    assert leaders(rivals, context) == [2, 4]
     pruned = dataclasses.replace(rivals[3], rivals=rivals).fit(Context(key, asked, known.__getitem__))
     assert (pruned.attacker, pruned.ended, pruned.curves) == (None, network.PRUNED, curves(2.0))
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        # Each question has a best network: both lead, and no second.
+        ([(1.0, 3.0), (2.0, 1.0), (3.0, 2.0)], [0, 1]),
+        # One is best for both: the second for either leads beside it.
+        ([(1.0, 1.0), (2.0, 3.0), (3.0, 2.0)], [0, 1, 2]),
+        ([(2.0, 2.0), (1.0, 1.0), (3.0, 3.0)], [1, 0]),
+    ],
+)
+def test_the_best_for_each_question_leads(key, asked, losses, expected):
+    both = Heads("both", (Attribute("side", 2), Attribute("top", 3)))
+    rivals = tuple(Halving(both, steps=40, first=5, batch_size=2 + i, form=str(i)) for i in range(len(losses)))
+    known = {one.start: Fitted("a", None, "", curves(*own)) for one, own in zip(rivals, losses, strict=True)}
+    assert leaders(rivals, Context(key, asked, known.__getitem__)) == expected
+
+
+def test_a_leader_that_stays_behind_is_trained_no_longer(key, asked, fit):
+    ahead = ((Look(25, 1.0, 0.0), Look(50, 1.0, 0.0)),)
+    attack = Halving(Half("half"), steps=3200, batch_size=16, learning_rate=0.02, first=25)
+    context = Context(key, asked, lambda other: network.train(other, context))
+    begun = network.train(attack.start, context)
+    stopped = network.train(attack, context, begun, (ahead,))
+    assert (stopped.ended, [look.steps for look in stopped.curves[0]]) == (network.BEHIND, [25, 50])
+    # One that was no stronger by then stops nobody, whatever became of it later.
+    late = ((Look(25, 9.0, -9.0), Look(6400, 0.0, 0.0)),)
+    assert network.train(attack, context, begun, (late,)).ended == network.REACHED
 
 
 SIDE, TOP = Attribute("side", 2), Attribute("top", 3)
@@ -201,13 +234,12 @@ def test_one_network_is_trained_for_all_attributes(key, seen):
 def test_what_is_planted_neither_leads_nor_keeps_in_training(key, seen):
     known = curves(1.0, 2.0), curves(2.0, 1.0)
     for target, expected in (
-        (Heads("attributes", (SIDE, TOP)), [True, True]),
-        (Heads("attributes", (SIDE,), (TOP,)), [True, False]),
+        (Heads("attributes", (SIDE, TOP)), [0, 1]),
+        (Heads("attributes", (SIDE,), (TOP,)), [0]),
     ):
         rivals = tuple(Joint(target, steps=40, first=5, form=form, leaders=1) for form in ("perceptron", "additive"))
         starts = {one.start: Fitted("a", None, "", curve) for one, curve in zip(rivals, known)}
-        context = Context(key, seen, starts.__getitem__)
-        assert [dataclasses.replace(one, rivals=rivals)._standing(context)[0] for one in rivals] == expected
+        assert leaders(rivals, Context(key, seen, starts.__getitem__)) == expected
 
 
 def test_a_question_that_a_start_has_answered_keeps_nobody_in_training(key, seen):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from ani_jax.modules.readers import (
     AdditiveReader,
@@ -14,6 +15,8 @@ from ani_jax.modules.readers import (
     LinearReader,
     LocalReader,
     PerceptronReader,
+    hats,
+    local_hats,
     statistics,
 )
 
@@ -63,6 +66,12 @@ def test_statistics_are_those_of_the_sample(key):
     found = statistics(module, params, z)["batch_stats"]["BatchNorm_0"]
     np.testing.assert_allclose(found["mean"], hidden.mean(0), rtol=1e-4)
     np.testing.assert_allclose(found["var"], hidden.var(0), rtol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 32, 3), (2, 16, 10, 1)])
+def test_averages_of_curves_are_those_of_pooling(key, shape):
+    x = 2 * jax.random.normal(key, shape)
+    np.testing.assert_allclose(local_hats(x, 5), nn.avg_pool(hats(x, 5), (2, 2), (2, 2)), atol=1e-6)
 
 
 def test_dropout_acts_where_a_key_is_given(key):

@@ -64,6 +64,9 @@ L2_GRID = (1.0, 1e-1, 1e-2, 1e-3)
 PATIENCE = 2
 """Penalties in a row that may do worse than the best before the path ends: weaker ones only overfit more."""
 
+NUMBERS = 10_240 * 4096
+"""Features of all rows together that a probe learns from: of several noisy releases each row has four statistics of each."""
+
 Examples = tuple[Float[Array, "n d"], Int[Array, " n"]]
 """Flat features and classes."""
 
@@ -91,8 +94,9 @@ class Probe(Attack):
     def fit(self, context: Context) -> Fitted:
         """Fits one probe a penalty and keeps the one with the lowest cross-entropy on ``validation``."""
         asked, name = context.asked, self.target.name
-        z, held = (flat(asked.standardise(part)) for part in (asked.sample_z[: self.rows], asked.held_z))
-        pairs = (z, asked.sample.sensitive[name][: self.rows]), (held, asked.validation.sensitive[name])
+        rows = max(1, min(self.rows, NUMBERS // asked.sample_z[0].size))
+        z, held = (flat(asked.standardise(part)) for part in (asked.sample_z[:rows], asked.held_z))
+        pairs = (z, asked.sample.sensitive[name][:rows]), (held, asked.validation.sensitive[name])
         found = logistic_path(*pairs, self.target.classes, self.iterations)
         if found is None:
             return Fitted(None, "no penalty gave finite weights")

@@ -72,7 +72,7 @@ def test_fewer_images_begin_with_those_of_the_gallery(toy):
     fewer = whole.fewer(10)
     assert whole.fewer(0) is whole is whole.fewer(len(toy.test.label))
     assert whole.fewer(10) is fewer
-    assert fewer.test_z.shape[1] == len(fewer.data.validation.label) == 10
+    assert (fewer.test_z.shape[1], len(fewer.data.validation.label)) == (10, 5)
     rows = np.asarray(toy.test.image)[whole.shown]
     np.testing.assert_array_equal(np.asarray(fewer.data.test.image)[fewer.shown], rows)
     each = {image.tobytes() for image in np.asarray(fewer.data.test.image)}

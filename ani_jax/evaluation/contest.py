@@ -94,7 +94,8 @@ def compete(
         found.append(_judged(scene, attack, fits(attack, family.attacks), fits.key(attack), asked, test_z))
         scene.emit({"kind": "attack_end", "name": title(attack)})
         last = found[-1].record
-        if until_perfect and last.status == "ok" and family.target.answered(last.validation or -np.inf):
+        strength = last.validation if until_perfect and last.status == "ok" else None
+        if strength is not None and family.target.answered(strength):
             break
     return found
 

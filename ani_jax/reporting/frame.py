@@ -83,12 +83,8 @@ def _numbers(evidence: Evidence) -> Iterator[tuple[str, str, Estimate, dict[str,
     for control in evidence.controls:
         missing = "" if control.found is not None else "no attacker ran through"
         yield "control", control.name, Estimate(control.found, note=missing), {"chosen": control.attacker}
-        yield (
-            "planted",
-            control.name,
-            Estimate(control.known, note="" if control.known is not None else "nobody knows"),
-            {},
-        )
+        unknown = "" if control.known is not None else "nobody knows"
+        yield "planted", control.name, Estimate(control.known, note=unknown), {}
     if (criterion := evidence.criterion) is not None:
         told = criterion.information
         note = "; ".join(filter(None, (told.reason, *told.caveats, *criterion.caveats)))

@@ -5,6 +5,7 @@ answer several questions at once have a head for each, and keep the best paramet
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
@@ -29,8 +30,8 @@ SEEN = 512
 """Rows whose view is taken at once."""
 STATISTICS = 2048
 """Rows that a finished network's normalisation is fitted on."""
-WIDE = 1.5
-"""A view that makes so many times as many numbers is taken step by step."""
+WIDE, LARGEST = 1.5, 6e4
+"""A view that makes so many times as many numbers is kept in half precision, and the largest number there."""
 NEAR = 0.05
 """A leader that is so much weaker than another, after as many steps of both, is trained no longer."""
 FAR = 0.25
@@ -193,40 +194,44 @@ def shaped(view: Any, z: Features) -> Features:
     return seen.reshape(z.shape) if seen.size == z.size and z.ndim == 4 else seen.reshape(z.shape[0], -1)
 
 
-def seen(view: Any, z: Features) -> Features:
-    """Lessons as a network is told of them; once for all steps, since a view may cost more than the network."""
-    return gathered((_shaped(view, z[start : start + SEEN]) for start in range(0, len(z), SEEN)), len(z))
+def seen(view: Any, z: Features, half: bool = False) -> Features:
+    """Lessons as a network is told of them; once for all steps, since a view may cost more than the network.
+
+    Args:
+        view: how they are told.
+        z: all rows.
+        half: whether they are kept in half precision.
+    """
+    return gathered((_shaped(view, z[start : start + SEEN], half) for start in range(0, len(z), SEEN)), len(z))
 
 
-_shaped = jax.jit(shaped)
+@functools.partial(jax.jit, static_argnums=2)
+def _shaped(view: Any, z: Features, half: bool) -> Features:
+    found = shaped(view, z)
+    return found.clip(-LARGEST, LARGEST).astype(jnp.float16) if half else found
 
 
 class Told(NamedTuple):
     """What a network is told at a step that is made for that step alone.
 
-    A client with noise is asked about an image again every time: noise that was seen before can be learnt by heart. Of several
-    releases the view is taken then, since they and their view would fill the memory.
+    A client with noise is asked about an image again every time: noise that was seen before can be learnt by heart.
 
     Attributes:
         release: the client.
         view: of what it sends.
-        plants: the labels that were planted in it, a function of a key and features; None for none, or where rows have theirs.
+        plants: the labels that were planted in it, a function of a key and features; None for none.
         moments: mean and stddev of Gaussian noise for every row, which are cheaper to draw from; None to ask the client.
-        rows: what it sent, where that is not asked for again.
     """
 
     release: Release
     view: Any
     plants: Any
     moments: tuple[Array, Array] | None
-    rows: Features | None
 
     def __call__(self, key: PRNGKey, index: Array, batch: Batch) -> tuple[Features, Batch]:
         """What a network is told of the images at ``index``, and what they are of."""
         noise_key, plant_key = jax.random.split(key)
-        if self.rows is not None:
-            z = self.rows[index]
-        elif self.moments is None:
+        if self.moments is None:
             z = ask(self.release, batch.image, noise_key)[0]
         else:
             mean, stddev = (moment[index] for moment in self.moments)
@@ -265,7 +270,8 @@ class Lessons(NamedTuple):
     """What a network learns from.
 
     Attributes:
-        z: (n, ...), rows as it is told of them; where ``told`` makes them only some, for the network's statistics.
+        z: (n, ...), rows as it is told of them, of single or half precision; where ``told`` makes them only some, for the
+            network's statistics.
         batch: what they are of.
         held_z: the same of ``validation``.
         held: likewise.
@@ -279,6 +285,10 @@ class Lessons(NamedTuple):
     held: Batch
     aim: Any
     told: Told | None = None
+
+    def rows(self, index: Array | slice) -> Features:
+        """Some rows, in single precision."""
+        return self.z[index].astype(jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,7 +310,7 @@ class Objective:
         row_key, dropout_key, noise_key = jax.random.split(key, 3)
         index = jax.random.randint(row_key, (self.batch_size,), 0, len(data.batch.label))
         batch = jax.tree.map(lambda leaf: leaf[index], data.batch)
-        z, batch = (data.z[index], batch) if data.told is None else data.told(noise_key, index, batch)
+        z, batch = (data.rows(index), batch) if data.told is None else data.told(noise_key, index, batch)
         output, _ = self.module.apply(
             {"params": params}, z, train=True, mutable=["batch_stats"], rngs={"dropout": dropout_key}
         )
@@ -323,7 +333,7 @@ class Selection:
 
     def __call__(self, params: Any, data: Lessons) -> Float[Array, "..."]:
         """Mean loss."""
-        variables = statistics(self.module, params, data.z[:STATISTICS])
+        variables = statistics(self.module, params, data.rows(slice(STATISTICS)))
         apart = -(-len(data.held_z) // self.most)
         z, batch = jax.tree.map(lambda leaf: leaf[::apart], (data.held_z, data.held))
         output = self.module.apply(variables, z, train=False)
@@ -348,15 +358,13 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None, ahead:
     module, view = attack.module(asked), attack.view(context)
     init_key, fit_key = jax.random.split(context.key)
     drawn, told = moments(asked), None
-    # What a view makes much more numbers of would fill the memory, if it were taken of all rows at once.
+    # What several releases, or a view that makes much more numbers of one, would fill the memory with.
     wide = jax.eval_shape(shaped, view, asked.sample_z[:1]).size > WIDE * asked.sample_z[0].size
-    if asked.queries > 1 or asked.release.stochastic or wide:
-        # Asking several times at every step would take longer than the step; and without noise the answer is known.
-        known = asked.queries > 1 or not asked.release.stochastic
-        plants, rows = (None, asked.sample_z) if known else (asked.plants, None)
-        told = Told(asked.release, view, plants, drawn, rows)
+    # Asking several times at every step would take longer than the step; and without noise the answer is known.
+    if asked.queries == 1 and asked.release.stochastic:
+        told = Told(asked.release, view, asked.plants, drawn)
     data = Lessons(
-        seen(view, asked.sample_z if told is None else asked.sample_z[:STATISTICS]),
+        seen(view, asked.sample_z if told is None else asked.sample_z[:STATISTICS], wide or asked.queries > 1),
         asked.sample if drawn is None or asked.owned is None else asked.owned,
         seen(view, asked.held_z),
         asked.validation,
@@ -365,7 +373,7 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None, ahead:
     )
     state = None if begun is None else _resumed(begun)
     if state is None:
-        params = initialise(module, init_key, data.z[:1])["params"]
+        params = initialise(module, init_key, data.rows(slice(1)))["params"]
         state = Fit(params, (), 0, last=params)
     curves = [list(part) for part in begun.curves] if begun is not None else [[] for _ in target.parts]
     done, silent = curves[0][-1].steps if curves[0] else 0, not np.asarray(asked.standardise.rate).any()
@@ -385,7 +393,7 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None, ahead:
             on_event=context.emit,
         )
         done += length
-        attacker = _answers(state, view, module, target, data.z)
+        attacker = _answers(state, view, module, target, data.rows(slice(STATISTICS)))
         for part, look in zip(curves, _looks(done, state, attacker, attack, context), strict=True):
             part.append(look)
         reached = attack.first and done >= attack.least and settled(curves, target)
@@ -410,10 +418,10 @@ def _resumed(begun: Fitted) -> Fit | None:
 
 def _answers(state: Fit, view: Any, module: nn.Module, target: Target, z: Features) -> Answers:
     """The attacker at its best parameters."""
-    cuts, own = tuple((part.start, part.stop) for _, part in target.parts), z[:STATISTICS]
+    cuts = tuple((part.start, part.stop) for _, part in target.parts)
     several = np.ndim(state.best) > 0
     best = [jax.tree.map(lambda leaf, i=i: leaf[i] if several else leaf, state.params) for i in range(len(cuts))]
-    return Answers(tuple(Network(_variables(module, params, own), view, module) for params in best), cuts)
+    return Answers(tuple(Network(_variables(module, params, z), view, module) for params in best), cuts)
 
 
 _variables = jax.jit(statistics, static_argnums=0)

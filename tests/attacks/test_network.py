@@ -270,12 +270,34 @@ def test_noise_is_drawn_as_it_is_declared_where_that_is_borne_out(key):
     asked = answered(declaring())
     mean, stddev = network.moments(asked)
     assert mean.shape == stddev.shape == (2048, 4, 4, 1)
-    told = network.Told(asked.release, lambda z: z, None, (mean, stddev), None)
+    told = network.Told(asked.release, lambda z: z, None, (mean, stddev))
     index = jnp.arange(512)
     drawn = [told(one, index, asked.owned)[0] - mean[:512] for one in jax.random.split(key)]
     assert not np.array_equal(*drawn)
     np.testing.assert_allclose(np.std(drawn[0]), 0.5, rtol=0.05)
     assert network.moments(answered(declaring(), queries=4)) is None
+
+
+def twice(z):
+    return jnp.concatenate([z, z], axis=3)
+
+
+class Twice(Halving):
+    def view(self, context):
+        return jax.tree_util.Partial(twice)
+
+
+def test_wide_views_are_kept_in_half_precision_and_learnt_from_alike(key, asked, fit, monkeypatch):
+    kept = network.seen(jax.tree_util.Partial(lambda z: 1e6 * z), asked.sample_z, half=True)
+    assert kept.dtype == jnp.float16
+    np.testing.assert_allclose(kept, (1e6 * asked.sample_z).clip(-network.LARGEST, network.LARGEST), rtol=1e-3)
+    release = Release((), lambda v, x, key: x, stochastic=False)
+    still = base.prepare(key, Knowledge(release), asked.auxiliary, asked.validation, count=512)
+    options = {"steps": 200, "batch_size": 16, "learning_rate": 0.02}
+    half = fit(Twice(Half("half"), **options), key, still)
+    monkeypatch.setattr(network, "WIDE", 3.0)
+    whole = fit(Twice(Half("half"), **options), key, still)
+    np.testing.assert_allclose(half.attacker(key, still.held), whole.attacker(key, still.held), atol=0.01)
 
 
 @pytest.mark.parametrize(

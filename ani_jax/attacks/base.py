@@ -277,6 +277,14 @@ class Family:
         return self.attacks[0].owns if self.attacks else None
 
 
+def answered_alike(families: Iterable[Family]) -> tuple[tuple[Family, ...], ...]:
+    """Families in groups that ask the same of the same images, those of the first one first."""
+    groups: dict[tuple[Any, ...], list[Family]] = {}
+    for family in families:
+        groups.setdefault((family.queries, family.burst, family.owns and family.name), []).append(family)
+    return tuple(map(tuple, groups.values()))
+
+
 def families(targets: Sequence[Target], level: Level, knowledge: Knowledge) -> tuple[Family, ...]:
     """Every registered attack on every target, by family; a stochastic client is asked as often as the level says.
 

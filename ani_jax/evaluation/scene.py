@@ -229,6 +229,13 @@ class Scene:
             for title in [one for one in held if one.startswith(client)]:
                 del held[title]
 
+    def settle(self) -> None:
+        """Drops whatever was answered to others than those who ask once for the images as they are, and who learnt from it."""
+        self.others.clear()
+        self.scenes.clear()
+        for who in [who for who in self.fits if who]:
+            del self.fits[who]
+
     def digest(self, client: bool = True) -> str:
         """Sixteen hexadecimal digits of all that determines a result beside the attack.
 

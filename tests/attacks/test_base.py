@@ -9,8 +9,21 @@ import pytest
 
 from ani_jax.attacks import base
 from ani_jax.attacks.attribute import AGAIN, Probe, Reader, Voting
-from ani_jax.attacks.base import ATTACKS, LEVELS, Attack, Context, Family, Fits, Fitted, Level, families, register
+from ani_jax.attacks.base import (
+    ATTACKS,
+    LEVELS,
+    Attack,
+    Context,
+    Family,
+    Fits,
+    Fitted,
+    Level,
+    answered_alike,
+    families,
+    register,
+)
 from ani_jax.attacks.decoder import Kernel, Residual, Ridge
+from ani_jax.attacks.mismatch import MismatchedRidge
 from ani_jax.attacks.query import as_predictor, as_release
 from ani_jax.attacks.whitebox import WhiteBox
 from ani_jax.targets.attribute import Attribute
@@ -204,6 +217,12 @@ def test_a_level_with_a_misspelt_name_is_refused(wrong, message):
         families((INK, Image()), Level("mine", 64, (1,), **wrong), NOTHING)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+def test_families_that_are_answered_alike_come_behind_each_other():
+    often, once = (Family("a", INK, (Ridge(Image()),), queries) for queries in (4, 1))
+    other, late = Family("b", INK, (MismatchedRidge(Image()),)), Family("c", INK, (Ridge(Image()),), 4)
+    assert answered_alike((often, once, other, late)) == ((often, late), (once,), (other,))
 
 
 def test_titles():

@@ -10,6 +10,7 @@ from ani_jax.attacks.base import LEVELS, Family
 from ani_jax.attacks.decoder import Kernel, Ridge
 from ani_jax.attacks.mismatch import MismatchedKernel, MismatchedRidge
 from ani_jax.attacks.query import as_release
+from ani_jax.evaluation import contest
 from ani_jax.evaluation.scene import NOTHING, RANDOM, RAW, Scene, named
 from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.image import Image
@@ -55,6 +56,20 @@ def test_everything_is_asked_once(toy):
     assert one.other(RAW)[0] is one.other(RAW)[0]
     np.testing.assert_array_equal(one.other(RANDOM)[1][0], -toy.test.image)
     np.testing.assert_array_equal(one.other(NOTHING)[1][0], np.zeros((len(toy.test.image), 1)))
+
+
+def test_what_nobody_needs_any_more_is_dropped(toy):
+    one = scene(toy, lambda x, key: x + jax.random.normal(key, x.shape))
+    often = one.fewer(10).look(family(Ridge, queries=4))[0]
+    one.look(family(MismatchedRidge))
+    contest.fits_of(one, family(Ridge), one.asked)
+    contest.fits_of(one, family(Ridge, queries=4), one.asked)
+    assert one.others
+    assert one.scenes
+    one.settle()
+    assert (one.others, one.scenes, list(one.fits)) == ({}, {}, [""])
+    # Asked again, the client answers as it did.
+    np.testing.assert_array_equal(one.fewer(10).look(family(Ridge, queries=4))[0].held, often.held)
 
 
 def test_a_family_may_own_other_images_but_is_scored_on_the_same(toy):

@@ -494,16 +494,12 @@ class Fits:
             # Exception, not BaseException: the user may still stop an audit.
             except Exception as error:
                 self.done[attack] = Fitted(None, reason(error))
-            _give_back()
+            # What is fitted and what it was fitted with name each other: such rings stay until Python looks for them.
+            gc.collect()
+            # Free pages go back to the kernel, where the C library can: behind a dozen networks they were six gigabytes.
+            with contextlib.suppress(OSError, AttributeError, TypeError):
+                ctypes.CDLL(None).malloc_trim(0)
         return self.done[attack]
-
-
-def _give_back() -> None:
-    """Gives free pages back to the kernel, where the C library can: behind a dozen networks they were six gigabytes."""
-    # What is fitted and what it was fitted with name each other: such rings stay until Python looks for them.
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def reason(error: Exception) -> str:

@@ -5,7 +5,6 @@ answer several questions at once have a head for each, and keep the best paramet
 """
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
@@ -186,9 +185,10 @@ class Answers:
         return Answers((self.networks[index],), (self.cuts[index],))
 
 
-def shaped(view: Any, z: Features) -> Features:
-    """A view of features; one that has as many numbers is a map again where they were one."""
+def shaped(view: Any, z: Features, half: bool = False) -> Features:
+    """A view of features, in half precision if asked; one that has as many numbers is a map again where they were one."""
     seen = view(z)
+    seen = seen.clip(-LARGEST, LARGEST).astype(jnp.float16) if half else seen
     if seen.ndim == 4:
         return seen
     return seen.reshape(z.shape) if seen.size == z.size and z.ndim == 4 else seen.reshape(z.shape[0], -1)
@@ -205,10 +205,7 @@ def seen(view: Any, z: Features, half: bool = False) -> Features:
     return gathered((_shaped(view, z[start : start + SEEN], half) for start in range(0, len(z), SEEN)), len(z))
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _shaped(view: Any, z: Features, half: bool) -> Features:
-    found = shaped(view, z)
-    return found.clip(-LARGEST, LARGEST).astype(jnp.float16) if half else found
+_shaped = jax.jit(shaped, static_argnums=2)
 
 
 class Told(NamedTuple):
@@ -371,7 +368,11 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None, ahead:
         target.aim(asked.validation),
         told,
     )
-    state = None if begun is None else _resumed(begun)
+    state = None if begun is None else begun.last
+    if begun is not None and state is not None:
+        best = [network.variables["params"] for network in begun.attacker.networks]
+        several = np.ndim(state.best) > 0
+        state = state._replace(params=jax.tree.map(lambda *ones: jnp.stack(ones), *best) if several else best[0])
     if state is None:
         params = initialise(module, init_key, data.rows(slice(1)))["params"]
         state = Fit(params, (), 0, last=params)
@@ -405,15 +406,6 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None, ahead:
     # Its best parameters are the attacker's: kept twice, they would be half of what a network takes.
     last = state._replace(params=None)
     return Fitted(attacker, state.failed, "", tuple(map(tuple, curves)), ended, last)
-
-
-def _resumed(begun: Fitted) -> Fit | None:
-    """The state that training goes on from."""
-    if begun.last is None:
-        return None
-    best = [network.variables["params"] for network in begun.attacker.networks]
-    several = np.ndim(begun.last.best) > 0
-    return begun.last._replace(params=jax.tree.map(lambda *leaves: jnp.stack(leaves), *best) if several else best[0])
 
 
 def _answers(state: Fit, view: Any, module: nn.Module, target: Target, z: Features) -> Answers:

@@ -107,8 +107,8 @@ def audit(
     common = store if common is None else common
     shared = _Kept(common, "" if common is None else scene.digest(client=False))
 
-    def elsewhere(client: str, some: tuple[Family, ...], where: _Kept) -> tuple[Ceiling, ...]:
-        return where.part(client, some, Ceilings, lambda: Ceilings(contest.elsewhere(scene, some, client))).all
+    def elsewhere(client: str, some: tuple[Family, ...], parts: _Kept) -> tuple[Ceiling, ...]:
+        return parts.part(client, some, Ceilings, lambda: Ceilings(contest.elsewhere(scene, some, client))).all
 
     read = tuple(family for family in chosen if family.target.ceilings)
     whole = elsewhere(RAW, chosen if plants else read, shared)

@@ -93,12 +93,10 @@ def client(config: AuditConfig) -> tuple[Release, Data, Callable[..., Any] | Non
 def of_function(config: AuditConfig, folder: Path, cache: Path) -> list[Evidence]:
     """Audits somebody's own function; its finished parts are kept, so the same call again only reads them."""
     release, data, predict = client(config)
-    stores: dict[str, Any] = {"store": Parts(folder / "parts"), "common": Parts(cache / "controls")}
-    seed, subject = config.seed, config.release.rpartition(":")[2]
+    options: dict[str, Any] = {"level": config.audit, "seed": config.seed, "common": Parts(cache / "controls")}
+    parts, subject = Parts(folder / "parts"), config.release.rpartition(":")[2]
     with claim(folder, config, kind="audit"), Progress(folder, subject) as progress:
-        evidence = audit(
-            release, data, predict, level=config.audit, seed=seed, subject=subject, on_event=progress, **stores
-        )
+        evidence = audit(release, data, predict, subject=subject, on_event=progress, store=parts, **options)
         write(folder / "evidence.json", to_json(evidence))
         runs.render(folder, [evidence], command(config, folder), config, {})
     return [evidence]

@@ -30,7 +30,7 @@ SHARED: dict[str, tuple[Any, Any, str]] = {
     "workdir": (str, None, "Folder to write to (default one below runs/, named by what is asked)."),
     "data_dir": (str, None, "Where prepared data lies (default: that of tfds)."),
     "manual_dir": (str, None, "Official files, to prepare data from that is not prepared yet."),
-    "cache_dir": (str, "~/.cache/ani_jax", "Where undefended references and compiled programs are kept."),
+    "cache_dir": (str, "~/.cache/ani_jax", "Where undefended references, controls and compiled programs are kept."),
 }
 """What several commands take: what kind of value, which by default, and the help."""
 

@@ -136,7 +136,8 @@ def problem(config: RunConfig, data: Data | None = None) -> tuple[Data, Defense]
     """The data of a run, which may be loaded already, and the defence built for it; an error where they do not fit."""
     data = config.load(config.train.seed, config.augment) if data is None else data
     if config.train.batch_size > data.defend.size:
-        raise DataError(f"batch_size={config.train.batch_size}: must be at most {data.defend.size}, the originals")
+        asked = f"batch_size={config.train.batch_size}"
+        raise DataError(f"{asked}: must be at most {data.defend.size}, the originals that train")
     return data, config.build(data)
 
 

@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import dataclasses
 import functools
-import gc
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -17,14 +16,17 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_c
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ani_jax.attacks.density import Library, Pairs, declares, gaussian, library_of
-from ani_jax.attacks.query import CHUNK, Observed, answers, gathered, padded, query, summarise
+from ani_jax.attacks.query import CHUNK, Observed, answers, flat, gathered, padded, query, summarise
 from ani_jax.records import BURST, Look
 from ani_jax.targets.base import Target
 from ani_jax.types import Batch, Features, Knowledge, PRNGKey, Release, Source
 
+PART = 4096
+"""Rows in double precision at once."""
 SAMPLE = 2048
 """Auxiliary rows where no level says how many."""
 LIBRARY = 16_384
@@ -266,6 +268,11 @@ class Family:
         return "" if self.queries == 1 else f" {'burst' if self.burst else 'k'}={self.queries}"
 
     @property
+    def asks(self) -> str:
+        """What it asks of which images; families of which this is the same are answered alike."""
+        return f"{self.often}{self.name if self.owns else ''}"
+
+    @property
     def recorded(self) -> str:
         """Its name in records and reports, where it stands beside the number of releases."""
         return f"{self.name}{BURST if self.burst else ''}"
@@ -279,9 +286,9 @@ class Family:
 
 def answered_alike(families: Iterable[Family]) -> tuple[tuple[Family, ...], ...]:
     """Families in groups that ask the same of the same images, those of the first one first."""
-    groups: dict[tuple[Any, ...], list[Family]] = {}
+    groups: dict[str, list[Family]] = {}
     for family in families:
-        groups.setdefault((family.queries, family.burst, family.owns and family.name), []).append(family)
+        groups.setdefault(family.asks, []).append(family)
     return tuple(map(tuple, groups.values()))
 
 
@@ -363,6 +370,19 @@ class Standardiser:
     def __call__(self, z: Features) -> Features:
         """Standardised features."""
         return (z - self.mean[None]) * self.rate[None]
+
+    def doubled(self, z: Features, begin: int = 0, end: int | None = None) -> Iterator[tuple[slice, Any]]:
+        """The same of some rows, flat and in double precision, each part with its place among them: all would be gigabytes.
+
+        Example:
+            >>> z = jnp.array([[1.0], [2.0], [3.0]])
+            >>> [(part.start, rows.tolist()) for part, rows in Standardiser(z[0], z[0]).doubled(z, 1)]
+            [(0, [[1.0], [2.0]])]
+        """
+        end = len(z) if end is None else end
+        for start in range(begin, end, PART):
+            stop = min(start + PART, end)
+            yield slice(start - begin, stop - begin), np.asarray(flat(self(z[start:stop])), np.float64)
 
 
 @jax.tree_util.register_dataclass
@@ -494,8 +514,6 @@ class Fits:
             # Exception, not BaseException: the user may still stop an audit.
             except Exception as error:
                 self.done[attack] = Fitted(None, reason(error))
-            # What is fitted and what it was fitted with name each other: such rings stay until Python looks for them.
-            gc.collect()
             # Free pages go back to the kernel, where the C library can: behind a dozen networks they were six gigabytes.
             with contextlib.suppress(OSError, AttributeError, TypeError):
                 ctypes.CDLL(None).malloc_trim(0)

@@ -45,8 +45,8 @@ WIDTH, BLOCKS = 96, 2
 """Of the residual decoder."""
 VIEWED = ("standardised", "guessed")
 """The views by which it sees one release."""
-RIDGE, PART = 32_768, 4096
-"""Rows that a linear decoder is fitted on at most, and so many of them at once."""
+RIDGE = 32_768
+"""Rows that a linear decoder is fitted on at most."""
 PRIMAL = 4096
 """Features at most whose normal equations are solved in double precision."""
 
@@ -84,9 +84,7 @@ class Ridge(Attack):
         bias = np.asarray(asked.sample.image)[:rows].mean(0, dtype=np.float64).ravel()
         matrix, target = np.zeros((size, size)), np.zeros((size, truth.shape[1]))
         # In parts: all rows in double precision would be gigabytes.
-        for start in range(0, rows, PART):
-            part = slice(start, min(start + PART, rows))
-            z = _doubled(asked.standardise(asked.sample_z[part]))
+        for part, z in asked.standardise.doubled(asked.sample_z, 0, rows):
             matrix += z.T @ z
             target += z.T @ (_doubled(asked.sample.image[part]) - bias)
         # A client that sends a constant has a matrix of zeros: the decoder must then be the mean image.

@@ -1,23 +1,21 @@
 """The linear discriminant in double precision: a direction that carries a millionth of the variance is heard like any other."""
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator
 
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jaxtyping import Float
 
 from ani_jax.attacks.attribute import Linear, logistic_path
-from ani_jax.attacks.base import EVERYWHERE, Asked, Attack, Context, Fitted, register
+from ani_jax.attacks.base import EVERYWHERE, Attack, Context, Fitted, register
 from ani_jax.attacks.query import flat
 from ani_jax.targets.attribute import Attribute
-from ani_jax.types import Features
 
 PENALTIES = (1e-9, 1e-7, 1e-5, 1e-3, 1e-1)
 """Parts of the mean variance that are added to every direction's."""
 MOST = 4096
-"""Features at most for which the covariance is inverted; of more, the products of so many rows. And rows at once."""
+"""Features at most for which the covariance is inverted; of more, the products of so many rows."""
 TAUGHT = 0.75
 """Part of the sample that directions are learnt on; the rest says what their scores are worth."""
 
@@ -47,33 +45,35 @@ class Discriminant(Attack):
         labels, truth = asked.sample.sensitive[name], asked.validation.sensitive[name]
         size, taught = asked.sample_z[0].size, int(TAUGHT * len(asked.sample_z))
         dual = size > MOST
-        learnt = slice(min(taught, MOST) if dual else taught)
-        aims = np.eye(classes)[np.asarray(labels)[learnt]]
+        learnt = min(taught, MOST) if dual else taught
+        aims = np.eye(classes)[np.asarray(labels)[:learnt]]
         aims, rows = aims - aims.mean(0), None
         if dual:
-            rows = np.asarray(flat(asked.standardise(asked.sample_z[learnt])))
-            matrix, wanted = np.zeros((len(rows), len(rows))), aims
+            rows = np.asarray(flat(asked.standardise(asked.sample_z[:learnt])))
+            matrix, wanted = np.zeros((learnt, learnt)), aims
             for start in range(0, size, MOST):
                 part = rows[:, start : start + MOST].astype(np.float64)
                 matrix += part @ part.T
         else:
             matrix, wanted = np.zeros((size, size)), np.zeros((size, classes))
-            for start, part in _doubled(asked, asked.sample_z[learnt]):
+            for place, part in asked.standardise.doubled(asked.sample_z, 0, learnt):
                 matrix += part.T @ part
-                wanted += part.T @ aims[start : start + len(part)]
-
-        def projected(z: Features, weights: np.ndarray) -> np.ndarray:
-            return np.concatenate([part @ weights for _, part in _doubled(asked, z)])
-
-        best, least = None, np.inf
+                wanted += part.T @ aims[place]
+        solved = []
         for penalty in PENALTIES:
             ridge = penalty * max(np.trace(matrix) / len(matrix), 1e-20)
-            try:
+            with contextlib.suppress(np.linalg.LinAlgError):
                 found = scipy.linalg.solve(matrix + ridge * np.eye(len(matrix)), wanted, assume_a="pos")
-            except np.linalg.LinAlgError:
-                continue
-            weights = found if rows is None else rows.T @ found
-            told, heard = projected(asked.sample_z[taught:], weights), projected(asked.held_z, weights)
+                solved.append(found if rows is None else rows.T @ found)
+        # All penalties beside each other: the rows are standardised once.
+        every = np.stack(solved, axis=2) if solved else np.zeros((size, classes, 0))
+        told_all, heard_all = (
+            np.concatenate([np.tensordot(part, every, 1) for _, part in asked.standardise.doubled(z, begin)])
+            for z, begin in ((asked.sample_z, taught), (asked.held_z, 0))
+        )
+        best, least = None, np.inf
+        for index in range(len(solved)):
+            weights, told, heard = (one[..., index] for one in (every, told_all, heard_all))
             # Scores at deviation 1, since a logistic regression's penalty is of their scale.
             rate = 1 / np.maximum(told.std(0), 1e-12)
             weights, told, heard = (
@@ -91,9 +91,3 @@ class Discriminant(Attack):
                 whole = jnp.asarray(weights @ np.asarray(lift), jnp.float32)
                 best, least = Linear(whole, bias, asked.standardise), loss
         return Fitted(best, None if best is not None else "no penalty gave finite weights")
-
-
-def _doubled(asked: Asked, z: Features) -> Iterator[tuple[int, Float[np.ndarray, "n d"]]]:
-    """Standardised features in double precision with the place of their first: of all at once they would be gigabytes."""
-    for start in range(0, len(z), MOST):
-        yield start, np.asarray(flat(asked.standardise(z[start : start + MOST])), np.float64)

@@ -32,9 +32,9 @@ STATISTICS = 2048
 WIDE, LARGEST = 1.5, 6e4
 """A view that makes so many times as many numbers is kept in half precision, and the largest number there."""
 NEAR = 0.05
-"""A leader that is so much weaker than another, after as many steps of both, is trained no longer."""
+"""A leader that is so much weaker than another, after as many steps of both, is trained no longer; nor are such trees."""
 FAR = 0.25
-"""A start that is so much weaker than another does not lead: more steps of it would end behind fewer of that one."""
+"""A start that is so much weaker than another does not lead [ours]."""
 LOOKS = 4
 """How often a stage is looked at on ``validation``."""
 FLOOR = float(np.finfo(np.float32).max)
@@ -368,14 +368,13 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None, ahead:
         target.aim(asked.validation),
         told,
     )
-    state = None if begun is None else begun.last
-    if begun is not None and state is not None:
-        best = [network.variables["params"] for network in begun.attacker.networks]
-        several = np.ndim(state.best) > 0
-        state = state._replace(params=jax.tree.map(lambda *ones: jnp.stack(ones), *best) if several else best[0])
-    if state is None:
+    if begun is None or begun.last is None:
         params = initialise(module, init_key, data.rows(slice(1)))["params"]
         state = Fit(params, (), 0, last=params)
+    else:
+        best = [network.variables["params"] for network in begun.attacker.networks]
+        several = np.ndim(begun.last.best) > 0
+        state = begun.last._replace(params=jax.tree.map(lambda *ones: jnp.stack(ones), *best) if several else best[0])
     curves = [list(part) for part in begun.curves] if begun is not None else [[] for _ in target.parts]
     done, silent = curves[0][-1].steps if curves[0] else 0, not np.asarray(asked.standardise.rate).any()
     while True:

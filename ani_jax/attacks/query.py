@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ani_jax.types import Features, Images, PRNGKey, Release
+from ani_jax.types import Features, Images, Logits, PRNGKey, Release
 
 CHUNK = 256
 """Images that go through a client or an attacker at once: one compiled shape, bounded memory."""
@@ -257,3 +258,23 @@ def padded(x: Array, axis: int) -> tuple[Array, int]:
     size = x.shape[axis]
     index = jnp.minimum(jnp.arange(CHUNK), size - 1)
     return (x if size == CHUNK else jnp.take(x, index, axis=axis)), size
+
+
+def predicted(predict: Callable[[Features], Logits], z: Features) -> np.ndarray:
+    """The provider's logits (n, K), ``CHUNK`` rows at a time.
+
+    Raises:
+        ValueError: ``predict`` does not return (n, K) logits.
+    """
+    parts, predict = [], as_predictor(predict)
+    for start in range(0, len(z), CHUNK):
+        part, size = padded(z[start : start + CHUNK], 0)
+        logits = _logits(predict, part)
+        if logits.ndim != 2 or len(logits) != CHUNK:
+            raise ValueError(f"predict: gave shape {logits.shape} for {CHUNK} images; must be (images, classes)")
+        parts.append(np.asarray(logits)[:size])
+    return np.concatenate(parts)
+
+
+# Once, since jit knows a function by its identity: one made for every chunk would be compiled for every chunk.
+_logits = jax.jit(lambda predict, z: predict(z))

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ani_jax.attacks.base import Attack, Context, Fitted, Standardiser, in_chunks
-from ani_jax.attacks.query import CHUNK, flat, gathered
+from ani_jax.attacks.query import flat, predicted
 from ani_jax.targets.base import Target
 from ani_jax.types import Features, Logits
 
@@ -270,16 +270,11 @@ class Answered:
     @classmethod
     def of(cls, view: View, predict: Callable[[Features], Logits], z: Features) -> "Answered":
         """Statistics of the logits of (n, ...) features."""
-        # A network with maps of many channels would fill the memory with all rows at once.
-        parts = (_logits(predict, z[start : start + CHUNK]) for start in range(0, len(z), CHUNK))
-        return cls(view, predict, Standardiser.of(gathered(parts, len(z))))
+        return cls(view, predict, Standardiser.of(jnp.asarray(predicted(predict, z))))
 
     def __call__(self, z: Features) -> Float[Array, "n d"]:
         """The flat view."""
         return jnp.concatenate([self.view(z), flat(self.standardise(self.predict(z)))], axis=1)
-
-
-_logits = jax.jit(lambda predict, z: predict(z))
 
 
 @jax.tree_util.register_dataclass

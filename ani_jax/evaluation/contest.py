@@ -117,7 +117,7 @@ def fits_of(scene: Scene, family: Family, asked: Asked, prefix: str = "") -> tup
     def step(attack: Attack, event: Mapping[str, Any]) -> None:
         scene.emit({"kind": "attack_step", "name": title(attack), **event})
 
-    who = f"{prefix}{family.often}{family.name if family.owns else ''}"
+    who = f"{prefix}{family.asks}"
     if who not in scene.fits:
         scene.fits[who] = Fits(asked, lambda attack: named(scene.key, title(attack)), step)
     return scene.fits[who], title
@@ -178,5 +178,5 @@ def elsewhere(scene: Scene, families: Sequence[Family], name: str) -> tuple[Ceil
         told = (None, "") if best is None else (best.record.test, best.record.name)
         found.append(Ceiling(name, target.name, *told))
     # As much memory as the client's own takes.
-    scene.forget(name)
+    scene.settle()
     return tuple(found)

@@ -8,8 +8,7 @@ import jax
 import numpy as np
 
 from ani_jax.attacks.base import dealt, level_named
-from ani_jax.attacks.query import Observed, as_predictor, as_release, query, summarise
-from ani_jax.evaluation.references import predicted
+from ani_jax.attacks.query import Observed, as_predictor, as_release, predicted, query, summarise
 from ani_jax.evaluation.scene import Scene, named
 from ani_jax.losses.checks import require
 from ani_jax.types import Batch, Data, Features, Knowledge, Logits, PRNGKey, Release, Source

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ani_jax.attacks.base import Asked
-from ani_jax.attacks.query import CHUNK, Observed, as_predictor, padded
+from ani_jax.attacks.query import Observed, predicted
 from ani_jax.modules.adversaries import space_to_depth
 from ani_jax.targets.base import Answers
 from ani_jax.types import Features, Images, Logits
@@ -29,26 +27,6 @@ def answered(predict: Callable[[Features], Logits], asked: Asked, test_z: Observ
     """
     sample, test = (predicted(predict, z) for z in (asked.sample_z, test_z[0]))
     return Answers(sample.argmax(1), test.argmax(1), test.shape[1])
-
-
-def predicted(predict: Callable[[Features], Logits], z: Features) -> np.ndarray:
-    """The provider's logits (n, K), ``CHUNK`` rows at a time.
-
-    Raises:
-        ValueError: ``predict`` does not return (n, K) logits.
-    """
-    parts, predict = [], as_predictor(predict)
-    for start in range(0, len(z), CHUNK):
-        part, size = padded(z[start : start + CHUNK], 0)
-        logits = _logits(predict, part)
-        if logits.ndim != 2 or len(logits) != CHUNK:
-            raise ValueError(f"predict: gave shape {logits.shape} for {CHUNK} images; must be (images, classes)")
-        parts.append(np.asarray(logits)[:size])
-    return np.concatenate(parts)
-
-
-# Once, since jit knows a function by its identity: one made for every chunk would be compiled for every chunk.
-_logits = jax.jit(lambda predict, z: predict(z))
 
 
 def send_nothing(x: Images) -> Features:

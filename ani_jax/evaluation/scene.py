@@ -1,6 +1,7 @@
 """What the attacks of one audit share: the client's answers, asked for once, and what guesses are scored against."""
 
 import dataclasses
+import gc
 import hashlib
 import zlib
 from collections.abc import Callable
@@ -223,18 +224,14 @@ class Scene:
         found = {(one.client, one.target): one.strength for one in self.ceilings}
         return found.get((client, target.name))
 
-    def forget(self, client: str) -> None:
-        """Drops what another client answered, and who learnt from it."""
-        for held in (self.others, self.fits):
-            for title in [one for one in held if one.startswith(client)]:
-                del held[title]
-
     def settle(self) -> None:
         """Drops whatever was answered to others than those who ask once for the images as they are, and who learnt from it."""
         self.others.clear()
         self.scenes.clear()
         for who in [who for who in self.fits if who]:
             del self.fits[who]
+        # What is fitted and what it was fitted with name each other: such rings stay until Python looks for them.
+        gc.collect()
 
     def digest(self, client: bool = True) -> str:
         """Sixteen hexadecimal digits of all that determines a result beside the attack.

@@ -53,7 +53,7 @@ def test_ridge_reaches_the_wiener_bound(key, fit):
 def test_ridge_agrees_with_sklearn_in_all_forms(key, count, primal, fit, monkeypatch):
     asked = asked_of(lambda x: x.reshape(len(x), -1) @ jnp.eye(16, 12), train=count)
     monkeypatch.setattr(decoder, "PRIMAL", primal)
-    monkeypatch.setattr(decoder, "PART", 7)
+    monkeypatch.setattr(base, "PART", 7)
     found = fit(decoder.Ridge(Image(), penalties=(0.1,)), key, asked).attacker
     dual = count < 12 and not primal
     assert (found.support is not None) == dual

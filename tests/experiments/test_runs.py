@@ -35,7 +35,7 @@ def test_a_fresh_folder_is_marked_and_may_be_used_again(tmp_path):
 def test_a_batch_larger_than_the_data_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "train", None)
     config = RunConfig("funnel", image_size=16, train=TrainConfig(batch_size=1024))
-    with pytest.raises(DataError, match="batch_size=1024: must be at most 647, the originals"):
+    with pytest.raises(DataError, match="batch_size=1024: must be at most 647, the originals that train"):
         runs.execute(config, tmp_path / "run", tmp_path / "cache")
     # Not even its reference's folder was made.
     assert not (tmp_path / "cache").exists()

@@ -204,7 +204,7 @@ RATES = MappingProxyType({"linear": 5.0, "additive": 2.0})
 
 @dataclasses.dataclass(frozen=True)
 class Joint(Trained):
-    """One network on one view of z with a head for every attribute, real or planted; it is trained once for all of them.
+    """One network on one view of z with a head for every attribute; it is trained once for all of them.
 
     Attributes:
         form: name in ``FORMS``.
@@ -235,8 +235,7 @@ class Joint(Trained):
     def module(self, asked: Asked) -> nn.Module:
         """The network."""
         del asked
-        every = (*self.target.heads, *self.target.planted)
-        return FORMS[self.form](sum(head.classes for head in every))
+        return FORMS[self.form](sum(head.classes for head in self.target.heads))
 
     def view(self, context: Context) -> View:
         """The view, learnt on the sample; the standardised one has the provider's logits beside it where they are granted."""
@@ -305,17 +304,22 @@ class Reader(Attack):
         leaders = 1 if self.heard else self.leaders
         return dataclasses.replace(self, bank=bank, leaders=leaders, steps=steps, least=min(self.least, steps))
 
+    def alone(self, heads: Heads) -> Joint:
+        """Its network for other attributes, trained at once for as long as no plateau is called."""
+        steps = self.least or self.steps
+        settings = {"batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        return Joint(heads, steps, form=self.form, seen=self.seen, **settings)
+
     def fit(self, context: Context) -> Fitted:
         """Trains the network, or takes its part of what was trained for another attribute."""
         asked = context.asked
-        known = [Attribute(*one) for one in asked.attributes or ((self.target.name, self.target.classes),)]
-        real, planted = ([one for one in known if (one.name in asked.planted) == what] for what in (False, True))
-        heads = Heads("attributes", tuple(real), tuple(planted))
+        known = tuple(Attribute(*one) for one in asked.attributes or ((self.target.name, self.target.classes),))
         names = ("steps", "first", "least", "leaders", "batch_size", "learning_rate")
         settings = {name: getattr(self, name) for name in names}
+        heads = Heads("attributes", known)
         every = tuple(Joint(heads, form=form, seen=seen, **settings) for form, seen in self.bank)
         found = context.fitted(dataclasses.replace(every[self.bank.index((self.form, self.seen))], rivals=every))
-        index = real.index(self.target)
+        index = known.index(self.target)
         attacker = None if found.attacker is None else found.attacker.part(index)
         curves, ended = found.curves[index : index + 1], found.ended
         # It may have been trained on for another attribute.

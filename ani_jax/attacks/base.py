@@ -405,8 +405,7 @@ class Asked:
         held_density: how likely each image of the library makes the releases of each validation image, likewise.
         queries: k (static).
         attributes: name and number of classes of all that may be inferred (static).
-        planted: names of those that are controls, see :mod:`ani_jax.evaluation.controls` (static).
-        plants: a key and features -> labels of these; None where nothing is planted.
+        plants: where these are planted (see :mod:`ani_jax.evaluation.controls`), a key and features -> their labels; else None.
     """
 
     knowledge: Knowledge
@@ -421,7 +420,6 @@ class Asked:
     held_density: Float[Array, "b n"] | None
     queries: int = dataclasses.field(metadata={"static": True})
     attributes: tuple[tuple[str, int], ...] = dataclasses.field(default=(), metadata={"static": True})
-    planted: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
     plants: Any = None
 
     @property

@@ -119,14 +119,14 @@ class Trained(Attack):
             return [self], False
         curves, own = [context.fitted(start).curves for start in starts], starts.index(self.start)
         orders, answers = [], False
-        for part in self.target.wanted:
+        for part, (question, _) in enumerate(self.target.parts):
             # A start that failed leads nowhere.
             looks = [(curve[part][-1], index) for index, curve in enumerate(curves) if curve]
             near = max((look.strength for look, _ in looks), default=0.0) - FAR
             ranked = [
                 index for _, index in sorted((look.loss, index) for look, index in looks if look.strength >= near)
             ]
-            if any(self.target.parts[part][0].answered(look.strength) for look, _ in looks):
+            if any(question.answered(look.strength) for look, _ in looks):
                 answers |= own == ranked[0]
                 continue
             # Written from the worst on, so that the best of each architecture is what stays.
@@ -397,7 +397,7 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None, ahead:
         for part, look in zip(curves, _looks(done, state, attacker, attack, context), strict=True):
             part.append(look)
         reached = attack.first and done >= attack.least and settled(curves, target)
-        behind = begun is not None and overtaken(curves, ahead, target)
+        behind = begun is not None and overtaken(curves, ahead)
         if state.failed is not None or reached or silent or behind or done >= attack.steps:
             break
     ended = end_of(curves, target, len(asked.sample.label)) if reached else RISING if attack.first else ""
@@ -419,24 +419,22 @@ _variables = jax.jit(statistics, static_argnums=0)
 
 
 def _looks(done: int, state: Fit, attacker: Answers, attack: Trained, context: Context) -> list[Look]:
-    """How strong the attacker is now, for each of its questions; 0 for one that decides nothing."""
+    """How strong the attacker is now, for each of its questions."""
     asked, found = context.asked, []
     rows = jax.tree.map(lambda leaf: leaf[:STATISTICS], asked.sample)
     # Evidence is JSON, which has no infinity.
     losses = [FLOOR if loss is None else float(loss) for loss in np.atleast_1d(np.array(state.best, object))]
     for index, ((part, _), loss) in enumerate(zip(attack.target.parts, losses, strict=True)):
-        strength, own = 0.0, None
-        if index in attack.target.wanted:
-            guess = part.balanced(np.asarray(attacker.part(index)(context.key, asked.held)), asked.sample)
-            strength = part.strength(guess, asked.validation)
-            guess = attacker.part(index)(context.key, asked.sample_z[None, :STATISTICS])
-            own = float(part.selection(guess, rows, part.aim(rows)).mean())
+        guess = part.balanced(np.asarray(attacker.part(index)(context.key, asked.held)), asked.sample)
+        strength = part.strength(guess, asked.validation)
+        guess = attacker.part(index)(context.key, asked.sample_z[None, :STATISTICS])
+        own = float(part.selection(guess, rows, part.aim(rows)).mean())
         found.append(Look(done, loss, strength, own))
     return found
 
 
 def end_of(curves: Sequence[Sequence[Look]], target: Target, rows: int) -> str:
-    """Why training ended: what counts is every question that is not answered.
+    """Why training ended, by every question that is not answered.
 
     Args:
         curves: of each of the target's parts.
@@ -445,8 +443,8 @@ def end_of(curves: Sequence[Sequence[Look]], target: Target, rows: int) -> str:
     """
     if not settled(curves, target):
         return RISING
-    for index in target.wanted:
-        part, look = target.parts[index][0], curves[index][-1]
+    for (part, _), curve in zip(target.parts, curves, strict=True):
+        look = curve[-1]
         # As far as a plateau allows, nothing is gained by having seen a row before.
         heard = look.own is not None and part.gained(look, dataclasses.replace(look, loss=look.own))
         if heard and not part.answered(look.strength):
@@ -454,16 +452,14 @@ def end_of(curves: Sequence[Sequence[Look]], target: Target, rows: int) -> str:
     return REACHED
 
 
-def overtaken(curves: Sequence[Sequence[Look]], ahead: Sequence[Curves], target: Target) -> bool:
-    """Whether a network is weaker than another was after as many steps, by more than ``NEAR`` for every question that counts.
+def overtaken(curves: Sequence[Sequence[Look]], ahead: Sequence[Curves]) -> bool:
+    """Whether a network is weaker than another was after as many steps, by more than ``NEAR`` for every question.
 
     Args:
         curves: its own.
         ahead: those of the others.
-        target: what is wanted.
     """
-    for index in target.wanted:
-        own = curves[index][-1]
+    for index, (*_, own) in enumerate(curves):
         others = [look.strength for rival in ahead for look in rival[index] if look.steps <= own.steps]
         if own.strength >= max(others, default=-np.inf) - NEAR:
             return False
@@ -471,10 +467,9 @@ def overtaken(curves: Sequence[Sequence[Look]], ahead: Sequence[Curves], target:
 
 
 def settled(curves: Sequence[Sequence[Look]], target: Target) -> bool:
-    """Whether two doublings in a row gained nothing for any question that counts and is not answered."""
-    parts = [(target.parts[index][0], curves[index]) for index in target.wanted]
+    """Whether two doublings in a row gained nothing for any question that is not answered."""
     return all(
         part.answered(curve[-1].strength)
         or (len(curve) > 2 and not any(part.gained(*pair) for pair in zip(curve[-3:-1], curve[-2:])))
-        for part, curve in parts
+        for (part, _), curve in zip(target.parts, curves, strict=True)
     )

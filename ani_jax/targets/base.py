@@ -72,7 +72,7 @@ class Known(NamedTuple):
         """The strength on every class of some attributes, and where the provider is right and where it is wrong.
 
         Args:
-            attributes: names; what is planted has no names of classes and is left out.
+            attributes: names; one whose classes have no names is left out.
             strength: (rows that are looked at, a bootstrap of these) -> estimate.
         """
         parts = [
@@ -149,11 +149,6 @@ class Target:
     def parts(self) -> "tuple[tuple[Target, slice], ...]":
         """The targets that one output answers at once, each with its place on the output's last axis; just this one."""
         return ((self, slice(None)),)
-
-    @property
-    def wanted(self) -> tuple[int, ...]:
-        """Which of its parts decide who leads and when a plateau is reached."""
-        return tuple(range(len(self.parts)))
 
     def strength(self, guess: np.ndarray, batch: Batch) -> float:
         """How strong a guess is; higher is stronger."""

@@ -54,6 +54,9 @@ def test_order_over_positions_does_not_matter_to_what_is_sorted_or_pooled(z):
     for kind in (Sorted, Pooled):
         np.testing.assert_allclose(kind.of(z)(moved), kind.of(z)(z), atol=1e-6)
     channel = np.asarray(z).reshape(500, 9, 2)
+    odd = jnp.array([3.0, -0.5, 0.0, -jnp.inf, 1e-30, -2e8, jnp.inf, -1e-30])[None]
+    np.testing.assert_array_equal(Sorted()(odd), np.sort(odd))
+    np.testing.assert_array_equal(Sorted()(z), np.sort(channel, axis=1).reshape(500, -1))
     np.testing.assert_allclose(Pooled.of(z)(z)[:, :2], channel.mean(1), atol=1e-6)
     np.testing.assert_allclose(Pooled.of(z)(z)[:, -2:], channel.max(1), atol=1e-6)
 

@@ -125,7 +125,6 @@ def test_a_plateau_is_two_doublings_in_a_row():
     heads = Heads("both", (attribute, Attribute("pen", 4)))
     falling = [Look(1, 1.0, 0.5), Look(2, 0.99, 0.5), Look(4, 0.98, 0.5)]
     assert not network.settled([[flat] * 3, falling], heads)
-    assert network.settled([[flat] * 3, falling], Heads("both", (attribute,), (Attribute("pen", 4),)))
 
 
 def curves(*losses):
@@ -229,17 +228,6 @@ def test_one_network_is_trained_for_all_attributes(key, seen):
     [joint] = [one for attack, one in fits.done.items() if isinstance(attack, Joint)]
     both = joint.attacker(key, seen.held)
     np.testing.assert_array_equal(both, np.concatenate([one.attacker(key, seen.held) for one in found], axis=1))
-
-
-def test_what_is_planted_neither_leads_nor_keeps_in_training(key, seen):
-    known = curves(1.0, 2.0), curves(2.0, 1.0)
-    for target, expected in (
-        (Heads("attributes", (SIDE, TOP)), [0, 1]),
-        (Heads("attributes", (SIDE,), (TOP,)), [0]),
-    ):
-        rivals = tuple(Joint(target, steps=40, first=5, form=form, leaders=1) for form in ("perceptron", "additive"))
-        starts = {one.start: Fitted("a", None, "", curve) for one, curve in zip(rivals, known)}
-        assert leaders(rivals, Context(key, seen, starts.__getitem__)) == expected
 
 
 def test_a_question_that_a_start_has_answered_keeps_nobody_in_training(key, seen):

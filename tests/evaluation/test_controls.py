@@ -65,7 +65,7 @@ def test_labels_are_as_strong_as_they_are_said_to_be(data):
         for rung in ("", ", 25 points", ", 10 points")
     ]
     classes = dict(scene.asked.attributes)
-    assert set(scene.asked.planted) == set(best) == set(classes) - {"coin"}
+    assert set(best) == set(classes) == set(scene.asked.sample.sensitive)
     for name, known in best.items():
         full = 1 - 1 / classes[name]
         points = {"25 points": 0.25, "10 points": 0.10}.get(name.partition(", ")[2], full)
@@ -74,8 +74,6 @@ def test_labels_are_as_strong_as_they_are_said_to_be(data):
         for batch in (scene.asked.sample, scene.asked.validation, scene.data.test):
             shares = np.bincount(batch.sensitive[name], minlength=classes[name]) / len(batch.label)
             np.testing.assert_allclose(shares, 1 / classes[name], rtol=0.35)
-    # Real labels are as they were, and the scene that was planted into too.
-    np.testing.assert_array_equal(scene.data.test.sensitive["coin"], data.test.sensitive["coin"])
 
 
 def test_rules_are_functions_of_what_is_sent(data):
@@ -168,10 +166,12 @@ def test_what_is_read_where_nothing_is_sent_withholds_the_verdict():
     assert withheld("ink where the image itself is sent", None, None)
 
 
-def test_planting_leaves_real_attributes_to_the_same_attackers(data):
+def test_planting_changes_nothing_for_real_attributes(data):
+    # Networks with heads for both read real attributes worse, and would be what the control is of.
     with_plants, without = (audit(lumpy, data, level=dataclasses.replace(BRIEF, plants=p)) for p in (True, False))
-    names = [[one.name for one in found.attack("attribute", "coin").attackers] for found in (with_plants, without)]
-    assert names[0] == names[1]
+    ours, theirs = (found.attack("attribute", "coin") for found in (with_plants, without))
+    assert ours.attackers == theirs.attackers
+    assert ours.scores == theirs.scores
 
 
 def test_what_was_missed_withholds_the_verdict_and_is_said():

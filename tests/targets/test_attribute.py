@@ -194,7 +194,7 @@ def test_strength_is_told_for_every_class_and_where_the_provider_errs():
     assert found["originals", "the tenth that is read best"].score.value is None
 
 
-def test_planted_labels_have_no_parts():
+def test_classes_without_names_have_no_parts():
     assert [part.by for part in SIDE.judge(np.eye(2)[np.zeros(1000, int)], known()).slices] == [
         "answer",
         "originals",

@@ -260,12 +260,12 @@ def found(scene: Scene, results: Mapping[Family, AttackResult]) -> tuple[Control
 
     Args:
         scene: of one client.
-        results: what its attackers found. Of them nothing is fitted again that views build on.
+        results: what its attackers found. Views, and what they build on, are not fitted again.
     """
     able = {family: result for family, result in results.items() if readers(family)}
     first = next(iter(able))
     fits, _ = contest.fits_of(scene, first, scene.asked)
-    known = {attack: one for attack, one in fits.done.items() if not isinstance(attack.target, (Attribute, Heads))}
+    known = {attack: one for attack, one in fits.done.items() if attack.family != first.name}
     scene, best = plant(scene)
     told: dict[str, list[tuple[float, float | None, str]]] = {name: [(0.0, None, "")] for name in best}
     if not best:

@@ -91,9 +91,9 @@ class Image(Target):
     def judge(self, guess: np.ndarray, known: Known) -> Judgement:
         """Scores; beside them the errors of the mean image and, where the provider's answers are known, of the class mean."""
         truth, own = np.asarray(known.test.image), np.asarray(known.sample.image)
-        floors = {"mean": metrics.image_errors(np.broadcast_to(own.mean(0), truth.shape), truth)["mse"]}
+        floors = {"mean": metrics.squares(np.broadcast_to(own.mean(0), truth.shape), truth)}
         if known.answers is not None:
-            floors["class_mean"] = metrics.image_errors(class_mean(known.answers, own), truth)["mse"]
+            floors["class_mean"] = metrics.squares(class_mean(known.answers, own), truth)
         scores, errors = metrics.reconstruction(guess, truth, floors, known.bootstrap)
         scores.setdefault("r2_class_mean", Estimate(None, note="needs predict"))
         beside = {

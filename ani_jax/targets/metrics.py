@@ -23,6 +23,8 @@ WORST = 0.05
 """The part of the test images that counts as "most leaked"."""
 PEOPLE = 0.1
 """The part of the originals that counts as "read best"."""
+PART = 512
+"""Images that are compared at a time: similarities keep a dozen copies of them, distances one number for every pair."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -260,15 +262,21 @@ def image_errors(guess: ArrayLike, truth: ArrayLike) -> dict[str, np.ndarray]:
     guess, truth = np.asarray(guess, np.float32), np.asarray(truth, np.float32)
     if guess.shape != truth.shape or guess.ndim != 4:
         raise ValueError(f"guess: shape {guess.shape}; must be that of truth, {truth.shape}, four-dimensional")
-    mse = np.square(guess.astype(np.float64) - truth).mean((1, 2, 3))
+    mse = squares(guess, truth)
     # Capped, because records have no infinity.
     errors = {"mse": mse, "psnr": -10 * np.log10(np.maximum(mse, 10 ** (-PSNR_CAP / 10)))}
     scales = ms_ssim_scales(*truth.shape[1:3])
     # Of a single scale it would be SSIM again.
     for name, similarity, least in (("ssim", ssim, 1), ("ms_ssim", ms_ssim, 2)):
         if scales >= least:
-            errors[name] = np.asarray(similarity(guess, truth), np.float64)  # type: ignore[arg-type]
+            parts = [similarity(guess[i : i + PART], truth[i : i + PART]) for i in range(0, len(truth), PART)]  # type: ignore[arg-type]
+            errors[name] = np.concatenate(parts).astype(np.float64)
     return errors
+
+
+def squares(guess: Float[np.ndarray, "n h w c"], truth: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, " n"]:
+    """Mean squared error of every image, in double precision."""
+    return np.square(guess.astype(np.float64) - truth).mean((1, 2, 3))
 
 
 def retrieval(guess: ArrayLike, truth: ArrayLike) -> np.ndarray:
@@ -294,7 +302,8 @@ def retrieval(guess: ArrayLike, truth: ArrayLike) -> np.ndarray:
     centre = real.mean(0)
     found, real = found - centre, real - centre
     # A guess's own square is the same for all originals.
-    nearest = (np.square(real).sum(1)[None, :] - 2 * found @ real.T).argmin(1)
+    own = np.square(real).sum(1)
+    nearest = np.concatenate([(own - 2 * found[i : i + PART] @ real.T).argmin(1) for i in range(0, len(found), PART)])
     return (real[nearest] == real).all(1).astype(np.float64)
 
 

@@ -64,6 +64,18 @@ def test_image_errors_agree_with_skimage(rng):
         )
 
 
+def test_images_that_are_compared_in_parts_compare_the_same(rng, monkeypatch):
+    truth = rng.random((5, 24, 24, 1)).astype(np.float32)
+    guess = np.clip(truth + 0.5 * rng.standard_normal(truth.shape), 0, 1).astype(np.float32)
+    whole = metrics.image_errors(guess, truth), metrics.retrieval(guess, truth)
+    monkeypatch.setattr(metrics, "PART", 2)
+    errors, found = metrics.image_errors(guess, truth), metrics.retrieval(guess, truth)
+    assert set(errors) == {"mse", "psnr", "ssim", "ms_ssim"}
+    for name, values in errors.items():
+        np.testing.assert_allclose(values, whole[0][name], atol=1e-6)
+    np.testing.assert_array_equal(found, whole[1])
+
+
 def test_equal_images_have_capped_psnr():
     found = metrics.image_errors(np.ones((1, 4, 4, 1)), np.ones((1, 4, 4, 1)))
     assert found["psnr"][0] == metrics.PSNR_CAP

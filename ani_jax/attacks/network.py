@@ -288,30 +288,61 @@ class Lessons(NamedTuple):
         return self.z[index].astype(jnp.float32)
 
 
+class Drawn(NamedTuple):
+    """The rows of one step.
+
+    Attributes:
+        z: as a network is told of them.
+        batch: what they are of.
+        aim: see :class:`Lessons`.
+    """
+
+    z: Features
+    batch: Batch
+    aim: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """Draws the rows of a step, with replacement.
+
+    A program of its own: within the step, local curves on ranked fresh noise took 340 ms instead of 50 (128 x 32 x 32 x 3, jax
+    0.10.2, two cores), since XLA made the noise anew for every curve.
+
+    Attributes:
+        size: how many.
+    """
+
+    size: int
+
+    def __call__(self, data: Lessons, key: PRNGKey) -> Drawn:
+        """Rows, and fresh noise where there is any."""
+        row_key, _, noise_key = jax.random.split(key, 3)
+        index = jax.random.randint(row_key, (self.size,), 0, len(data.batch.label))
+        batch = jax.tree.map(lambda leaf: leaf[index], data.batch)
+        z, batch = (data.rows(index), batch) if data.told is None else data.told(noise_key, index, batch)
+        return Drawn(z, batch, data.aim)
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Loss of a network attacker on rows drawn with replacement.
+    """Loss of a network attacker on the rows of a step.
 
     Attributes:
         module: the network.
         loss: see :data:`Loss`.
-        batch_size: rows a step.
     """
 
     module: nn.Module
     loss: Loss
-    batch_size: int
 
-    def __call__(self, params: Any, data: Lessons, key: PRNGKey) -> Float[Array, ""]:
-        """Mean loss of one batch."""
-        row_key, dropout_key, noise_key = jax.random.split(key, 3)
-        index = jax.random.randint(row_key, (self.batch_size,), 0, len(data.batch.label))
-        batch = jax.tree.map(lambda leaf: leaf[index], data.batch)
-        z, batch = (data.rows(index), batch) if data.told is None else data.told(noise_key, index, batch)
+    def __call__(self, params: Any, data: Drawn, key: PRNGKey) -> Float[Array, ""]:
+        """Their mean loss."""
+        _, dropout_key, _ = jax.random.split(key, 3)
         output, _ = self.module.apply(
-            {"params": params}, z, train=True, mutable=["batch_stats"], rngs={"dropout": dropout_key}
+            {"params": params}, data.z, train=True, mutable=["batch_stats"], rngs={"dropout": dropout_key}
         )
-        return self.loss(output, batch, data.aim).mean()  # type: ignore[arg-type]
+        return self.loss(output, data.batch, data.aim).mean()  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -383,13 +414,14 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None, ahead:
         state = fit(
             jax.random.fold_in(fit_key, done),
             state.last,
-            Objective(module, target.loss, attack.batch_size),
+            Objective(module, target.loss),
             data,
             steps=length,
             optimizer=adam(attack.rate, length, 1.0),
             evaluate=Selection(module, target.selection),
             every=max(1, -(-length // LOOKS)),
             kept=state if done else None,
+            draw=Draw(attack.batch_size),
             on_event=context.emit,
         )
         done += length

@@ -55,6 +55,7 @@ def fit(
     every: int = 50,
     patience: int | None = None,
     kept: Fit | None = None,
+    draw: Callable[[Any, PRNGKey], Any] | None = None,
     on_event: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Fit:
     """Minimises the expectation of ``loss(params, data, key)`` over keys.
@@ -74,6 +75,8 @@ def fit(
         every: steps between two looks.
         patience: stop after this many looks without improvement; needs ``evaluate``.
         kept: an earlier fit with the same ``evaluate``, whose best stays the best until something beats it.
+        draw: static ``(data, key)`` with the step's own key -> what ``loss`` takes for ``data`` at that step, in a program of its
+            own: in one with its readers XLA makes a batch as often as it is read. None where ``loss`` draws.
         on_event: called at every look with the history's newest entry.
 
     Returns:
@@ -96,7 +99,7 @@ def fit(
         raise ValueError(f"patience={patience}: must be at least 1, and needs evaluate")
     best, best_params, waited = None, params, 0
     if evaluate is not None:
-        first = np.asarray(_evaluate(evaluate, params, data) if kept is None else kept.best, np.float32)
+        first = np.asarray(_call(evaluate, params, data) if kept is None else kept.best, np.float32)
         # Where even the start is not finite, any finite value beats it.
         best = np.where(np.isfinite(first), first, np.inf)
         best_params = kept.params if kept is not None else _keep(np.ones_like(best, bool), params, None)
@@ -105,7 +108,8 @@ def fit(
         count = min(every, steps - done)
         losses = []
         for index in range(done, done + count):
-            params, state, good, value = step(loss, optimizer.update, params, state, good, data, key, index)
+            own = data if draw is None else _call(draw, data, jax.random.fold_in(key, index))
+            params, state, good, value = step(loss, optimizer.update, params, state, good, own, key, index)
             losses.append(value)
         done += count
         # The host waits here, and only here: until it asks for a number the device has steps to go on with.
@@ -115,7 +119,7 @@ def fit(
         if evaluate is None:
             best_params = params
         else:
-            value = np.asarray(_evaluate(evaluate, params, data))
+            value = np.asarray(_call(evaluate, params, data))
             entry["evaluation"] = value.tolist()
             # Not a number is never less.
             better = value < best
@@ -266,8 +270,8 @@ def step(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _evaluate(evaluate: Callable[[Any, Any], Float[Array, "..."]], params: Any, data: Any) -> Float[Array, "..."]:
-    return evaluate(params, data)
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
 
 
 @jax.jit

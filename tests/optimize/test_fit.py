@@ -65,6 +65,23 @@ def test_same_key_same_result(key):
     assert not np.array_equal(other.params, runs[0].params)
 
 
+def noisy(data, key):
+    return data - 0.01 * jax.random.normal(key, data.shape)
+
+
+def towards(params, data, key):
+    return distance(params, data)
+
+
+def test_a_batch_that_is_drawn_apart_is_drawn_by_the_steps_own_key(key):
+    own, apart = (
+        fit(key, jnp.zeros(3), loss, jnp.ones(3), steps=30, optimizer=adam(0.1), draw=draw)
+        for loss, draw in ((quadratic, None), (towards, noisy))
+    )
+    np.testing.assert_allclose(own.params, apart.params, atol=1e-6)
+    assert own.history[-1]["loss"] == pytest.approx(apart.history[-1]["loss"], rel=1e-4)
+
+
 def test_stops_early_and_keeps_the_best(key):
     found = fit(
         key, jnp.ones(2), drifting, jnp.ones(2), steps=100, optimizer=adam(0.1), evaluate=distance, every=5, patience=2

@@ -143,21 +143,19 @@ class Trained(Attack):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A network on a view of the features, with all of its answers.
+    """A network with all of its answers.
 
     Attributes:
         variables: of the network.
-        view: of its input.
         module: the network (static).
     """
 
     variables: Any
-    view: Any
     module: nn.Module = dataclasses.field(metadata={"static": True})
 
     def on(self, z: Features) -> Array:
-        """The output from summarised features."""
-        return self.module.apply(self.variables, shaped(self.view, z), train=False)  # type: ignore[return-value]
+        """The output from features as it is told of them."""
+        return self.module.apply(self.variables, z, train=False)  # type: ignore[return-value]
 
 
 @jax.tree_util.register_dataclass
@@ -166,23 +164,30 @@ class Answers:
     """A fitted attacker: a network that answers one question or several, for each with the parameters that were best for it.
 
     Attributes:
+        view: of what it is told.
         networks: one a question.
         cuts: where on the output's last axis each answer lies (static).
     """
 
+    view: Any
     networks: tuple[Network, ...]
     cuts: tuple[tuple[int | None, int | None], ...] = dataclasses.field(metadata={"static": True})
+
+    def on(self, z: Features) -> Features:
+        """Summarised features as they are told."""
+        return shaped(self.view, z)
 
     def __call__(self, key: PRNGKey, z: Observed) -> Array:
         """All answers beside each other, ``CHUNK`` images at a time."""
         del key
-        # Cut behind the compiled code, which all questions then share.
-        parts = [in_chunks(one, z)[..., slice(*cut)] for one, cut in zip(self.networks, self.cuts, strict=True)]
+        # In a program of its own, as for a step (see Draw); networks that share it are cut behind theirs, which they share too.
+        told = in_chunks(dataclasses.replace(self, networks=(), cuts=()), z)[None]
+        parts = [in_chunks(one, told)[..., slice(*cut)] for one, cut in zip(self.networks, self.cuts, strict=True)]
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
 
     def part(self, index: int) -> "Answers":
         """The attacker that answers one question alone."""
-        return Answers((self.networks[index],), (self.cuts[index],))
+        return Answers(self.view, (self.networks[index],), (self.cuts[index],))
 
 
 def shaped(view: Any, z: Features, half: bool = False) -> Features:
@@ -444,7 +449,7 @@ def _answers(state: Fit, view: Any, module: nn.Module, target: Target, z: Featur
     cuts = tuple((part.start, part.stop) for _, part in target.parts)
     several = np.ndim(state.best) > 0
     best = [jax.tree.map(lambda leaf, i=i: leaf[i] if several else leaf, state.params) for i in range(len(cuts))]
-    return Answers(tuple(Network(_variables(module, params, z), view, module) for params in best), cuts)
+    return Answers(view, tuple(Network(_variables(module, params, z), module) for params in best), cuts)
 
 
 _variables = jax.jit(statistics, static_argnums=0)

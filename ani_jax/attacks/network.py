@@ -461,11 +461,11 @@ def _looks(done: int, state: Fit, attacker: Answers, attack: Trained, context: C
     rows = jax.tree.map(lambda leaf: leaf[:STATISTICS], asked.sample)
     # Evidence is JSON, which has no infinity.
     losses = [FLOOR if loss is None else float(loss) for loss in np.atleast_1d(np.array(state.best, object))]
-    for index, ((part, _), loss) in enumerate(zip(attack.target.parts, losses, strict=True)):
-        guess = part.balanced(np.asarray(attacker.part(index)(context.key, asked.held)), asked.sample)
-        strength = part.strength(guess, asked.validation)
-        guess = attacker.part(index)(context.key, asked.sample_z[None, :STATISTICS])
-        own = float(part.selection(guess, rows, part.aim(rows)).mean())
+    # Once for all questions, which are told alike.
+    held, learnt = (attacker(context.key, z) for z in (asked.held, asked.sample_z[None, :STATISTICS]))
+    for (part, cut), loss in zip(attack.target.parts, losses, strict=True):
+        strength = part.strength(part.balanced(np.asarray(held[:, cut]), asked.sample), asked.validation)
+        own = float(part.selection(learnt[:, cut], rows, part.aim(rows)).mean())
         found.append(Look(done, loss, strength, own))
     return found
 

@@ -125,8 +125,9 @@ def audit(
             emit({"kind": "audit_step", "step": len(found)})
         scene.settle()
     results = [found[family] for family in chosen]
-    notice = functools.partial(controls.found, scene, found)
-    noticed = ends + (kept.part("controls", chosen, Controls, lambda: Controls(notice())).all if plants else ())
+    noticed = ends
+    if plants:
+        noticed += kept.part("controls", chosen, Controls, lambda: Controls(controls.found(scene, found))).all
     measured, problem = _criterion(scene, kept)
     attackers = [(family, attack) for family in chosen for attack in family.attacks]
     notes = [attack.caveat for _, attack in attackers if attack.caveat]

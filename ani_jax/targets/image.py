@@ -77,7 +77,7 @@ class Image(Target):
 
     def strength(self, guess: np.ndarray, batch: Batch) -> float:
         """Minus the MSE."""
-        return -float(np.square(guess.astype(np.float64) - np.asarray(batch.image)).mean())
+        return -float(metrics.squares(guess, np.asarray(batch.image)).mean())
 
     def advantage(self, strength: float, batch: Batch) -> float:
         """R² over the batch's own mean image, 0 where all its images are one."""

@@ -58,7 +58,8 @@ def lumpy(x):
 
 
 def test_labels_are_as_strong_as_they_are_said_to_be(data):
-    scene, best = controls.plant(scene_of(data, lumpy))
+    before = scene_of(data, lumpy)
+    scene, best = controls.plant(before)
     assert list(best) == [
         f"planted {kind}{rung}"
         for kind in ("linear", "parity", "extreme")
@@ -74,6 +75,9 @@ def test_labels_are_as_strong_as_they_are_said_to_be(data):
         for batch in (scene.asked.sample, scene.asked.validation, scene.data.test):
             shares = np.bincount(batch.sensitive[name], minlength=classes[name]) / len(batch.label)
             np.testing.assert_allclose(shares, 1 / classes[name], rtol=0.35)
+    # Real labels are as they were in the scene that was planted into.
+    assert set(before.data.test.sensitive) == {"coin"}
+    np.testing.assert_array_equal(before.data.test.sensitive["coin"], data.test.sensitive["coin"])
 
 
 def test_rules_are_functions_of_what_is_sent(data):

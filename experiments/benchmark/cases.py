@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from ani_jax.attacks import descent
 from ani_jax.attacks.decoder import BLOCKS, WIDTH
-from ani_jax.attacks.network import Lessons, Objective
+from ani_jax.attacks.network import Drawn, Objective
 from ani_jax.data.loader import Rows
 from ani_jax.defenses import registry
 from ani_jax.defenses.ani import Ani, NoiseInjector
@@ -245,14 +245,14 @@ def _undefended(shape: Shape) -> Release:
     return freeze(defense, state.params, state.statistics)[0]
 
 
-def decoder_step(shape: Shape, width: int = WIDTH, blocks: int = BLOCKS, owned: int = 512) -> Case:
-    """The strongest decoder's step on what the undefended client sent."""
-    stored, side = batch(owned, shape), shape.image // 4
-    z = jax.random.normal(jax.random.key(1), (owned, side, side, 2 * shape.width))
+def decoder_step(shape: Shape, width: int = WIDTH, blocks: int = BLOCKS) -> Case:
+    """The strongest decoder's step on what the undefended client sent, behind the draw of its rows."""
+    stored, side = batch(shape.batch, shape), shape.image // 4
+    z = jax.random.normal(jax.random.key(1), (shape.batch, side, side, 2 * shape.width))
     module = DecoderReader((shape.image, shape.image, 3), width, blocks)
     params = initialise(module, jax.random.key(0), z[:1])["params"]
-    loss = Objective(module, image_mse, shape.batch)
-    return _fit(loss, fitting.adam(LEARNING_RATE, STEPS, 1.0), params, Lessons(z, stored, z, stored, None), steps=1)
+    loss = Objective(module, image_mse)
+    return _fit(loss, fitting.adam(LEARNING_RATE, STEPS, 1.0), params, Drawn(z, stored, None), steps=1)
 
 
 def elsewhere(image: Images) -> Images:

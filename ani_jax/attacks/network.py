@@ -32,7 +32,7 @@ STATISTICS = 2048
 WIDE, LARGEST = 1.5, 6e4
 """A view that makes so many times as many numbers is kept in half precision, and the largest number there."""
 NEAR = 0.05
-"""A leader that is so much weaker than another, after as many steps of both, is trained no longer; nor are such trees."""
+"""A leader that is so much weaker than another, after as many steps of both, is trained no longer; nor are such trees. [ours]"""
 FAR = 0.25
 """A start that is so much weaker than another does not lead [ours]."""
 LOOKS = 4
@@ -41,6 +41,7 @@ FLOOR = float(np.finfo(np.float32).max)
 """Loss of what never had a finite one."""
 REACHED, RISING, PRUNED = "plateau reached", "still rising: a lower bound", "not among the leaders: not trained on"
 SILENT, BEHIND = "nothing that is sent varies: not trained on", "behind another leader: not trained on"
+CONTAINED = "another view shows all that this one does: not trained"
 EXHAUSTED = "auxiliary exhausted at {:,} rows: a lower bound"
 """Where more steps gain nothing, and the network reads its own rows better than others: more rows would tell it more."""
 
@@ -434,7 +435,8 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None, ahead:
         for part, look in zip(curves, _looks(done, state, attacker, attack, context), strict=True):
             part.append(look)
         reached = attack.first and done >= attack.least and settled(curves, target)
-        behind = begun is not None and overtaken(curves, ahead)
+        # The last stage takes as many steps as all before it: it is for those alone that nobody is ahead of.
+        behind = begun is not None and overtaken(curves, ahead, NEAR if 2 * done < attack.steps else 0.0)
         if state.failed is not None or reached or silent or behind or done >= attack.steps:
             break
     ended = end_of(curves, target, len(asked.sample.label)) if reached else RISING if attack.first else ""
@@ -489,16 +491,17 @@ def end_of(curves: Sequence[Sequence[Look]], target: Target, rows: int) -> str:
     return REACHED
 
 
-def overtaken(curves: Sequence[Sequence[Look]], ahead: Sequence[Curves]) -> bool:
-    """Whether a network is weaker than another was after as many steps, by more than ``NEAR`` for every question.
+def overtaken(curves: Sequence[Sequence[Look]], ahead: Sequence[Curves], near: float) -> bool:
+    """Whether a network is weaker than another was after as many steps, by more than ``near`` for every question.
 
     Args:
         curves: its own.
         ahead: those of the others.
+        near: how much weaker is no weaker.
     """
     for index, (*_, own) in enumerate(curves):
         others = [look.strength for rival in ahead for look in rival[index] if look.steps <= own.steps]
-        if own.strength >= max(others, default=-np.inf) - NEAR:
+        if own.strength >= max(others, default=-np.inf) - near:
             return False
     return True
 

@@ -36,6 +36,7 @@ class Shadow(Attack):
         inversion_steps: of the inversion that follows, whose starts are the mean image and scattered around it: a decoder
             would learn from answers to queries.
         restarts: its starts.
+        tuned_on: validation images that its setting is chosen on.
         batch_size: images a step.
         learning_rate: Adam's peak rate.
         width: of the shadow.
@@ -44,6 +45,7 @@ class Shadow(Attack):
     steps: int = 400
     inversion_steps: int = 1000
     restarts: int = 2
+    tuned_on: int = 16
     batch_size: int = 64
     learning_rate: float = 2e-3
     width: int = 32
@@ -51,7 +53,7 @@ class Shadow(Attack):
     family = "shadow"
     levels = MappingProxyType(
         {
-            "standard": {"inversion_steps": 300, "images": 32},
+            "standard": {"inversion_steps": 300, "images": 32, "restarts": 1, "tuned_on": 8},
             "thorough": {"steps": 2000, "inversion_steps": 2000, "restarts": 4, "images": 256},
         }
     )
@@ -65,7 +67,8 @@ class Shadow(Attack):
     def white_box(self) -> WhiteBox:
         """The inversion that follows."""
         # No decoder to start from: it would learn from answers to queries, and nobody is asked here.
-        return WhiteBox(self.target, steps=self.inversion_steps, restarts=self.restarts, starters=())
+        settings = {"steps": self.inversion_steps, "restarts": self.restarts, "tuned_on": self.tuned_on}
+        return WhiteBox(self.target, **settings, starters=())
 
     def fit(self, context: Context) -> Fitted:
         """Trains the shadow and chooses the setting of its inversion."""

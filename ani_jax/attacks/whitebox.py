@@ -26,8 +26,8 @@ from ani_jax.types import Images, PRNGKey, Release
 
 SCATTER = 0.1
 """Standard deviation of what is added to the mean image for the third start and those after it."""
-SHORTER = 4
-"""What part of its steps a setting is tried for at first."""
+SHORTER, FEWER = 4, 6
+"""What part of its steps a setting is tried for at first, and what part of the settings then goes all the way."""
 
 
 @register(Image)
@@ -62,7 +62,7 @@ class WhiteBox(Attack):
     family = "whitebox"
     levels = MappingProxyType(
         {
-            "standard": {"steps": 300, "images": 32},
+            "standard": {"steps": 300, "images": 32, "tuned_on": 8},
             "thorough": {"steps": 2000, "restarts": 4, "images": 256, "surrogate_steps": 2000},
         }
     )
@@ -189,7 +189,7 @@ def tune(
 ) -> Fitted:
     """The attacker and setting with the lowest MSE on the first validation images.
 
-    Every attacker with every setting descends a part of the way on half of the images; the best of these pairs, a quarter as
+    Every attacker with every setting descends a part of the way on half of the images; the best of these pairs, a sixth as
     many as there are settings, go all the way on all images. Pairs that stayed finite are preferred; where none did, the fit has
     failed.
 
@@ -222,7 +222,7 @@ def tune(
     for place, attacker in enumerate(attackers):
         brief = dataclasses.replace(attacker, steps=-(-attacker.steps // SHORTER))
         starts += [(value, place, setting) for value, setting in zip(tried(brief, grid, half), grid, strict=True)]
-    better, best, least = sorted(starts)[: -(-len(grid) // 4)], None, (True, np.inf)
+    better, best, least = sorted(starts)[: -(-len(grid) // FEWER)], None, (True, np.inf)
     for place, attacker in enumerate(attackers):
         some = [setting for _, where, setting in better if where == place]
         for value, setting in zip(tried(attacker, some, len(images)) if some else (), some, strict=True):

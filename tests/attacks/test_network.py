@@ -182,6 +182,12 @@ def test_a_leader_that_stays_behind_is_trained_no_longer(key, asked, fit):
     begun = network.train(attack.start, context)
     stopped = network.train(attack, context, begun, (ahead,))
     assert (stopped.ended, [look.steps for look in stopped.curves[0]]) == (network.BEHIND, [25, 50])
+    # One that is hardly ahead stops it before the last stage, which takes as many steps as all before.
+    whole = network.train(dataclasses.replace(attack, steps=200), context, begun)
+    [*_, half, end] = whole.curves[0]
+    near = ((Look(25, 9.0, -9.0), dataclasses.replace(half, strength=half.strength + 0.01)),)
+    stopped = network.train(dataclasses.replace(attack, steps=200), context, begun, (near,))
+    assert (end.steps, stopped.ended, stopped.curves[0][-1]) == (200, network.BEHIND, half)
     # One that was no stronger by then stops nobody, whatever became of it later.
     late = ((Look(25, 9.0, -9.0), Look(6400, 0.0, 0.0)),)
     assert network.train(attack, context, begun, (late,)).ended == network.REACHED

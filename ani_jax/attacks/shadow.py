@@ -67,8 +67,8 @@ class Shadow(Attack):
     def white_box(self) -> WhiteBox:
         """The inversion that follows."""
         # No decoder to start from: it would learn from answers to queries, and nobody is asked here.
-        settings = {"steps": self.inversion_steps, "restarts": self.restarts, "tuned_on": self.tuned_on}
-        return WhiteBox(self.target, **settings, starters=())
+        steps, restarts, tuned_on = self.inversion_steps, self.restarts, self.tuned_on
+        return WhiteBox(self.target, steps=steps, restarts=restarts, tuned_on=tuned_on, starters=())
 
     def fit(self, context: Context) -> Fitted:
         """Trains the shadow and chooses the setting of its inversion."""

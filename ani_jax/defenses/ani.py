@@ -89,7 +89,6 @@ class Ani(Measured, Defense):
         "Adaptive Noise Injection (Kariyappa, Dia & Qureshi 2021, arXiv 2104.02261). The idea and its headline are published; "
         "network, noise, objective and defaults are this project's reconstruction."
     )
-    stochastic: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -101,6 +100,11 @@ class Ani(Measured, Defense):
         # Pixels are folded 2x2 and halved twice more.
         fits = self.image_shape is None or not (self.image_shape[0] % 8 or self.image_shape[1] % 8)
         require(fits, "image_shape", self.image_shape, "of sides that are multiples of 8")
+
+    @property
+    def stochastic(self) -> bool:
+        """It always sends noise."""
+        return True
 
     @property
     def client(self) -> nn.Module:

@@ -151,7 +151,6 @@ class Defense:
 
     name: ClassVar[str]
     provenance: ClassVar[str]
-    stochastic: ClassVar[bool] = False
 
     def __post_init__(self):
         require(self.classes is None or self.classes >= 2, "classes", self.classes, "at least 2")
@@ -160,6 +159,11 @@ class Defense:
         require(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "in (0, 1)")
         # They refuse what is out of range, and need nothing of the data.
         _ = self.weights
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether two releases of one image may differ."""
+        return False
 
     @property
     def client(self) -> nn.Module:

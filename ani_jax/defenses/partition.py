@@ -28,6 +28,7 @@ from ani_jax.modules.adversaries import ConvClassifier, MirrorDecoder, MLPClassi
 from ani_jax.modules.cloud import SplitCloud
 from ani_jax.modules.edge import SplitEdge
 from ani_jax.modules.probes import ChannelVotes, Heard, LinearClassifier, LocalDecoder, PositionVotes
+from ani_jax.modules.sender import Sender
 from ani_jax.types import Batch, Data, Labels, Logits, Source
 
 ATTRIBUTE_OBJECTIVES = ("max_entropy", "neg_ce", "kl_to_prior")
@@ -74,6 +75,10 @@ class Partition(Prepared, Reversible, Defense):
             and "channels" (see ``modules/probes.py``); they share the attribute's weight equally.
         decoder: the reconstruction adversary: "local", whose every position paints its part of the image (see
             ``modules/probes.py``), or "mirror", the edge in reverse.
+        pooled: share of the attribute's weight that counts what voters say together, the sum of their log posteriors, instead of
+            each voter by itself: near uniform an entropy is flat while votes add up (METHODS 2.2).
+        release_stddev: deviation of Gaussian noise that is sent with every feature, in units of the feature's own; 0 for none.
+        release_bits: bits of every number that is sent; 0 for float32. Either sends features at unit variance.
         adversary_updates: k, adversary updates before each update of the defender, 1 to 5.
         adversary_width: channels of the adversaries.
         adversary_rate: their step size.
@@ -94,6 +99,9 @@ class Partition(Prepared, Reversible, Defense):
     listeners: str = "positions,channels"
     # It has little to learn and so keeps up with the client, where the mirrored one falls behind.
     decoder: str = "local"
+    pooled: float = 0.0
+    release_stddev: float = 0.0
+    release_bits: int = 0
     # Three of them did not help where it is needed, nor did a rate of 0.01: seed 2 keeps 39% of inks or more (docs/RESULTS.md).
     adversary_updates: int = 1
     adversary_width: int = 64
@@ -124,6 +132,9 @@ class Partition(Prepared, Reversible, Defense):
             ("decoder", tuple(DECODERS)),
         ):
             require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
+        require(0 <= self.pooled <= 1, "pooled", self.pooled, "in [0, 1]")
+        require(0 <= self.release_stddev <= 100, "release_stddev", self.release_stddev, "in [0, 100]")
+        require(0 <= self.release_bits <= 16, "release_bits", self.release_bits, "0 (float32) to 16")
         require(1 <= self.adversary_updates <= 5, "adversary_updates", self.adversary_updates, "1 to 5")
         require(self.adversary_width >= 1, "adversary_width", self.adversary_width, "at least 1")
         require(0 < self.adversary_rate < 1, "adversary_rate", self.adversary_rate, "in (0, 1)")
@@ -149,6 +160,12 @@ class Partition(Prepared, Reversible, Defense):
             unhinged = not (self.reconstruction and self.hinge)
             require(unhinged, "reversal", True, f"False with hinge=True, {alternation}")
             require(self.adversary_updates == 1, "reversal", True, "False with adversary_updates above 1")
+            require(
+                not (self.attribute and self.pooled),
+                "reversal",
+                True,
+                f"False with pooled={self.pooled}, {alternation}",
+            )
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -170,9 +187,17 @@ class Partition(Prepared, Reversible, Defense):
         return Convex.of(self)
 
     @property
+    def stochastic(self) -> bool:
+        """Whether it sends noise."""
+        return self.release_stddev > 0
+
+    @property
     def client(self) -> nn.Module:
-        """The undefended split's own edge."""
-        return SplitEdge(self.width, self.depth, self.axis_name, self.backbone)
+        """The undefended split's own edge, and what is done to its features before they are sent."""
+        edge = SplitEdge(self.width, self.depth, self.axis_name, self.backbone)
+        if not (self.release_stddev or self.release_bits):
+            return edge
+        return Sender(edge, self.release_stddev, self.release_bits, self.axis_name)
 
     @property
     def server(self) -> nn.Module:
@@ -211,8 +236,7 @@ class Partition(Prepared, Reversible, Defense):
 
         def health(output: Array, batch: Batch, extra: Mapping[str, Array]) -> Terms:
             # Voters are heard together, as an attacker would; beside it what a blind one would score.
-            votes = jax.nn.log_softmax(output).sum(1) if output.ndim == 3 else output
-            right = accuracy(votes, batch.sensitive[attribute]).mean()
+            right = accuracy(_pooled(output), batch.sensitive[attribute]).mean()
             return {"accuracy": right, "majority": extra[f"prior/{attribute}"].max()}
 
         heard = Heard(LISTENERS[kind](classes, self.adversary_width), kind in DECORRELATED, self.axis_name)
@@ -263,16 +287,13 @@ class Partition(Prepared, Reversible, Defense):
                 continue
             # Names of attributes may hold a dash, names of listeners do not.
             attribute = name.rpartition("-")[0]
-            logits, labels = _opinions(output, batch.sensitive[attribute])
-            if self.attribute_objective == "neg_ce":
-                each = cross_entropy(logits, labels)
-            elif self.attribute_objective == "kl_to_prior":
-                each = adversarial.kl_to_prior(logits, forward.extra[f"prior/{attribute}"])
-            else:
-                each = adversarial.max_entropy(logits)
-            confusion.append(each.mean())
+            prior, labels = forward.extra.get(f"prior/{attribute}"), batch.sensitive[attribute]
+            # Each voter's own entropy is flat near uniform, while pooled votes add up; pooled alone, votes might cancel.
+            alone, together = (
+                self._confusion(*own, prior) for own in (_opinions(output, labels), (_pooled(output), labels))
+            )
+            confusion.append((1 - self.pooled) * alone + self.pooled * together)
         if confusion:
-            # Each voter's own entropy, which is flat near uniform while pooled votes add up: attackers read more (METHODS 2.2).
             losses["attribute"] = jnp.stack(confusion).mean()
         if self.reconstruction:
             error = self._error(forward.adversaries[IMAGE], batch)
@@ -288,9 +309,22 @@ class Partition(Prepared, Reversible, Defense):
         share = weights["attribute"] / max(len(names) - (IMAGE in names), 1)
         return {name: weights["reconstruction"] if name == IMAGE else share for name in names}
 
+    def _confusion(self, logits: Logits, labels: Labels, prior: Any) -> Float[Array, ""]:
+        """L_attr of one adversary."""
+        if self.attribute_objective == "neg_ce":
+            return cross_entropy(logits, labels).mean()
+        if self.attribute_objective == "kl_to_prior":
+            return adversarial.kl_to_prior(logits, prior).mean()
+        return adversarial.max_entropy(logits).mean()
+
     def _error(self, guess: Array, batch: Batch) -> Float[Array, ""]:
         """The unhinged reconstruction loss: all of the reconstructor's own, and the defender's L_rec."""
         return RECONSTRUCTION_OBJECTIVES[self.reconstruction_objective](guess, batch.image).mean()
+
+
+def _pooled(output: Array) -> Logits:
+    """Logits (n, K) of all voters together: the sum of their log posteriors."""
+    return jax.nn.log_softmax(output).sum(1) if output.ndim == 3 else output
 
 
 def _opinions(output: Array, labels: Labels) -> tuple[Logits, Labels]:

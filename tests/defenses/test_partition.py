@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ani_jax.defenses import registry
-from ani_jax.defenses.base import Forward
+from ani_jax.defenses.base import Forward, freeze
 from ani_jax.losses import reconstruction
 from ani_jax.losses.task import cross_entropy
 from ani_jax.training.callbacks import Save, Tell
@@ -110,8 +110,9 @@ def test_loss_is_the_convex_combination(data):
     assert m["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_attribute_term_is_the_mean_over_attributes_and_adversaries(data):
-    defense = small(attribute=0.5, hide="ink,paper")
+@pytest.mark.parametrize("pooled", [0.0, 0.3, 1.0])
+def test_attribute_term_is_the_mean_over_attributes_and_adversaries(pooled, data):
+    defense = small(attribute=0.5, hide="ink,paper", pooled=pooled)
     key = jax.random.key(3)
     answers = {
         f"{name}-{kind}": jax.random.normal(jax.random.fold_in(key, index), (24, *voters, classes))
@@ -123,7 +124,10 @@ def test_attribute_term_is_the_mean_over_attributes_and_adversaries(data):
     for logits in answers.values():
         p = np.exp(np.asarray(logits, np.float64))
         p /= p.sum(-1, keepdims=True)
-        entropies.append(-(p * np.log(p)).sum(-1).mean())
+        # All voters of an image together: the product of what they say.
+        whole = p.prod(1) / p.prod(1).sum(-1, keepdims=True) if p.ndim == 3 else p
+        alone, together = (-(one * np.log(one)).sum(-1).mean() for one in (p, whole))
+        entropies.append((1 - pooled) * alone + pooled * together)
     assert float(defense.client_loss(forward, data.test)["attribute"]) == pytest.approx(np.mean(entropies), rel=1e-5)
 
 
@@ -348,6 +352,9 @@ def test_pretraining_leaves_the_adversaries_alone_and_warm_up_the_parties(data):
         ({"decoder": "crayon"}, r"decoder=crayon: must be one of local, mirror"),
         ({"adversary_updates": 0}, r"adversary_updates=0: must be 1 to 5"),
         ({"adversary_updates": 6}, r"adversary_updates=6: must be 1 to 5"),
+        ({"pooled": 1.5}, r"pooled=1.5: must be in \[0, 1\]"),
+        ({"release_stddev": -1.0}, r"release_stddev=-1.0: must be in \[0, 100\]"),
+        ({"release_bits": 17}, r"release_bits=17: must be 0 \(float32\) to 16"),
         ({"pretraining_steps": -1}, r"pretraining_steps=-1: must be 0 or more"),
         ({"reversal": True}, r"reversal=True: must be False with attribute_objective=max_entropy"),
         ({"reversal": True, "attribute": 0.0, "reconstruction": 0.5}, r"reversal=True: must be False with hinge=True"),
@@ -355,12 +362,35 @@ def test_pretraining_leaves_the_adversaries_alone_and_warm_up_the_parties(data):
             {"reversal": True, "attribute_objective": "neg_ce", "adversary_updates": 2},
             r"reversal=True: must be False with adversary_updates above 1",
         ),
+        (
+            {"reversal": True, "attribute_objective": "neg_ce", "pooled": 0.5},
+            r"reversal=True: must be False with pooled=0.5",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(options, message):
     with pytest.raises(ValueError, match=message) as caught:
         small(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_noise_and_grid_are_sent_and_declared(data):
+    plain, noisy, rounded = small(), small(release_stddev=0.5), small(release_bits=3)
+    frozen = []
+    for defense in (plain, noisy, rounded):
+        state = init(defense, jax.random.key(0))
+        frozen.append(freeze(defense, state.params, state.statistics)[0])
+    assert [one.stochastic for one in frozen] == [False, True, False]
+    assert [one.log_prob is None for one in frozen] == [True, False, True]
+    first, second = (frozen[1](data.test.image, jax.random.key(key)) for key in (1, 2))
+    assert float((first - second).std()) == pytest.approx(0.5 * np.sqrt(2), rel=0.1)
+    assert len(np.unique(np.asarray(frozen[2](data.test.image, jax.random.key(1))).round(4))) <= 8
+    # All of it is trained, the batch's own statistics included.
+    for defense in (noisy, rounded):
+        state, phase = ready(defense, data)
+        after, metrics = jax.jit(make_step(defense, phase))(state, data.test)
+        assert np.isfinite(float(metrics["loss"]))
+        assert not same(after.params["client"], state.params["client"])
 
 
 def test_data_without_attributes_can_only_be_reconstructed():

@@ -1,0 +1,117 @@
+"""The last step on a device: features at unit variance, noise, and a grid, so that what is sent has a known capacity.
+
+A deterministic client of continuous features hides little from a patient attacker: whatever it whispers can be scaled up again
+(METHODS 2.2). Noise of a known size beside features of a known size cannot be scaled away, nor does a grid give back what it
+rounds off.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.scipy.stats import norm
+from jaxtyping import Array, Float
+
+from ani_jax.types import Features, Images, PRNGKey, Sent
+
+EDGE = 4.0
+"""Beyond so many standard deviations of what is sent, noise included, it is clipped: a range that is declared, and kept."""
+
+
+class Sender(nn.Module):
+    """An encoder whose features are sent at unit variance, with Gaussian noise, rounded to a grid.
+
+        u = (f(x) - mean) / deviation  of each feature over the data,      z = grid(clip(u + noise * eps, -E, E))
+
+    with ``eps ~ N(0, 1)`` for every feature, ``E = EDGE * sqrt(1 + noise^2)`` and ``2^bits`` values from -E to E. Through each
+    feature get no more than ``log(1 + 1 / noise^2) / 2`` nats, nor more than ``bits`` bits. Gradients pass the grid as if it were
+    not there (straight through).
+    [reconstruction] The published client is deterministic.
+
+    Args:
+        encoder: ``(x, key, *, train) -> Sent``.
+        noise: its deviation, in units of a feature's own; 0 for none.
+        bits: of each number that is sent; 0 for float32.
+        axis_name: the mapped axis that batch statistics are averaged over, or ``None``.
+
+    Returns:
+        ``Sent(z, ...)`` of the encoder's shape.
+
+    Example:
+        >>> from ani_jax.modules.edge import SplitEdge
+        >>> module, x = Sender(SplitEdge(2), 0.5, bits=3), jax.random.uniform(jax.random.key(0), (64, 8, 8, 3))
+        >>> (sent, _), variables = module.init_with_output(jax.random.key(0), x, jax.random.key(1), train=True)
+        >>> sent.shape, len(set(sent.ravel().tolist())) <= 2**3
+        ((64, 2, 2, 4), True)
+    """
+
+    encoder: nn.Module
+    noise: float = 0.0
+    bits: int = 0
+    axis_name: str | None = None
+
+    @property
+    def edge(self) -> float:
+        """The largest number that is sent."""
+        return EDGE * math.sqrt(1 + self.noise**2)
+
+    @property
+    def step(self) -> float:
+        """How far values of the grid are apart."""
+        return 2 * self.edge / (2**self.bits - 1)
+
+    @property
+    def declares(self) -> tuple[str, ...]:
+        """What an adaptive attacker is granted; rounded noise is no Gaussian, and without noise there is no density."""
+        if not self.noise:
+            return ()
+        return ("mean", "log_prob") if self.bits else ("mean", "log_prob", "stddev")
+
+    def __call__(self, x: Images, key: PRNGKey, *, train: bool) -> Sent:
+        """Draws what is sent; one key, noise of its own for every feature."""
+        z, aux = self.clean(x, key, train=train)
+        if self.noise:
+            z = z + self.noise * jax.random.normal(key, z.shape, z.dtype)
+        z = jnp.clip(z, -self.edge, self.edge)
+        if self.bits:
+            rounded = self.step * jnp.round((z + self.edge) / self.step) - self.edge
+            z = z + jax.lax.stop_gradient(rounded - z)
+        return Sent(z, aux)
+
+    @nn.compact
+    def clean(self, x: Images, key: PRNGKey | None, *, train: bool) -> Sent:
+        """The encoder's features at unit variance."""
+        z, aux = self.encoder(x, key, train=train)  # type: ignore[operator]
+        # Of every feature by itself: one that is silent but for some images would else be as loud there as it likes.
+        axes: Any = tuple(range(1, z.ndim))
+        norm = nn.BatchNorm(
+            not train, axes, 0.9, use_scale=False, use_bias=False, axis_name=self.axis_name, name="norm"
+        )
+        return Sent(norm(z), aux)
+
+    def mean(self, x: Images) -> Features:
+        """The mean of z given x, but for what range and grid move."""
+        return self.clean(x, None, train=False).z
+
+    def stddev(self, x: Images) -> Features:
+        """The deviation of z given x, likewise."""
+        return jnp.full_like(self.mean(x), self.noise)
+
+    def log_prob(self, z: Features, x: Images) -> Float[Array, " b"]:
+        """Log density of z given x in nats, summed over features; of clipped or rounded ones, the log mass that is sent as z."""
+        unit, half = z - self.mean(x), self.step / 2 if self.bits else 0.0
+        low, high = ((unit + offset) / self.noise for offset in (-half, half))
+        each = _between(low, high) if self.bits else norm.logpdf(low) - math.log(self.noise)
+        # A little inside: the ends of the grid are computed with rounding.
+        each = jnp.where(z <= -self.edge + half / 2, norm.logcdf(high), each)
+        each = jnp.where(z >= self.edge - half / 2, norm.logcdf(-low), each)
+        return each.reshape(len(z), -1).sum(1)
+
+
+def _between(low: Array, high: Array) -> Array:
+    """``log(Phi(high) - Phi(low))``, in whichever tail both lie: differences near 1 would cancel."""
+    low, high = jnp.where(low > 0, -high, low), jnp.where(low > 0, -low, high)
+    upper, lower = norm.logcdf(high), norm.logcdf(low)
+    return upper + jnp.log1p(-jnp.exp(jnp.minimum(lower - upper, -1e-7)))

@@ -31,7 +31,12 @@ from ani_jax.modules.probes import ChannelVotes, Heard, LinearClassifier, LocalD
 from ani_jax.modules.sender import Sender
 from ani_jax.types import Batch, Data, Labels, Logits, Source
 
-ATTRIBUTE_OBJECTIVES = ("max_entropy", "neg_ce", "kl_to_prior")
+ATTRIBUTE_OBJECTIVES: dict[str, Callable[[Logits, Labels, Any], Array]] = {
+    "max_entropy": lambda logits, labels, prior: adversarial.max_entropy(logits),
+    "neg_ce": lambda logits, labels, prior: cross_entropy(logits, labels),
+    "kl_to_prior": lambda logits, labels, prior: adversarial.kl_to_prior(logits, prior),
+}
+"""L_attr of logits, labels and prior, by name."""
 RECONSTRUCTION_OBJECTIVES = {"mse": reconstruction.mse, "l1": reconstruction.l1, "ssim": reconstruction.ssim_loss}
 LISTENERS: dict[str, Callable[[int, int], nn.Module]] = {
     "conv": ConvClassifier,
@@ -127,7 +132,7 @@ class Partition(Prepared, Reversible, Defense):
         super().__post_init__()
         require_split(self.backbone, self.depth, self.image_shape)
         for name, allowed in (
-            ("attribute_objective", ATTRIBUTE_OBJECTIVES),
+            ("attribute_objective", tuple(ATTRIBUTE_OBJECTIVES)),
             ("reconstruction_objective", tuple(RECONSTRUCTION_OBJECTIVES)),
             ("decoder", tuple(DECODERS)),
         ):
@@ -282,6 +287,7 @@ class Partition(Prepared, Reversible, Defense):
     def client_loss(self, forward: Forward, batch: Batch) -> Terms:
         """Cross-entropy, L_attr (mean over hidden attributes and their adversaries) and the hinged L_rec."""
         losses, confusion = {"task": cross_entropy(forward.logits, batch.label).mean()}, []
+        objective = ATTRIBUTE_OBJECTIVES[self.attribute_objective]
         for name, output in forward.adversaries.items():
             if name == IMAGE:
                 continue
@@ -290,7 +296,7 @@ class Partition(Prepared, Reversible, Defense):
             prior, labels = forward.extra.get(f"prior/{attribute}"), batch.sensitive[attribute]
             # Each voter's own entropy is flat near uniform, while pooled votes add up; pooled alone, votes might cancel.
             alone, together = (
-                self._confusion(*own, prior) for own in (_opinions(output, labels), (_pooled(output), labels))
+                objective(*own, prior).mean() for own in (_opinions(output, labels), (_pooled(output), labels))
             )
             confusion.append((1 - self.pooled) * alone + self.pooled * together)
         if confusion:
@@ -308,14 +314,6 @@ class Partition(Prepared, Reversible, Defense):
         names = [adversary.name for adversary in self.adversaries]
         share = weights["attribute"] / max(len(names) - (IMAGE in names), 1)
         return {name: weights["reconstruction"] if name == IMAGE else share for name in names}
-
-    def _confusion(self, logits: Logits, labels: Labels, prior: Any) -> Float[Array, ""]:
-        """L_attr of one adversary."""
-        if self.attribute_objective == "neg_ce":
-            return cross_entropy(logits, labels).mean()
-        if self.attribute_objective == "kl_to_prior":
-            return adversarial.kl_to_prior(logits, prior).mean()
-        return adversarial.max_entropy(logits).mean()
 
     def _error(self, guess: Array, batch: Batch) -> Float[Array, ""]:
         """The unhinged reconstruction loss: all of the reconstructor's own, and the defender's L_rec."""

@@ -103,15 +103,13 @@ class Sender(nn.Module):
         """Log density of z given x in nats, summed over features; of clipped or rounded ones, the log mass that is sent as z."""
         unit, half = z - self.mean(x), self.step / 2 if self.bits else 0.0
         low, high = ((unit + offset) / self.noise for offset in (-half, half))
-        each = _between(low, high) if self.bits else norm.logpdf(low) - math.log(self.noise)
+        each = norm.logpdf(low) - math.log(self.noise)
+        if self.bits:
+            # log(Phi(high) - Phi(low)) in whichever tail both lie: differences near 1 would cancel.
+            upper = norm.logcdf(jnp.where(low > 0, -low, high))
+            lower = norm.logcdf(jnp.where(low > 0, -high, low))
+            each = upper + jnp.log1p(-jnp.exp(jnp.minimum(lower - upper, -1e-7)))
         # A little inside: the ends of the grid are computed with rounding.
         each = jnp.where(z <= -self.edge + half / 2, norm.logcdf(high), each)
         each = jnp.where(z >= self.edge - half / 2, norm.logcdf(-low), each)
         return each.reshape(len(z), -1).sum(1)
-
-
-def _between(low: Array, high: Array) -> Array:
-    """``log(Phi(high) - Phi(low))``, in whichever tail both lie: differences near 1 would cancel."""
-    low, high = jnp.where(low > 0, -high, low), jnp.where(low > 0, -low, high)
-    upper, lower = norm.logcdf(high), norm.logcdf(low)
-    return upper + jnp.log1p(-jnp.exp(jnp.minimum(lower - upper, -1e-7)))

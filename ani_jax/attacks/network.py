@@ -100,6 +100,9 @@ class Trained(Attack):
 
     def fit(self, context: Context) -> Fitted:
         """Starts, and doubles where it is one of the leaders on ``validation``."""
+        # Of what never varies closed forms know all that there is; networks would be compiled to learn a constant.
+        if not np.asarray(context.asked.standardise.rate).any():
+            return Fitted(None, ended=SILENT)
         if not self.first:
             return train(self, context)
         begun = context.fitted(self.start)
@@ -413,10 +416,9 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None, ahead:
         several = np.ndim(begun.last.best) > 0
         state = begun.last._replace(params=jax.tree.map(lambda *ones: jnp.stack(ones), *best) if several else best[0])
     curves = [list(part) for part in begun.curves] if begun is not None else [[] for _ in target.parts]
-    done, silent = curves[0][-1].steps if curves[0] else 0, not np.asarray(asked.standardise.rate).any()
+    done = curves[0][-1].steps if curves[0] else 0
     while True:
-        # Of what never varies no step learns more than a constant.
-        length = 1 if silent else min(done or attack.first or attack.steps, attack.steps - done)
+        length = min(done or attack.first or attack.steps, attack.steps - done)
         state = fit(
             jax.random.fold_in(fit_key, done),
             state.last,
@@ -437,10 +439,10 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None, ahead:
         reached = attack.first and done >= attack.least and settled(curves, target)
         # The last stage takes as many steps as all before it: it is for those alone that nobody is ahead of.
         behind = begun is not None and overtaken(curves, ahead, NEAR if 2 * done < attack.steps else 0.0)
-        if state.failed is not None or reached or silent or behind or done >= attack.steps:
+        if state.failed is not None or reached or behind or done >= attack.steps:
             break
     ended = end_of(curves, target, len(asked.sample.label)) if reached else RISING if attack.first else ""
-    ended = SILENT if silent else BEHIND if behind and not reached else ended
+    ended = BEHIND if behind and not reached else ended
     # Its best parameters are the attacker's: kept twice, they would be half of what a network takes.
     last = state._replace(params=None)
     return Fitted(attacker, state.failed, "", tuple(map(tuple, curves)), ended, last)

@@ -100,8 +100,9 @@ class Trained(Attack):
 
     def fit(self, context: Context) -> Fitted:
         """Starts, and doubles where it is one of the leaders on ``validation``."""
+        mean, rate = map(np.asarray, (context.asked.standardise.mean, context.asked.standardise.rate))
         # Of what never varies closed forms know all that there is; networks would be compiled to learn a constant.
-        if not np.asarray(context.asked.standardise.rate).any():
+        if np.isfinite(mean).all() and not rate.any():
             return Fitted(None, ended=SILENT)
         if not self.first:
             return train(self, context)

@@ -320,7 +320,7 @@ class Residual(Trained):
     levels = MappingProxyType(
         {
             "preview": {"steps": 20, "blocks": 1, "width": 32, "batch_size": 32},
-            "standard": {"steps": 2496, "first": 312, "least": 2496, "again": 1248, "views": VIEWED, "width": 64},
+            "standard": {"steps": 2496, "first": 312, "least": 2496, "again": 1248, "views": VIEWED},
             "thorough": {"steps": 19_968, "first": 624, "least": 2496, "views": VIEWED},
         }
     )

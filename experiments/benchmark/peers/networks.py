@@ -396,24 +396,21 @@ class Block(nn.Module):
 
 
 class DecoderReader(nn.Module):
-    """Residual blocks at z's resolution, a quarter of the image's; one doubling; every position paints its square."""
+    """Residual blocks at z's resolution, which is a quarter of the image's; then every position paints its square."""
 
     def __init__(self, channels: int, width: int, blocks: int):
         super().__init__()
-        fine = 3 * width // 8
         self.Conv_0, self.BatchNorm_0 = conv(channels, width, bias=False), nn.BatchNorm2d(width)
         for index in range(blocks):
             self.add_module(f"Block_{index}", Block(width))
-        self.doubled, self.BatchNorm_1 = conv(width, 4 * fine, bias=False), nn.BatchNorm2d(fine)
-        self.blocks, self.pixels = blocks, conv(fine, 12)
+        self.blocks, self.pixels = blocks, conv(width, 48)
 
     def forward(self, z: Tensor) -> Tensor:
         """Images from features."""
         x = relu(self.BatchNorm_0(self.Conv_0(z)))
         for index in range(self.blocks):
             x = self.get_submodule(f"Block_{index}")(x)
-        x = relu(self.BatchNorm_1(unfold(self.doubled(x), 2)))
-        return torch.sigmoid(unfold(self.pixels(x), 2))
+        return torch.sigmoid(unfold(self.pixels(x), 4))
 
 
 class ConvClassifier(nn.Module):

@@ -338,7 +338,7 @@ class Residual(Trained):
 
     def repeated(self) -> Self | None:
         """The standardised one alone: what is quiet in the mean of noisy releases is noise."""
-        alone = dataclasses.replace(super().repeated(), rivals=())
+        alone = dataclasses.replace(super().repeated(), rivals=(), views=(self.seen,))
         return alone if self.seen == "standardised" else None
 
     def view(self, context: Context) -> View:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from ani_jax.attacks import descent
 from ani_jax.attacks.decoder import BLOCKS, WIDTH
-from ani_jax.attacks.network import Drawn, Objective
+from ani_jax.attacks.network import Draw, Lessons, Objective
 from ani_jax.data.loader import Rows
 from ani_jax.defenses import registry
 from ani_jax.defenses.ani import Ani, NoiseInjector
@@ -215,17 +215,19 @@ def _facts(traced: Any) -> dict[str, float]:
     }
 
 
-def _fit(loss: Any, optimizer: Any, params: Any, data: Any, steps: int) -> Case:
-    """Steps of a fit as its loop on the host dispatches them."""
+def _fit(loss: Any, optimizer: Any, params: Any, data: Any, steps: int, draw: Any = None) -> Case:
+    """Steps of a fit as its loop on the host dispatches them, each behind the draw of its rows where there is one."""
     key, carried = jax.random.key(2), (params, optimizer.init(params), jnp.asarray(True))
 
     def unit() -> Any:
         nonlocal carried
         for index in range(steps):
-            *carried, value = fitting.step(loss, optimizer.update, *carried, data, key, index)
+            own = data if draw is None else draw(data, jax.random.fold_in(key, index))
+            *carried, value = fitting.step(loss, optimizer.update, *carried, own, key, index)
         return jax.block_until_ready((carried, value))[1]
 
-    return Case(unit, steps, lambda: _facts(fitting.step.trace(loss, optimizer.update, *carried, data, key, 0)))
+    own = data if draw is None else jax.eval_shape(draw, data, key)
+    return Case(unit, steps, lambda: _facts(fitting.step.trace(loss, optimizer.update, *carried, own, key, 0)))
 
 
 def critic(shape: Shape) -> Case:
@@ -245,14 +247,15 @@ def _undefended(shape: Shape) -> Release:
     return freeze(defense, state.params, state.statistics)[0]
 
 
-def decoder_step(shape: Shape, width: int = WIDTH, blocks: int = BLOCKS) -> Case:
-    """The strongest decoder's step on what the undefended client sent, behind the draw of its rows."""
-    stored, side = batch(shape.batch, shape), shape.image // 4
-    z = jax.random.normal(jax.random.key(1), (shape.batch, side, side, 2 * shape.width))
+def decoder_step(shape: Shape, width: int = WIDTH, blocks: int = BLOCKS, owned: int = 512) -> Case:
+    """The strongest decoder's step on what the undefended client sent."""
+    stored, side = batch(owned, shape), shape.image // 4
+    z = jax.random.normal(jax.random.key(1), (owned, side, side, 2 * shape.width))
     module = DecoderReader((shape.image, shape.image, 3), width, blocks)
     params = initialise(module, jax.random.key(0), z[:1])["params"]
-    loss = Objective(module, image_mse)
-    return _fit(loss, fitting.adam(LEARNING_RATE, STEPS, 1.0), params, Drawn(z, stored, None), steps=1)
+    loss, optimizer = Objective(module, image_mse), fitting.adam(LEARNING_RATE, STEPS, 1.0)
+    lessons = Lessons(z, stored, z, stored, None)
+    return _fit(loss, optimizer, params, lessons, steps=1, draw=jax.jit(Draw(shape.batch)))
 
 
 def elsewhere(image: Images) -> Images:

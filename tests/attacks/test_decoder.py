@@ -9,6 +9,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 
 from ani_jax.attacks import base, decoder, query
+from ani_jax.attacks.network import CONTAINED
 from ani_jax.targets.image import Image
 from ani_jax.types import Batch, Knowledge, Source, fixed
 
@@ -232,3 +233,15 @@ def test_where_there_is_no_guess_the_correction_says_so(key, fit):
     asked = asked_of(lambda x: jnp.full((len(x), 20), jnp.nan), train=100)
     found = base.Fits(asked, lambda attack: key)(decoder.Residual(Image(), steps=2, seen="guessed"))
     assert found.failed == "ValueError: no penalty gave a finite decoder"
+
+
+def test_a_map_beside_its_guess_is_heard_once_and_alone_where_it_is_heard_again(key):
+    asked = asked_of(lambda x: x, train=100, held=20)
+    settings = {"Residual": {"steps": 2, "first": 0, "least": 0, "again": 2, "width": 8, "blocks": 1}}
+    level = dataclasses.replace(base.LEVELS["standard"], settings=settings)
+    plain, guessed = decoder.Residual.at(Image(), level)
+    fits = base.Fits(asked, lambda attack: key)
+    assert (fits(plain).attacker, fits(plain).ended) == (None, CONTAINED)
+    assert fits(guessed).attacker is not None
+    assert fits(plain.repeated()).attacker is not None
+    assert guessed.repeated() is None

@@ -419,7 +419,9 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None, ahead:
     curves = [list(part) for part in begun.curves] if begun is not None else [[] for _ in target.parts]
     done = curves[0][-1].steps if curves[0] else 0
     while True:
-        length = min(done or attack.first or attack.steps, attack.steps - done)
+        # Behind the start, which says who leads, one cosine up to ``least``: stages that each anneal to zero learn less in as
+        # many steps (funnel at seed 100, 64 channels, MSE after 1,248: doublings .0072, one cosine .0058).
+        length = min(max(done, attack.least - done) if done else attack.first or attack.steps, attack.steps - done)
         state = fit(
             jax.random.fold_in(fit_key, done),
             state.last,

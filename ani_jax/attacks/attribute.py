@@ -26,7 +26,7 @@ from ani_jax.attacks.base import (
 )
 from ani_jax.attacks.network import BEHIND, PRUNED, SILENT, Trained, end_of
 from ani_jax.attacks.query import Observed, flat
-from ani_jax.attacks.views import FITTED, Answered, View, view_of
+from ani_jax.attacks.views import FITTED, Answered, Joined, View, view_of
 from ani_jax.modules.readers import (
     AdditiveReader,
     ConvReader,
@@ -196,8 +196,6 @@ FORMS: Mapping[str, Callable[[int], nn.Module]] = MappingProxyType(
     }
 )
 """Name -> the network with so many outputs."""
-MAPS = ("conv", "local")
-"""Those that see positions beside each other."""
 RATES = MappingProxyType({"linear": 5.0, "additive": 2.0})
 """Form -> factor of the learning rate: what starts at 0 and has one layer has far to go."""
 
@@ -238,14 +236,14 @@ class Joint(Trained):
         return FORMS[self.form](sum(head.classes for head in self.target.heads))
 
     def view(self, context: Context) -> View:
-        """The view, learnt on the sample; the standardised one has the provider's logits beside it where they are granted."""
+        """The view, learnt on the sample; one perceptron has the provider's logits beside it where they are granted."""
         asked, view = context.asked, view_of(context, self.seen)
         predict = asked.knowledge.predict
-        # Of one view alone, since its network may cost more than the attacker's. A map has no place for them, nor does the
-        # network hear several releases.
-        with_logits = self.seen == "standardised" and self.form not in MAPS and asked.queries == 1
-        told = predict is not None and with_logits
-        return Answered.of(view, predict, asked.sample_z[:FITTED]) if told else view  # type: ignore[arg-type]
+        # For one network, and where its rows stay as they are, since the provider's may cost more than the attacker's: where
+        # noise is fresh at every step, trees alone have them. Nor does it hear several releases.
+        alone = (self.form, self.seen) == ("perceptron", "standardised")
+        told = predict is not None and alone and asked.queries == 1 and not asked.release.stochastic
+        return Joined((view, Answered.of(predict, asked.sample_z[:FITTED]))) if told else view  # type: ignore[arg-type]
 
 
 @register(Attribute)

@@ -35,8 +35,8 @@ NEAR = 0.05
 """A leader that is so much weaker than another, after as many steps of both, is trained no longer; nor are such trees. [ours]"""
 FAR = 0.25
 """A start that is so much weaker than another does not lead [ours]."""
-LOOKS = 4
-"""How often a stage is looked at on ``validation``."""
+LOOKS, APART = 4, 312
+"""How often a stage is looked at on ``validation``, and how many steps lie between two looks at least."""
 FLOOR = float(np.finfo(np.float32).max)
 """Loss of what never had a finite one."""
 REACHED, RISING, PRUNED = "plateau reached", "still rising: a lower bound", "not among the leaders: not trained on"
@@ -113,6 +113,11 @@ class Trained(Attack):
         if self in leaders:
             # The best is trained first, whatever their order: the others stop where they stay behind.
             ahead = tuple(context.fitted(rival).curves for rival in leaders[: leaders.index(self)])
+            if all(
+                any(question.answered(curves[part][-1].strength) for curves in ahead if curves)
+                for part, (question, _) in enumerate(self.target.parts)
+            ):
+                return begun._replace(attacker=None, ended=BEHIND)
             return train(self, context, begun, ahead)
         # What neither leads nor answers has its curve on record; what it would guess need not be asked.
         return begun._replace(ended=REACHED) if answers else begun._replace(attacker=None, ended=PRUNED)
@@ -430,7 +435,7 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None, ahead:
             steps=length,
             optimizer=adam(attack.rate, length, 1.0),
             evaluate=Selection(module, target.selection),
-            every=max(1, -(-length // LOOKS)),
+            every=max(APART, -(-length // LOOKS)),
             kept=state if done else None,
             draw=Draw(attack.batch_size),
             on_event=context.emit,

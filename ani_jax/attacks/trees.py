@@ -55,7 +55,7 @@ class Boosted(Attack):
 
         asked, name = context.asked, self.target.name
         z, labels = asked.sample_z[: self.rows], np.asarray(asked.sample.sensitive[name])[: self.rows]
-        view = Joined.of(z, self.views)
+        view = Joined.of(z, self.views, asked.knowledge.predict)
         truth = np.asarray(asked.validation.sensitive[name])
         # A class that none of these rows has cannot be guessed; scikit-learn refuses to look at it.
         heard = np.isin(truth, labels)

@@ -263,26 +263,24 @@ def view_of(context: Context, name: str) -> View:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Answered:
-    """A view with what the provider's own network makes of z beside it.
+    """What the provider's own network makes of z: its standardised logits.
 
     Attributes:
-        view: any view.
         predict: the provider's network, a pytree callable.
         standardise: of its logits.
     """
 
-    view: View
     predict: Callable[[Features], Logits]
     standardise: Standardiser
 
     @classmethod
-    def of(cls, view: View, predict: Callable[[Features], Logits], z: Features) -> "Answered":
+    def of(cls, predict: Callable[[Features], Logits], z: Features) -> "Answered":
         """Statistics of the logits of (n, ...) features."""
-        return cls(view, predict, Standardiser.of(jnp.asarray(predicted(predict, z))))
+        return cls(predict, Standardiser.of(jnp.asarray(predicted(predict, z))))
 
     def __call__(self, z: Features) -> Float[Array, "n d"]:
         """The flat view."""
-        return jnp.concatenate([self.view(z), flat(self.standardise(self.predict(z)))], axis=1)
+        return flat(self.standardise(self.predict(z)))
 
 
 @jax.tree_util.register_dataclass
@@ -293,13 +291,16 @@ class Joined:
     parts: tuple[View, ...]
 
     @classmethod
-    def of(cls, z: Features, names: tuple[str, ...]) -> "Joined":
-        """The views of those names, fitted on (n, ...) features."""
-        return cls(tuple(VIEWS[name](z) for name in names))
+    def of(cls, z: Features, names: tuple[str, ...], predict: Callable[[Features], Logits] | None = None) -> "Joined":
+        """The views of those names, fitted on (n, ...) features, and what the provider's network makes of them, where granted."""
+        told = () if predict is None else (Answered.of(predict, z),)
+        return cls((*(VIEWS[name](z) for name in names), *told))
 
-    def on(self, z: Features) -> Float[Array, "n d"]:
+    def __call__(self, z: Features) -> Float[Array, "n d"]:
         """The flat view."""
         return jnp.concatenate([part(z) for part in self.parts], axis=1)
+
+    on = __call__
 
     def rows(self, z: Features) -> np.ndarray:
         """The view of many rows, on the host."""

@@ -10,6 +10,8 @@ from ani_jax.modules.adversaries import space_to_depth
 from ani_jax.targets.base import Answers
 from ani_jax.types import Features, Images, Logits
 
+ANSWERED = 10_240
+"""Images of the sample that the provider answers for at most: means and frequencies of them are known well enough."""
 FOLD = 4
 """Attackers get raw images with 4x4 pixels folded to a cell, where sides allow it: nothing lost, 16 times cheaper."""
 
@@ -19,13 +21,13 @@ def answered(predict: Callable[[Features], Logits], asked: Asked, test_z: Observ
 
     Args:
         predict: the provider's network.
-        asked: whose sample it answers for.
+        asked: of whose sample it answers for the first ``ANSWERED``.
         test_z: releases of the test images.
 
     Raises:
         ValueError: ``predict`` does not return (n, K) logits.
     """
-    sample, test = (predicted(predict, z) for z in (asked.sample_z, test_z[0]))
+    sample, test = (predicted(predict, z) for z in (asked.sample_z[:ANSWERED], test_z[0]))
     return Answers(sample.argmax(1), test.argmax(1), test.shape[1])
 
 

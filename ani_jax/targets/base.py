@@ -25,7 +25,7 @@ class Answers:
     """What the provider itself answers: predicted primary classes of the auxiliary sample and of the test images.
 
     Attributes:
-        sample: (n,) predictions for the images that attackers learn from.
+        sample: (n,) predictions for the first n of the images that attackers learn from.
         test: (m,) predictions for the test images.
         classes: K of the primary task.
     """

@@ -115,8 +115,9 @@ def class_mean(answers: Answers, sample: np.ndarray) -> Float[np.ndarray, "m h w
 
     Args:
         answers: the provider's.
-        sample: (n, h, w, c) images.
+        sample: images (n, h, w, c), those that are answered for first.
     """
+    sample = sample[: len(answers.sample)]
     # Of a class that is never answered for the sample there is no mean: the mean image answers for it.
     means = [
         sample[answers.sample == k].mean(0) if (answers.sample == k).any() else sample.mean(0)

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from ani_jax.attacks.base import Standardiser
-from ani_jax.attacks.views import VIEWS, Answered, Decorrelated, Joined, Pooled, Ranked, Sorted
+from ani_jax.attacks.views import VIEWS, Decorrelated, Joined, Pooled, Ranked, Sorted
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_joined_views_lie_beside_each_other(shape):
 
 def test_the_providers_logits_stand_beside_a_view(z):
     standardised = VIEWS["standardised"](z)
-    view = Answered.of(standardised, jax.tree_util.Partial(lambda z: 1e3 + 5 * z.reshape(len(z), -1)[:, :2]), z)
+    view = Joined.of(z, ("standardised",), jax.tree_util.Partial(lambda z: 1e3 + 5 * z.reshape(len(z), -1)[:, :2]))
     told = np.asarray(view(z))
     np.testing.assert_array_equal(told[:, :-2], standardised(z))
     np.testing.assert_allclose(told[:, -2:], told[:, :2], atol=1e-3)

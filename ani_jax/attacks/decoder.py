@@ -35,6 +35,8 @@ from ani_jax.types import Features, Images, PRNGKey
 
 PENALTIES = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Ridge penalties, as parts of the mean eigenvalue of the matrix that is inverted."""
+PATIENCE = 2
+"""Penalties in a row that may do worse than the best before a path in double precision ends."""
 KERNEL_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridge penalties of the kernel decoder, likewise."""
 BANDWIDTHS = (1.0, 4.0)
@@ -88,7 +90,7 @@ class Ridge(Attack):
             matrix += z.T @ z
             target += z.T @ (_doubled(asked.sample.image[part]) - bias)
         # A client that sends a constant has a matrix of zeros: the decoder must then be the mean image.
-        mean, best, least = max(np.trace(matrix) / size, 1e-20), None, math.inf
+        mean, best, least, worse = max(np.trace(matrix) / size, 1e-20), None, math.inf, 0
         for penalty in self.penalties:
             try:
                 factor = scipy.linalg.cho_factor(matrix + penalty * mean * np.eye(size), overwrite_a=True)
@@ -97,8 +99,10 @@ class Ridge(Attack):
             # For the images rather than for the pixels, of which there are more.
             guess = scipy.linalg.cho_solve(factor, held.T).T @ target + bias
             error = np.square(guess.clip(0, 1) - truth).mean()
-            if error < least:
-                best, least = factor, error
+            best, least, worse = (factor, error, 0) if error < least else (best, least, worse + 1)
+            # Behind the best penalty stronger ones only get worse, and each costs as much as all rows did.
+            if best is not None and worse == PATIENCE:
+                break
         if best is None:
             return Fitted(None, "no penalty gave a finite decoder")
         weights, shape = scipy.linalg.cho_solve(best, target), asked.validation.image.shape[1:]
@@ -320,7 +324,7 @@ class Residual(Trained):
     levels = MappingProxyType(
         {
             "preview": {"steps": 20, "blocks": 1, "width": 32, "batch_size": 32},
-            "standard": {"steps": 2496, "first": 312, "least": 2496, "again": 1248, "views": VIEWED},
+            "standard": {"steps": 2496, "first": 312, "least": 2496, "again": 1248, "batch_size": 64, "views": VIEWED},
             "thorough": {"steps": 19_968, "first": 624, "least": 2496, "views": VIEWED},
         }
     )

@@ -26,6 +26,8 @@ from ani_jax.types import Images, PRNGKey, Release
 
 SCATTER = 0.1
 """Standard deviation of what is added to the mean image for the third start and those after it."""
+TOGETHER = 32
+"""Images that descend together at most."""
 SHORTER, FEWER = 4, 6
 """What part of its steps a setting is tried for at first, and what part of the settings then goes all the way."""
 
@@ -144,8 +146,8 @@ def by_parts(one: Any, starts: ArrayLike, z: ArrayLike, setting: Setting) -> tup
     rows, observed = np.asarray(starts), np.asarray(z)
     k, n = observed.shape[:2]
     # Every start of an image is a row and holds its k releases: many of either leave room for fewer images.
-    # A power of two, so that the rounds of a tuning share their program.
-    size = max(1, min(1 << (n - 1).bit_length(), ROWS // max(len(rows), k // 4)))
+    # A power of two and no more than ``TOGETHER``, so that the rounds of a tuning and what is scored share their program.
+    size = max(1, min(1 << (n - 1).bit_length(), TOGETHER, ROWS // max(len(rows), k // 4)))
     columns = Setting(*(np.broadcast_to(np.asarray(part, np.float32), (n,)) for part in setting))
     parts = []
     for begin in range(0, n, size):

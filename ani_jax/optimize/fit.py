@@ -7,7 +7,7 @@ dispatched without waiting; the host looks at the losses once in ``every`` steps
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -56,6 +56,7 @@ def fit(
     patience: int | None = None,
     kept: Fit | None = None,
     draw: Callable[[Any, PRNGKey], Any] | None = None,
+    stop: Callable[[Sequence[Mapping[str, Any]]], bool] | None = None,
     on_event: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Fit:
     """Minimises the expectation of ``loss(params, data, key)`` over keys.
@@ -77,6 +78,7 @@ def fit(
         kept: an earlier fit with the same ``evaluate``, whose best stays the best until something beats it.
         draw: static ``(data, key)`` with the step's own key -> what ``loss`` takes for ``data`` at that step, in a program of its
             own: in one with its readers XLA makes a batch as often as it is read. None where ``loss`` draws.
+        stop: asked at every look, of the history so far, whether to end there.
         on_event: called at every look with the history's newest entry.
 
     Returns:
@@ -130,7 +132,7 @@ def fit(
         history.append(entry)
         if on_event is not None:
             on_event(entry)
-        if patience is not None and waited >= patience:
+        if (patience is not None and waited >= patience) or (stop is not None and stop(history)):
             break
     return Fit(best_params, tuple(history), done, _finite(best), last=params)
 

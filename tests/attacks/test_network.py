@@ -176,7 +176,7 @@ def test_the_best_for_each_question_leads(key, asked, losses, expected):
 
 
 def test_a_leader_that_stays_behind_is_trained_no_longer(key, asked, fit):
-    ahead = ((Look(25, 1.0, 0.0), Look(50, 1.0, 0.0)),)
+    ahead = Fitted(None, curves=((Look(25, 1.0, 0.0), Look(50, 1.0, 0.0)),))
     attack = Halving(Half("half"), steps=3200, batch_size=16, learning_rate=0.02, first=25)
     context = Context(key, asked, lambda other: network.train(other, context))
     begun = network.train(attack.start, context)
@@ -185,12 +185,46 @@ def test_a_leader_that_stays_behind_is_trained_no_longer(key, asked, fit):
     # One that is hardly ahead stops it before the last stage, which takes as many steps as all before.
     whole = network.train(dataclasses.replace(attack, steps=200), context, begun)
     [*_, half, end] = whole.curves[0]
-    near = ((Look(25, 9.0, -9.0), dataclasses.replace(half, strength=half.strength + 0.01)),)
+    near = Fitted(None, curves=((Look(25, 9.0, -9.0), dataclasses.replace(half, strength=half.strength + 0.01)),))
     stopped = network.train(dataclasses.replace(attack, steps=200), context, begun, (near,))
     assert (end.steps, stopped.ended, stopped.curves[0][-1]) == (200, network.BEHIND, half)
     # One that was no stronger by then stops nobody, whatever became of it later.
-    late = ((Look(25, 9.0, -9.0), Look(6400, 0.0, 0.0)),)
+    late = Fitted(None, curves=((Look(25, 9.0, -9.0), Look(6400, 0.0, 0.0)),))
     assert network.train(attack, context, begun, (late,)).ended == network.REACHED
+
+
+def test_a_leader_that_lags_in_the_midst_of_a_stage_is_stopped_there(key, asked, fit, monkeypatch):
+    monkeypatch.setattr(network, "APART", 10)
+    attack = Halving(Half("half"), steps=800, batch_size=16, learning_rate=0.02, first=25, least=400)
+    context = Context(key, asked, lambda other: network.train(other, context))
+    begun = network.train(attack.start, context)
+    whole = network.train(attack, context, begun)
+    looks = [look["evaluation"] for look in whole.last.history]
+    assert [look["step"] for look in whole.last.history] == [94, 188, 282, 375, *(100 * i for i in range(1, 5))]
+    # Of two that are ahead of it at some look, one alone is so by enough.
+    for least, expected in ((0.95, [25, 400, 800]), (0.5, [25, 25 + 188])):
+        history = [{"evaluation": value * (least if place == 1 else 1)} for place, value in enumerate(looks)]
+        ahead = Fitted(None, last=whole.last._replace(history=tuple(history)))
+        found = network.train(attack, context, begun, (ahead,))
+        assert [look.steps for look in found.curves[0]] == expected
+    assert found.ended == network.BEHIND
+
+
+def test_lagging_is_for_every_question():
+    def looks(*values):
+        return [{"evaluation": value} for value in values]
+
+    for own, others, expected in (
+        ([1.0], [[0.5]], True),
+        ([1.0], [[0.95]], False),
+        ([1.0], [], False),
+        ([1.0, 1.0], [[0.5]], False),
+        ([], [[0.5]], False),
+        ([[1.0, 1.0]], [[[0.5, 1.0]]], False),
+        ([[1.0, 1.0]], [[[0.5, 1.0]], [[1.0, 0.5]]], True),
+        ([float("nan")], [[0.5]], False),
+    ):
+        assert network.lagging(looks(*own), [looks(*other) for other in others]) == expected
 
 
 SIDE, TOP = Attribute("side", 2), Attribute("top", 3)
@@ -243,6 +277,16 @@ def test_a_question_that_a_start_has_answered_keeps_nobody_in_training(key, seen
     found = [dataclasses.replace(one, rivals=rivals).fit(Context(key, seen, starts.__getitem__)) for one in rivals]
     # The one that answers best guesses as it is.
     assert [(one.attacker, one.ended) for one in found] == [(None, network.PRUNED), ("a", network.REACHED)]
+
+
+def test_who_leaves_less_than_a_point_to_find_is_followed_by_nobody(key, seen):
+    rivals = tuple(Joint(Heads("one", (SIDE,)), steps=40, first=5, form=form) for form in ("perceptron", "additive"))
+    losses = zip(rivals, (0.1, 0.2), strict=True)
+    known = {one.start: Fitted("a", None, "", ((Look(5, loss, 0.7),),)) for one, loss in losses}
+    best, second = (dataclasses.replace(one, rivals=rivals) for one in rivals)
+    known[best] = Fitted("b", None, "", ((Look(40, 0.01, 0.991),),))
+    found = second.fit(Context(key, seen, known.__getitem__))
+    assert (found.attacker, found.ended) == (None, network.BEHIND)
 
 
 def declaring(mean=lambda v, x: x, stddev=lambda v, x: 0.5 + 0 * x):

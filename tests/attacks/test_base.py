@@ -140,7 +140,6 @@ def test_the_order_is_that_of_targets_then_families_then_releases():
         "prior image",
         "prior image k=4",
         "shadow image",
-        "shadow image k=4",
         "whitebox image",
         "whitebox image k=4",
     ]

@@ -215,8 +215,11 @@ class Scene:
     ) -> tuple[Asked, Observed]:
         if name not in self.others:
             # About the same images, unless they are others: less memory, and less that differs between two clients.
-            like = self.asked if data is None else None
-            self.others[name] = _look(self.key, name, knowledge, data or self.data, self.level, queries, burst, like)
+            like, level = (self.asked if data is None else None), self.level
+            if data is not None:
+                # Of images of another kind, which closed forms alone learn from, all rows would be a gigabyte beside these.
+                level = dataclasses.replace(level, sample=level.often or level.sample)
+            self.others[name] = _look(self.key, name, knowledge, data or self.data, level, queries, burst, like)
         return self.others[name]
 
     def ceiling(self, client: str, target: Target) -> float | None:

@@ -429,7 +429,8 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None, ahead:
     others = [one.last.history for one in ahead if one.last is not None]
     while True:
         # Behind the start, which says who leads, one cosine up to ``least``: stages that each anneal to zero learn less in as
-        # many steps (funnel at seed 100, 64 channels, MSE after 1,248: doublings .0072, one cosine .0058).
+        # many steps (local curves on funnel at seed 100, cross-entropy of ink and paper after 2,496: doublings 0.037 and
+        # 0.044, one cosine 0.024 and 0.026; a decoder as much).
         length = min(max(done, attack.least - done) if done else attack.first or attack.steps, attack.steps - done)
         state = fit(
             jax.random.fold_in(fit_key, done),

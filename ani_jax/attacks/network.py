@@ -57,7 +57,7 @@ class Trained(Attack):
         steps: of all stages together, at most.
         first: steps of the start that all of a family's networks make; 0 for all ``steps`` at once.
         again: of all stages together where it hears several releases, which noise leaves less to find in; 0 for as many.
-        least: no plateau is called before so many steps.
+        least: no plateau is called before so many steps, to which a network is trained at once behind its start.
         leaders: so many architectures are trained on behind their starts: the best for each question that no start has
             answered, and the next best where these are fewer.
         batch_size: rows a step.
@@ -391,7 +391,9 @@ Curves = tuple[tuple[Look, ...], ...]
 
 
 def train(attack: Trained, context: Context, begun: Fitted | None = None, ahead: tuple[Fitted, ...] = ()) -> Fitted:
-    """Trains one network in stages that double, until two in a row gained nothing or its steps are spent.
+    """Trains one network: its start, at once to ``least``, then doublings, until two stages in a row gained nothing.
+
+    Also until its steps are spent, or another that leads before it stays ahead.
 
     Args:
         attack: whose target's losses are minimised and chosen by (Adam, in every stage warm-up and cosine decay, gradients

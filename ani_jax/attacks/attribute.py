@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from ani_jax.attacks.base import (
     EVERYWHERE,
+    PATIENCE,
     Asked,
     Attack,
     Context,
@@ -60,9 +61,6 @@ AGAIN = (("local", "ranked"), ("perceptron", "standardised"), ("additive", "rank
 """Those that also hear several releases of an image, of which one leads: there is less to find than in a single one."""
 L2_GRID = (1.0, 1e-1, 1e-2, 1e-3)
 """Weights of the probe's penalty, from the strongest on; each fit starts from the one before."""
-
-PATIENCE = 2
-"""Penalties in a row that may do worse than the best before the path ends: weaker ones only overfit more."""
 
 NUMBERS = 10_240 * 4096
 """Features of all rows together that a probe learns from: of several noisy releases each row has four statistics of each."""

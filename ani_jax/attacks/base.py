@@ -25,6 +25,8 @@ from ani_jax.records import BURST, Look
 from ani_jax.targets.base import Target
 from ani_jax.types import Batch, Features, Knowledge, PRNGKey, Release, Source
 
+PATIENCE = 2
+"""Penalties in a row that may do worse than the best before a path of them ends: behind it fits only get worse. [ours]"""
 PART = 4096
 """Rows in double precision at once."""
 SAMPLE = 2048
@@ -491,6 +493,7 @@ class Fits:
         asked: the answers.
         key: of each attack.
         emit: receives the events of each, see ``Context.emit``.
+        whole: fits what asks for no fewer images, where these answers are some of others; None where they are all.
     """
 
     def __init__(
@@ -498,12 +501,19 @@ class Fits:
         asked: Asked,
         key: Callable[[Attack], PRNGKey],
         emit: Callable[[Attack, Mapping[str, Any]], None] = lambda attack, event: None,
+        whole: "Fits | None" = None,
     ):
-        self.asked, self.key, self.emit = asked, key, emit
+        self.asked, self.key, self.emit, self.whole = asked, key, emit, whole
         self.done: dict[Attack, Fitted] = {}
+
+    def fewer(self, asked: Asked) -> "Fits":
+        """The same for some of the answers: what is fitted on all of them, such as a decoder to start from, need not be again."""
+        return Fits(asked, self.key, self.emit, self)
 
     def __call__(self, attack: Attack, rivals: Sequence[Attack] = ()) -> Fitted:
         """What the attack found; whatever a stranger's client raises inside it becomes a result that says so."""
+        if self.whole is not None and not attack.images:
+            return self.whole(attack, rivals)
         if attack not in self.done:
             others = tuple(one for one in rivals if one is not attack)
             context = Context(self.key(attack), self.asked, self, functools.partial(self.emit, attack), others)

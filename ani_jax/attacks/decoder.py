@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from ani_jax.attacks.base import (
     EVERYWHERE,
+    PATIENCE,
     Asked,
     Attack,
     Context,
@@ -35,8 +36,6 @@ from ani_jax.types import Features, Images, PRNGKey
 
 PENALTIES = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Ridge penalties, as parts of the mean eigenvalue of the matrix that is inverted."""
-PATIENCE = 2
-"""Penalties in a row that may do worse than the best before a path in double precision ends."""
 KERNEL_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridge penalties of the kernel decoder, likewise."""
 BANDWIDTHS = (1.0, 4.0)
@@ -143,10 +142,6 @@ class Kernel(Attack):
 
 def _doubled(x: Array) -> Float[np.ndarray, "n d"]:
     return np.asarray(flat(x), np.float64)
-
-
-CLOSED = (Ridge, Kernel)
-"""Decoders that others start from: what they fit has ``on(z)``, so that a network can learn what to add to it."""
 
 
 def _closed_form(asked: Asked, widths: Sequence[Array | None], penalties: Sequence[float]) -> Fitted:

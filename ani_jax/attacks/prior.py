@@ -14,12 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ani_jax.attacks import decoder
-from ani_jax.attacks.base import Asked, Attack, Context, Fitted, OnEvent, register
+from ani_jax.attacks.base import Asked, Context, Fitted, OnEvent, register
 from ani_jax.attacks.descent import Goal, Setting, descend, drift, goal_of
 from ani_jax.attacks.masking import Forms
 from ani_jax.attacks.query import Observed
-from ani_jax.attacks.whitebox import by_parts, settings, shared, tune
+from ani_jax.attacks.whitebox import Starting, by_parts, settings, shared, tune
 from ani_jax.modules.adversaries import ConvClassifier, MirrorDecoder
 from ani_jax.modules.initialise import initialise
 from ani_jax.optimize.fit import adam, fit
@@ -106,7 +105,7 @@ class Autoencoder(nn.Module):
 
 @register(Image)
 @dataclasses.dataclass(frozen=True)
-class Prior(Attack):
+class Prior(Starting):
     """Trains an autoencoder on ``auxiliary`` and inverts within what it can paint.
 
         min over w of  misfit(paint(layer(w)), z) + variation * TV + energy * mean(w^2),        then
@@ -122,7 +121,6 @@ class Prior(Attack):
         variations: grid of weights of the total variation.
         energies: grid of weights of the codes' and layers' own penalties.
         tuned_on: validation images that the grid is tried on.
-        starters: decoders that the first start is chosen from; none for none.
         batch_size: images a step of the autoencoder's training.
         learning_rate: Adam's peak rate there.
         surrogate_steps: of the network whose gradients compete with the client's own, as of `WhiteBox`.
@@ -137,7 +135,6 @@ class Prior(Attack):
     variations: tuple[float, ...] = (0.0,)
     energies: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
     tuned_on: int = 16
-    starters: tuple[type[Attack], ...] = decoder.CLOSED
     batch_size: int = 64
     learning_rate: float = 2e-3
     surrogate_steps: int = 400
@@ -154,7 +151,7 @@ class Prior(Attack):
         height, width, channels = asked.sample.image.shape[1:]
         module = Autoencoder((height, width, channels), self.size, self.width)
         params, failed = self.train(train_key, module, asked, context.emit)
-        guess = context.best([kind(self.target) for kind in self.starters])
+        guess = context.best(self.starters)
         count = max(1, self.restarts - (guess is not None))
         codes = jax.random.normal(start_key, (count, self.size)).at[0].set(0)
         begin = _painted(module, params, codes[:1])

@@ -1,7 +1,7 @@
 """White-box inversion: regularised maximum likelihood for every image by itself (He, Zhang & Lee 2019; METHODS 5.3).
 
-The objective and its descent are ``attacks/descent.py``'s. [ours] Where a closed-form decoder exists, one of the starts is its
-guess: on the undefended split of digits 300 steps from there find what thousands from the mean image do not.
+The objective and its descent are ``attacks/descent.py``'s. [ours] One of the starts is what the best decoder guesses,
+in closed form or trained: on the undefended split of digits 300 steps from there find what thousands from the mean image do not.
 The gradients of a surrogate compete with the client's own, which may lie (``attacks/masking.py``).
 """
 
@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from ani_jax.attacks import decoder, masking
-from ani_jax.attacks.base import Asked, Attack, Context, Fitted, OnEvent, register
+from ani_jax.attacks import masking
+from ani_jax.attacks.base import ATTACKS, Asked, Attack, Context, Fitted, Level, OnEvent, register
 from ani_jax.attacks.descent import ROWS, Goal, Pixels, Setting, descend, goal_of, report
 from ani_jax.attacks.query import Observed
+from ani_jax.targets.base import Target
 from ani_jax.targets.image import Image
 from ani_jax.types import Images, PRNGKey, Release
 
@@ -32,9 +33,32 @@ SHORTER, FEWER = 4, 6
 """What part of its steps a setting is tried for at first, and what part of the settings then goes all the way."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Starting(Attack):
+    """An attack one of whose starts is what the best of a level's decoders guesses.
+
+    Attributes:
+        starters: the decoders that it is chosen from; none for none.
+    """
+
+    starters: tuple[Attack, ...] = ()
+
+    @classmethod
+    def at(cls, target: Target, level: Level) -> tuple[Self, ...]:
+        """The attack with all decoders of the level."""
+        kinds = (kind for kind in ATTACKS[type(target)] if kind.family == "decoder")
+        starters = tuple(one for kind in kinds for one in kind.at(target, level))
+        return tuple(dataclasses.replace(one, starters=starters) for one in super().at(target, level))
+
+    def repeated(self) -> Self:
+        """The same with those that attack several releases, too."""
+        kept = tuple(one for starter in self.starters if (one := starter.repeated()) is not None)
+        return dataclasses.replace(self, starters=kept)
+
+
 @register(Image)
 @dataclasses.dataclass(frozen=True)
-class WhiteBox(Attack):
+class WhiteBox(Starting):
     """Seeks the image whose release is the one observed; knows the client's weights.
 
     Asks once for all images, so it attacks repeated releases too.
@@ -47,7 +71,6 @@ class WhiteBox(Attack):
         energies: grid of weights of the squared distance to the start.
         tuned_on: validation images that the grid is tried on.
         bounded: whether images are kept in [0, 1].
-        starters: decoders that the first start is chosen from; none for none.
         surrogate_steps: of the network whose gradients compete with the client's own.
     """
 
@@ -58,7 +81,6 @@ class WhiteBox(Attack):
     energies: tuple[float, ...] = (0.0, 3.0)
     tuned_on: int = 16
     bounded: bool = True
-    starters: tuple[type[Attack], ...] = decoder.CLOSED
     surrogate_steps: int = 400
 
     family = "whitebox"
@@ -73,7 +95,7 @@ class WhiteBox(Attack):
         """Chooses start, whose gradients are followed, and setting on ``validation``."""
         asked = context.asked
         start_key, tune_key = jax.random.split(context.key)
-        guess = context.best([kind(self.target) for kind in self.starters])
+        guess = context.best(self.starters)
         forms = context.fitted(masking.Forms(self.target, steps=self.surrogate_steps))
         inverters = [self.inverter(start_key, asked, release, guess) for release in forms.attacker or (asked.release,)]
         fitted = tune(tune_key, asked, inverters, self.grid, self.tuned_on, context.emit)

@@ -25,11 +25,12 @@ class Competitor:
 def run(scene: Scene, family: Family) -> AttackResult:
     """Fits every attack, chooses one on ``validation`` and scores it on ``test``."""
     try:
-        most = max((attack.images for attack in family.attacks), default=0)
-        if family.queries > 1:
-            most = min(most or scene.level.repeated, scene.level.repeated)
-        scene = scene.fewer(most)
+        scene = scene.fewer(scene.level.repeated if family.queries > 1 else 0)
         asked, test_z = scene.look(family)
+        if most := max((attack.images for attack in family.attacks), default=0):
+            fits, _ = fits_of(scene, family, asked)
+            scene, asked, test_z = scene.cut(most, asked, test_z)
+            scene.fits[family.asks] = fits.fewer(asked)
     except Exception as error:
         # Asked once the client has answered already; 64 times it may exceed the memory.
         return _failed(family, f"failed: {reason(error)}")

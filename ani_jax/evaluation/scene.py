@@ -60,6 +60,7 @@ class Scene:
         answers: the provider's, None without its network.
         shown: indices of the test images in galleries.
         rows: which of the audit's test images these are.
+        order: the order in which fewer of them are taken: those of the galleries first.
         ceilings: what the same attackers find of other clients.
         others: what else was asked for, by name; filled on demand.
         scenes: this one with fewer images, by their number; likewise.
@@ -79,6 +80,7 @@ class Scene:
     answers: Answers | None
     shown: np.ndarray
     rows: np.ndarray
+    order: np.ndarray
     ceilings: "tuple[Ceiling, ...]" = ()
     others: dict[str, tuple[Asked, Observed]] = dataclasses.field(default_factory=dict)
     scenes: dict[int, "Scene"] = dataclasses.field(default_factory=dict)
@@ -105,6 +107,7 @@ class Scene:
         labels = np.asarray(data.test.label)
         found = [np.flatnonzero(labels == label) for label in np.unique(labels)[:GALLERY]]
         shown = np.array([rows[(7 * place) % len(rows)] for place, rows in enumerate(found)])
+        others = np.setdiff1d(np.arange(len(labels)), shown)
         return cls(
             data=data,
             level=level,
@@ -119,6 +122,7 @@ class Scene:
             answers=None if knowledge.predict is None else answered(knowledge.predict, asked, test_z),
             shown=shown,
             rows=np.arange(len(labels)),
+            order=np.concatenate([shown, np.random.default_rng(seed).permutation(others)]),
         )
 
     @property
@@ -127,38 +131,50 @@ class Scene:
         return self.asked.knowledge.predict
 
     def fewer(self, images: int) -> "Scene":
-        """This scene with at most so many test images, those of the galleries first, and half as many to choose on; 0 is all."""
-        count = len(self.data.test.label)
-        if not images or count <= images:
+        """This scene with at most so many test images (see :meth:`cut`), about which alone the client is asked more often."""
+        if not images or len(self.data.test.label) <= images:
             return self
         if images not in self.scenes:
-            others = np.setdiff1d(np.arange(count), self.shown)
-            rest = np.random.default_rng(self.seed).permutation(others)[: max(0, images - len(self.shown))]
-            rows = np.concatenate([self.shown, rest])
-            # What chooses may err by more than what is reported: half as many, of which 64 releases each are half a gigabyte.
-            held = _chosen(len(self.data.validation.label), -(-images // 2), self.seed)
-            test, validation = _take(self.data.test, rows), _take(self.data.validation, held)
-            density, said = self.asked.held_density, self.answers
-            self.scenes[images] = dataclasses.replace(
-                self,
-                data=dataclasses.replace(self.data, test=test, validation=validation),
-                bootstrap=Bootstrap.of(test.group, len(rows), self.seed),
-                asked=dataclasses.replace(
-                    self.asked,
-                    validation=validation,
-                    held=self.asked.held[:, held],
-                    held_density=None if density is None else density[held],
-                ),
-                test_z=self.test_z[:, rows],
-                answers=None if said is None else dataclasses.replace(said, test=said.test[rows]),
-                # The same images as in every other gallery: they come first in this split.
-                shown=np.arange(len(self.shown)),
-                rows=rows,
-                others={},
-                scenes={},
-                fits={},
-            )
+            self.scenes[images] = self.cut(images, self.asked, self.test_z)[0]
         return self.scenes[images]
+
+    def cut(self, images: int, asked: Asked, test_z: Observed) -> "tuple[Scene, Asked, Observed]":
+        """At most so many test images, those of the galleries first, and half as many to choose on; 0 is all.
+
+        Args:
+            images: how many.
+            asked: what the client answered in this scene, however often it was asked.
+            test_z: likewise.
+        """
+        if not images or len(self.data.test.label) <= images:
+            return self, asked, test_z
+        rows = self.order[: max(images, len(self.shown))]
+        # What chooses may err by more than what is reported: half as many, of which 64 releases each are half a gigabyte.
+        held = _chosen(len(self.data.validation.label), -(-images // 2), self.seed)
+        test, validation = _take(self.data.test, rows), _take(self.data.validation, held)
+
+        def few(asked: Asked) -> Asked:
+            density = asked.held_density
+            density = None if density is None else density[held]
+            return dataclasses.replace(asked, validation=validation, held=asked.held[:, held], held_density=density)
+
+        said, own = self.answers, few(self.asked)
+        scene = dataclasses.replace(
+            self,
+            data=dataclasses.replace(self.data, test=test, validation=validation),
+            bootstrap=Bootstrap.of(test.group, len(rows), self.seed),
+            asked=own,
+            test_z=self.test_z[:, rows],
+            answers=None if said is None else dataclasses.replace(said, test=said.test[rows]),
+            # The same images as in every other gallery: they come first in this split.
+            shown=np.arange(len(self.shown)),
+            rows=self.rows[rows],
+            order=np.arange(len(rows)),
+            others={},
+            scenes={},
+            fits={},
+        )
+        return scene, own if asked is self.asked else few(asked), test_z[:, rows]
 
     @property
     def gallery(self) -> Picture | None:

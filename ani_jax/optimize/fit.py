@@ -53,7 +53,6 @@ def fit(
     optimizer: optax.GradientTransformation,
     evaluate: Callable[[Any, Any], Float[Array, "..."]] | None = None,
     every: int = 50,
-    patience: int | None = None,
     kept: Fit | None = None,
     draw: Callable[[Any, PRNGKey], Any] | None = None,
     stop: Callable[[Sequence[Mapping[str, Any]]], bool] | None = None,
@@ -74,7 +73,6 @@ def fit(
         evaluate: static ``(params, data) -> scalar``, or (h,) numbers that each keep their own best; lower is better. Looked at
             at the start, every ``every`` steps and at the end.
         every: steps between two looks.
-        patience: stop after this many looks without improvement; needs ``evaluate``.
         kept: an earlier fit with the same ``evaluate``, whose best stays the best until something beats it.
         draw: static ``(data, key)`` with the step's own key -> what ``loss`` takes for ``data`` at that step, in a program of its
             own: in one with its readers XLA makes a batch as often as it is read. None where ``loss`` draws.
@@ -85,7 +83,7 @@ def fit(
         A :class:`Fit`. A loss or update that is not finite ends the fit at once: parameters from before it are kept.
 
     Raises:
-        ValueError: ``steps`` below 0, ``every`` below 1, or ``patience`` without ``evaluate`` or below 1.
+        ValueError: ``steps`` below 0, or ``every`` below 1.
 
     Example:
         >>> def loss(params, data, key): return jnp.sum((params - data) ** 2)
@@ -97,9 +95,7 @@ def fit(
         raise ValueError(f"steps={steps}: must be 0 or more")
     if every < 1:
         raise ValueError(f"every={every}: must be at least 1")
-    if patience is not None and (evaluate is None or patience < 1):
-        raise ValueError(f"patience={patience}: must be at least 1, and needs evaluate")
-    best, best_params, waited = None, params, 0
+    best, best_params = None, params
     if evaluate is not None:
         first = np.asarray(_call(evaluate, params, data) if kept is None else kept.best, np.float32)
         # Where even the start is not finite, any finite value beats it.
@@ -126,13 +122,11 @@ def fit(
             # Not a number is never less.
             better = value < best
             if better.any() and best is not None:
-                best_params, best, waited = _keep(better, params, best_params), np.where(better, value, best), 0
-            else:
-                waited += 1
+                best_params, best = _keep(better, params, best_params), np.where(better, value, best)
         history.append(entry)
         if on_event is not None:
             on_event(entry)
-        if (patience is not None and waited >= patience) or (stop is not None and stop(history)):
+        if stop is not None and stop(history):
             break
     return Fit(best_params, tuple(history), done, _finite(best), last=params)
 

@@ -23,6 +23,7 @@ from ani_jax.attacks.base import (
     register,
 )
 from ani_jax.attacks.decoder import Kernel, Residual, Ridge
+from ani_jax.attacks.likelihood import Reconstruction
 from ani_jax.attacks.mismatch import MismatchedRidge
 from ani_jax.attacks.query import as_predictor, as_release
 from ani_jax.attacks.whitebox import WhiteBox
@@ -198,7 +199,9 @@ def test_a_level_of_your_own_changes_settings_adds_attacks_and_leaves_them_out()
     residual = Residual(Image(), steps=7, blocks=1, width=32, batch_size=32)
     ridge = Ridge(Image(), penalties=(1.0,))
     assert image.attacks == (ridge, Kernel(Image()), residual)
-    assert whitebox.attacks == (WhiteBox(Image(), steps=3),)
+    # It starts from what these guess, and from the mean of images under a declared density.
+    assert set(whitebox.attacks[0].starters) == {*image.attacks, Reconstruction(Image())}
+    assert dataclasses.replace(whitebox.attacks[0], starters=()) == WhiteBox(Image(), steps=3)
     # On top of no level only what is named attacks.
     alone, _ = families((INK, Image()), dataclasses.replace(level, base=""), NOTHING)
     assert alone.attacks == (ridge, Residual(Image(), steps=7))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ani_jax.attacks import base, query
-from ani_jax.attacks.decoder import CLOSED, Ridge
+from ani_jax.attacks.decoder import Kernel, Ridge
 from ani_jax.attacks.whitebox import WhiteBox, settings
 from ani_jax.data import catalog
 from ani_jax.losses.reconstruction import mse, psnr
@@ -286,7 +286,7 @@ def against_torch(fitting, key, images, ours, steps, sample):
 
 @pytest.mark.slow
 def test_reaches_a_torch_transcription_of_he_et_al(key, fit):
-    ours = white_box(100, 1, (0.01, 0.03), (0.0, 1e-3), tuned_on=8, starters=CLOSED)
+    ours = white_box(100, 1, (0.01, 0.03), (0.0, 1e-3), tuned_on=8, starters=(Ridge(Image()), Kernel(Image())))
     reached, reference = against_torch(fit, key, 8, ours, 100, 512)
     assert reached >= reference
 
@@ -311,7 +311,7 @@ class Poor(Ridge):
 def test_the_best_decoder_gives_the_first_start(key):
     asked = seen(lambda x: x[:, ::2])
     fits = base.Fits(asked, lambda attack: key)
-    reached = fits(white_box(50, 1, (0.003,), tuned_on=16, starters=(Poor, Good))).attacker
+    reached = fits(white_box(50, 1, (0.003,), tuned_on=16, starters=(Poor(Image()), Good(Image())))).attacker
     good = fits(Good(Image())).attacker
     assert reached.guess is good
     start = float(mse(good(key, asked.held), asked.validation.image).mean())

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -333,20 +332,6 @@ def test_declared_noise_is_attacked_with_its_likelihood_and_asked_repeatedly(dat
     assert once.scores["balanced_accuracy"].value > 0.5
     # The raw image declares no noise: that attacker fails there, and the probe gives the ceiling.
     assert once.references["raw_input"] == pytest.approx(1.0, abs=0.02)
-
-
-@pytest.mark.slow
-def test_networks_of_the_quick_level_run(data, identity):
-    reference, _ = identity
-    evidence = audit(lambda x: nn.avg_pool(x, (4, 4), (4, 4)), data, reference=reference)
-    image = evidence.attack("decoder", "image")
-    assert [attacker.name for attacker in image.attackers] == ["ridge", "kernel", "residual", "mirror"]
-    assert all(attacker.status == "ok" for attacker in image.attackers)
-    assert {0, 10} == {attacker.steps for attacker in image.attackers}
-    assert "the residual decoder has 1 blocks at this level, not 8" in evidence.notes
-    # The networks start from the better closed form and are kept at their best on validation.
-    best = max(attacker.validation for attacker in image.attackers[:2])
-    assert all(attacker.validation >= best - 1e-7 for attacker in image.attackers[2:])
 
 
 def test_a_large_split_is_scored_on_a_seeded_sample_of_it(data):

@@ -230,3 +230,23 @@ def test_an_attacker_with_the_wrong_images_is_one_more_attacker(toy):
     assert wrong.references == right.references
     assert wrong.status == right.status == "ok"
     assert wrong.scores["mse"] != right.scores["mse"]
+
+
+def test_what_is_scored_on_few_images_builds_on_what_all_of_them_tell(toy):
+    @dataclasses.dataclass(frozen=True)
+    class Descending(Attack):
+        images: int = 10
+
+        family = "whitebox"
+
+        def fit(self, context):
+            started.append(context.fitted(Ridge(Image())))
+            assert len(context.asked.validation.label) == 5
+            return started[-1]
+
+    started, client = [], of(toy, lambda x: x)
+    few = contest.run(client, Family("whitebox", Image(), (Descending(Image()),)))
+    assert len(few.per_example) == 10
+    decoder = contest.fits_of(client, DECODER, client.asked)[0](Ridge(Image()))
+    assert started == [decoder]
+    assert started[0] is decoder

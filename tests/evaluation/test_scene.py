@@ -124,3 +124,16 @@ def test_fewer_images_were_answered_as_they_are_in_the_whole(toy, answer):
     np.testing.assert_array_equal(fewer.answers.test, whole.answers.test[rows])
     assert fewer.asked.sample_z is whole.asked.sample_z
     assert fewer.ask(4)[1].shape[:2] == (4, 10)
+
+
+def test_what_was_answered_often_is_cut_as_what_was_answered_once(toy):
+    one = scene(toy, lambda x, key: x + jax.random.normal(key, x.shape)).fewer(12)
+    asked, test_z = one.ask(4)
+    few, own, own_z = one.cut(10, asked, test_z)
+    # The same images as of those who ask once, and none of them is asked about again.
+    assert few.rows.tolist() == scene(toy).fewer(10).rows.tolist()
+    np.testing.assert_array_equal(own_z, test_z[:, :10])
+    assert own.sample_z is asked.sample_z
+    assert own.held.shape[:2] == (4, 5) == (4, len(few.data.validation.label))
+    np.testing.assert_array_equal(own.validation.image, few.data.validation.image)
+    assert one.cut(0, asked, test_z) == (one, asked, test_z)

@@ -157,6 +157,8 @@ class Release:
         mean: ``(variables, x) -> z``, the expectation over the noise, where the release declares it.
         log_prob: ``(variables, z, x) -> (b,)``, log density of z given x in nats, where the release declares it.
         stddev: ``(variables, x) -> stddev`` of each element of z, where its noise is Gaussian and independent.
+        memoised: whether its noise is a function of the image and of the device, which ``key`` then is: asked again, a device
+            says the same again (see :mod:`ani_jax.modules.pseudorandom`).
     """
 
     variables: Any
@@ -165,6 +167,12 @@ class Release:
     mean: Callable[..., Features] | None = dataclasses.field(default=None, metadata={"static": True})
     log_prob: Callable[..., Array] | None = dataclasses.field(default=None, metadata={"static": True})
     stddev: Callable[..., Features] | None = dataclasses.field(default=None, metadata={"static": True})
+    memoised: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    @property
+    def varies(self) -> bool:
+        """Whether a device that is asked about the same image again may say something else."""
+        return self.stochastic and not self.memoised
 
     def __call__(self, x: Images, key: PRNGKey) -> Features:
         """Sends a batch of images through the client; one key, per-example noise."""

@@ -318,8 +318,8 @@ def families(targets: Sequence[Target], level: Level, knowledge: Knowledge) -> t
     for name in level.settings:
         if name not in known:
             raise ValueError(f"level.settings={name}: must be one of {', '.join(sorted(known))}")
-    stochastic = knowledge.release is not None and knowledge.release.stochastic
-    bursts = level.bursts if stochastic or level.insistent else ()
+    release = knowledge.release
+    bursts = level.bursts if (release is not None and release.stochastic) or level.insistent else ()
     found: list[Family] = []
     for target in targets:
         rivals: dict[str, list[Attack]] = {}
@@ -330,8 +330,8 @@ def families(targets: Sequence[Target], level: Level, knowledge: Knowledge) -> t
         for name, attacks in sorted(rivals.items()):
             # Closed forms first: networks build on what they find.
             ordered = sorted(attacks, key=lambda attack: (attack.last, attack.steps > 0))
-            # Without noise a client that is asked again says the same again.
-            for queries in level.queries if stochastic else (1,):
+            # Without noise, or with what it remembers, a client that is asked again says the same again.
+            for queries in level.queries if release is not None and release.varies else (1,):
                 able = tuple(ordered) if queries == 1 else _repeated(ordered)
                 found += [Family(name, target, able, queries)] if able else []
             able = _repeated(attack for attack in ordered if attack.bursts)

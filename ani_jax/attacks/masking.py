@@ -81,7 +81,7 @@ def straight(release: Release, copy: Release) -> Release:
         3.0
     """
     mean = None if release.mean is None else _straight
-    return Release((release, copy), _straight, release.stochastic, mean)
+    return Release((release, copy), _straight, release.stochastic, mean, memoised=release.memoised)
 
 
 def _straight(variables: tuple[Release, Release], x: Images, key: PRNGKey | None = None) -> Features:

@@ -117,7 +117,7 @@ def query(release: Release, images: Images, key: PRNGKey, queries: int = 1, burs
     Args:
         release: the client.
         images: (n, h, w, c).
-        key: every call to the client gets a key of its own.
+        key: every call to the client gets a key of its own; ``CHUNK`` images are sent by one device.
         queries: k.
         burst: whether it is asked about k near-duplicates of each image instead, see :func:`near`.
 
@@ -137,7 +137,7 @@ def query(release: Release, images: Images, key: PRNGKey, queries: int = 1, burs
 def answers(release: Release, images: Images, key: PRNGKey, queries: int, burst: bool = False) -> Iterator[Observed]:
     """The k releases of ``CHUNK`` images after the other."""
     at_once = min(queries, AT_ONCE)
-    if queries > 1 and (release.stochastic or burst):
+    if queries > 1 and (release.varies or burst):
         # A callback or an exported program cannot be mapped over keys.
         try:
             jax.eval_shape(functools.partial(ask, queries=2, burst=burst), release, images[:1], key)
@@ -146,22 +146,33 @@ def answers(release: Release, images: Images, key: PRNGKey, queries: int, burst:
     for index, start in enumerate(range(0, images.shape[0], CHUNK)):
         part, size = padded(images[start : start + CHUNK], 0)
         # Rounded up; the last call's surplus is cut off below.
-        keys = jax.random.split(jax.random.fold_in(key, index), -(-queries // at_once))
-        yield jnp.concatenate([_ask_jitted(release, part, one, at_once, burst)[:, :size] for one in keys])[:queries]
+        device = jax.random.fold_in(key, index)
+        keys = jax.random.split(device, -(-queries // at_once))
+        calls = (_ask_jitted(release, part, one, at_once, burst, device) for one in keys)
+        yield jnp.concatenate([call[:, :size] for call in calls])[:queries]
 
 
-def ask(release: Release, images: Images, key: PRNGKey, queries: int = 1, burst: bool = False) -> Observed:
-    """:func:`query` without chunks, to be called inside compiled code."""
+def ask(
+    release: Release,
+    images: Images,
+    key: PRNGKey,
+    queries: int = 1,
+    burst: bool = False,
+    device: PRNGKey | None = None,
+) -> Observed:
+    """:func:`query` without chunks, to be called inside compiled code; ``device`` (else ``key``) is whose noise is memoised."""
+    device = key if device is None else device
 
     def once(key: PRNGKey) -> Features:
-        z = release(near(images, jax.random.fold_in(key, 0)) if burst else images, key)
+        shown = near(images, jax.random.fold_in(key, 0)) if burst else images
+        z = release(shown, device if release.memoised else key)
         if z is None:
             raise ValueError("release: gave None; must be floats, a row an image")
         return z
 
     if queries == 1:
         z = once(key)[None]
-    elif burst or release.stochastic:
+    elif burst or release.varies:
         # What does not depend on the noise, a network that chooses its scale say, is computed once for all keys.
         z = jax.vmap(once)(jax.random.split(key, queries))
     else:

@@ -11,7 +11,6 @@ attribute; independent noise averages out over repeated queries and over a strok
 """
 
 import dataclasses
-import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -21,7 +20,7 @@ from jaxtyping import Array, Float
 
 from ani_jax.defenses.base import Defense, Forward, Phase, Terms
 from ani_jax.defenses.mixins import Measured
-from ani_jax.defenses.options import weight
+from ani_jax.defenses.options import REPEATS, weight
 from ani_jax.defenses.registry import register
 from ani_jax.losses.checks import require
 from ani_jax.losses.noise import mask_log_reward, mean_log_scale
@@ -31,6 +30,8 @@ from ani_jax.modules.attention import batch_norm
 from ani_jax.modules.cloud import CnnCloud
 from ani_jax.modules.edge import check_images
 from ani_jax.modules.kernels import Conv, max_pool
+from ani_jax.modules.pseudorandom import normal, secret_of
+from ani_jax.modules.sender import FINE, sent_log_prob
 from ani_jax.types import Batch, Features, Images, PRNGKey, Sent
 
 NOISES = ("additive", "masking", "masking_uniform")
@@ -47,6 +48,10 @@ QUIET = -6.0
 """Initial rho: a quarter of a percent of the largest noise, so that training starts from an almost clean image."""
 GAIN = 30.0
 """Factor of a learned map: one parameter a pixel must move as fast under Adam as a head that sums over many features."""
+GRID = 1 / 256
+"""Step of the grid that what is sent with memoised noise is rounded to: the low bits of float32 noise would tell the mean."""
+QUIETEST = GRID / FINE
+"""Smallest stddev of memoised noise, so that the grid is fine for it."""
 TAIL = 4.0
 """Standard deviations of the loudest noise that the released range leaves room for."""
 
@@ -64,6 +69,8 @@ class Ani(Measured, Defense):
             the additive noise of Cloak (Mireshghallah et al. 2021).
         shift_bound: largest shift of a pixel whose range is 1.
         stddev_max: largest stddev of the noise.
+        repeats: whose noise a release has: "fresh" with every query, or "memoised", a function of the image and of a secret of
+            the device, rounded to a grid of a 256th, so that asking again tells nothing; additive noise alone.
         finetuned: train the server with the injector; otherwise it stays as pre-trained.
         pretraining_steps: steps of the server on images that are all but clean (noise of a quarter of a percent).
         entropy: weight of the noise's entropy R, the multiplier of a utility budget.
@@ -77,6 +84,7 @@ class Ani(Measured, Defense):
     shift_bound: float = 1.0
     # A prototype whose largest stddev was 3 reached it at once (METHODS 2.1).
     stddev_max: float = 10.0
+    repeats: str = "fresh"
     finetuned: bool = True
     pretraining_steps: int = 60
     entropy: float = weight(0.5, private=True)
@@ -92,10 +100,14 @@ class Ani(Measured, Defense):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, allowed in (("network", NETWORKS), ("noise", NOISES), ("shift", SHIFTS), ("scale", SCALES)):
+        allowed_names = {"network": NETWORKS, "noise": NOISES, "shift": SHIFTS, "scale": SCALES, "repeats": REPEATS}
+        for name, allowed in allowed_names.items():
             require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
         require(0 < self.shift_bound <= 1, "shift_bound", self.shift_bound, "in (0, 1]")
         require(0.01 <= self.stddev_max <= 100, "stddev_max", self.stddev_max, "in [0.01, 100]")
+        additive = self.noise == "additive"
+        require(additive or not self.memoised, "repeats", self.repeats, f"fresh with noise={self.noise}")
+        require(not self.memoised or self.stddev_max > QUIETEST, "stddev_max", self.stddev_max, f"above {QUIETEST}")
         require(self.pretraining_steps >= 0, "pretraining_steps", self.pretraining_steps, "0 or more")
         # Pixels are folded 2x2 and halved twice more.
         fits = self.image_shape is None or not (self.image_shape[0] % 8 or self.image_shape[1] % 8)
@@ -107,6 +119,11 @@ class Ani(Measured, Defense):
         return True
 
     @property
+    def memoised(self) -> bool:
+        """Whether that noise is the image's own."""
+        return self.repeats == "memoised"
+
+    @property
     def client(self) -> nn.Module:
         """The injector; what it sends has the image's shape."""
         return NoiseInjector(
@@ -116,6 +133,7 @@ class Ani(Measured, Defense):
             self.scale,
             self.shift_bound,
             stddev_max=self.stddev_max,
+            memoised=self.memoised,
             axis_name=self.axis_name,
         )
 
@@ -180,8 +198,10 @@ class NoiseInjector(nn.Module):
         shift: what the shift depends on: the image, nothing (one learned map), or no shift at all.
         scale: what rho depends on: the image, or nothing (one learned map: the "cloak" baseline's form).
         shift_bound: largest shift of a pixel, in units of the image's range; 1 can repaint anything.
-        stddev_min: smallest stddev of additive noise, > 0.
+        stddev_min: smallest stddev of additive noise, > 0; of what is memoised at least ``QUIETEST``.
         stddev_max: largest.
+        memoised: whether, out of training, additive noise is a function of the image and of the device, which the key then is,
+            and z is rounded to a grid of step ``GRID``.
         axis_name: the mapped axis that batch statistics are averaged over, or ``None``.
 
     Returns:
@@ -205,6 +225,7 @@ class NoiseInjector(nn.Module):
     shift_bound: float = 1.0
     stddev_min: float = 1e-3
     stddev_max: float = 10.0
+    memoised: bool = False
     axis_name: str | None = None
 
     @property
@@ -219,10 +240,14 @@ class NoiseInjector(nn.Module):
         # One draw for every element: noise that a batch shares vanishes from the difference of two releases.
         if self.noise == "masking_uniform":
             unit = jax.random.uniform(key, x.shape, x.dtype, -0.5, 0.5)
+        elif self.memoised and not train:
+            unit = normal(secret_of(key), x, x[0].size).reshape(x.shape)
         else:
             unit = jax.random.normal(key, x.shape, x.dtype)
         # A declared range, and a kept one: noise that may grow without bound is undone by scaling (METHODS 2.1).
         z = jnp.clip(noise.location + noise.scale * unit, *self.released_range)
+        if self.memoised:
+            z = z + jax.lax.stop_gradient(GRID * jnp.round(z / GRID) - z)
         return Sent(z, {"amount": noise.amount, "location": noise.location})
 
     def mean(self, x: Images) -> Features:
@@ -242,15 +267,13 @@ class NoiseInjector(nn.Module):
         """Log density of z given x in nats, summed over elements; of a clipped element, the log mass beyond the bound."""
         noise = self.describe(x, train=False)
         low, high = self.released_range
-        unit = (z - noise.location) / noise.scale
         if self.noise == "masking_uniform":
+            unit = (z - noise.location) / noise.scale
             # Rounding may put a draw at the very edge outside of it.
             each = jnp.where(jnp.abs(unit) <= 0.5 + 1e-5, -jnp.log(noise.scale), -jnp.inf)
         else:
-            each = -0.5 * unit**2 - jnp.log(noise.scale) - 0.5 * math.log(2 * math.pi)
-            below, above = ((bound - noise.location) / noise.scale for bound in (low, high))
-            each = jnp.where(z <= low, jax.scipy.stats.norm.logcdf(below), each)
-            each = jnp.where(z >= high, jax.scipy.stats.norm.logcdf(-above), each)
+            step = GRID if self.memoised else 0.0
+            each = sent_log_prob(z, noise.location, noise.scale, step, (low, high))
         return each.reshape(len(z), -1).sum(1)
 
     @nn.compact
@@ -281,7 +304,8 @@ class NoiseInjector(nn.Module):
         centre = jnp.clip(x + self.shift_bound * jnp.tanh(maps["shift"]), 0.0, 1.0)
         share = jnp.broadcast_to(jax.nn.sigmoid(maps["rho"]), x.shape)
         if self.noise == "additive":
-            stddev = self.stddev_min + (self.stddev_max - self.stddev_min) * share
+            least = max(self.stddev_min, QUIETEST) if self.memoised else self.stddev_min
+            stddev = least + (self.stddev_max - least) * share
             return Noise(centre, stddev, stddev)
         width = 1.0 if self.noise == "masking_uniform" else self.stddev_max
         return Noise((1 - share) * centre + share / 2, share * width, share)

@@ -166,6 +166,11 @@ class Defense:
         return False
 
     @property
+    def memoised(self) -> bool:
+        """Whether a device that is asked about an image again says the same again, see ``types.Release``."""
+        return False
+
+    @property
     def client(self) -> nn.Module:
         """The network on the device: ``(x, key, *, train) -> Sent``."""
         raise NotImplementedError
@@ -256,6 +261,8 @@ def freeze(
     }
     client = defense.client
     declared = {name: ClientDensity(client, name) for name in getattr(client, "declares", ())}
-    release = Release(variables["client"], ClientApply(client), defense.stochastic, **declared)
+    release = Release(
+        variables["client"], ClientApply(client), defense.stochastic, memoised=defense.memoised, **declared
+    )
     # No closure: a Partial is a pytree, so one compiled attack serves every predictor of an architecture.
     return release, jax.tree_util.Partial(ServerApply(defense.server), variables["server"])

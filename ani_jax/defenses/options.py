@@ -14,6 +14,9 @@ from jaxtyping import Array
 
 from ani_jax.losses.checks import require
 
+REPEATS = ("fresh", "memoised")
+"""What noise a device sends when it is asked about an image again: other noise, or the same (``modules/pseudorandom.py``)."""
+
 
 def weight(default: float, *, private: bool = False) -> Any:
     """A dataclass field for a loss weight: traced data, not architecture, so equality and hash leave it out.

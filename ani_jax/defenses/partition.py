@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from ani_jax.defenses.base import Adversary, Defense, Forward, Optimizer, Phase, Terms
 from ani_jax.defenses.mixins import Prepared, Reversible
 from ani_jax.defenses.none import require_split
-from ani_jax.defenses.options import Convex, weight
+from ani_jax.defenses.options import REPEATS, Convex, weight
 from ani_jax.defenses.registry import register
 from ani_jax.losses import adversarial, reconstruction
 from ani_jax.losses.checks import require
@@ -84,6 +84,8 @@ class Partition(Prepared, Reversible, Defense):
             each voter by itself: near uniform an entropy is flat while votes add up (METHODS 2.2).
         release_stddev: deviation of Gaussian noise that is sent with every feature, in units of the feature's own; 0 for none.
         release_bits: bits of every number that is sent; 0 for float32. Either sends features at unit variance.
+        repeats: whose noise the release has: "fresh" with every query, or "memoised", a function of the image and of a secret of
+            the device, so that asking again tells nothing.
         adversary_updates: k, adversary updates before each update of the defender, 1 to 5.
         adversary_width: channels of the adversaries.
         adversary_rate: their step size.
@@ -107,6 +109,7 @@ class Partition(Prepared, Reversible, Defense):
     pooled: float = 0.0
     release_stddev: float = 0.0
     release_bits: int = 0
+    repeats: str = "fresh"
     # Three of them did not help where it is needed, nor did a rate of 0.01: seed 2 keeps 39% of inks or more (docs/RESULTS.md).
     adversary_updates: int = 1
     adversary_width: int = 64
@@ -135,11 +138,14 @@ class Partition(Prepared, Reversible, Defense):
             ("attribute_objective", tuple(ATTRIBUTE_OBJECTIVES)),
             ("reconstruction_objective", tuple(RECONSTRUCTION_OBJECTIVES)),
             ("decoder", tuple(DECODERS)),
+            ("repeats", REPEATS),
         ):
             require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
         require(0 <= self.pooled <= 1, "pooled", self.pooled, "in [0, 1]")
         require(0 <= self.release_stddev <= 100, "release_stddev", self.release_stddev, "in [0, 100]")
         require(0 <= self.release_bits <= 16, "release_bits", self.release_bits, "0 (float32) to 16")
+        fine = "above 0 with repeats=memoised: the low bits of float32 noise tell what it was added to"
+        require(not self.memoised or self.release_bits > 0, "release_bits", self.release_bits, fine)
         require(1 <= self.adversary_updates <= 5, "adversary_updates", self.adversary_updates, "1 to 5")
         require(self.adversary_width >= 1, "adversary_width", self.adversary_width, "at least 1")
         require(0 < self.adversary_rate < 1, "adversary_rate", self.adversary_rate, "in (0, 1)")
@@ -197,12 +203,17 @@ class Partition(Prepared, Reversible, Defense):
         return self.release_stddev > 0
 
     @property
+    def memoised(self) -> bool:
+        """Whether that noise is the image's own."""
+        return self.stochastic and self.repeats == "memoised"
+
+    @property
     def client(self) -> nn.Module:
         """The undefended split's own edge, and what is done to its features before they are sent."""
         edge = SplitEdge(self.width, self.depth, self.axis_name, self.backbone)
         if not (self.release_stddev or self.release_bits):
             return edge
-        return Sender(edge, self.release_stddev, self.release_bits, self.axis_name)
+        return Sender(edge, self.release_stddev, self.release_bits, self.memoised, self.axis_name)
 
     @property
     def server(self) -> nn.Module:

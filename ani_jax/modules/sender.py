@@ -14,10 +14,15 @@ import jax.numpy as jnp
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
+from ani_jax.modules.pseudorandom import normal, secret_of
 from ani_jax.types import Features, Images, PRNGKey, Sent
 
 EDGE = 4.0
 """Beyond so many standard deviations of what is sent, noise included, it is clipped: a range that is declared, and kept."""
+
+FINE = 0.125
+"""A grid is fine where its step is so much of the noise at most: the 768th that it adds to the variance shows in no statistic by
+which attackers test the declared noise."""
 
 
 class Sender(nn.Module):
@@ -34,6 +39,7 @@ class Sender(nn.Module):
         encoder: ``(x, key, *, train) -> Sent``.
         noise: its deviation, in units of a feature's own; 0 for none.
         bits: of each number that is sent; 0 for float32.
+        memoised: whether, out of training, the noise is a function of the image and of the device, which the key then is.
         axis_name: the mapped axis that batch statistics are averaged over, or ``None``.
 
     Returns:
@@ -50,6 +56,7 @@ class Sender(nn.Module):
     encoder: nn.Module
     noise: float = 0.0
     bits: int = 0
+    memoised: bool = False
     axis_name: str | None = None
 
     @property
@@ -64,16 +71,20 @@ class Sender(nn.Module):
 
     @property
     def declares(self) -> tuple[str, ...]:
-        """What an adaptive attacker is granted; rounded noise is no Gaussian, and without noise there is no density."""
+        """What an adaptive attacker is granted; on a coarse grid noise is no Gaussian, and without noise there is no density."""
         if not self.noise:
             return ()
-        return ("mean", "log_prob") if self.bits else ("mean", "log_prob", "stddev")
+        coarse = self.bits and self.step > FINE * self.noise
+        return ("mean", "log_prob") if coarse else ("mean", "log_prob", "stddev")
 
     def __call__(self, x: Images, key: PRNGKey, *, train: bool) -> Sent:
         """Draws what is sent; one key, noise of its own for every feature."""
         z, aux = self.clean(x, key, train=train)
         if self.noise:
-            z = z + self.noise * jax.random.normal(key, z.shape, z.dtype)
+            # Training hears every device there may be.
+            own = self.memoised and not train
+            unit = normal(secret_of(key), x, z[0].size).reshape(z.shape) if own else jax.random.normal(key, z.shape)
+            z = z + self.noise * unit
         z = jnp.clip(z, -self.edge, self.edge)
         if self.bits:
             rounded = self.step * jnp.round((z + self.edge) / self.step) - self.edge
@@ -101,15 +112,33 @@ class Sender(nn.Module):
 
     def log_prob(self, z: Features, x: Images) -> Float[Array, " b"]:
         """Log density of z given x in nats, summed over features; of clipped or rounded ones, the log mass that is sent as z."""
-        unit, half = z - self.mean(x), self.step / 2 if self.bits else 0.0
-        low, high = ((unit + offset) / self.noise for offset in (-half, half))
-        each = norm.logpdf(low) - math.log(self.noise)
-        if self.bits:
-            # log(Phi(high) - Phi(low)) in whichever tail both lie: differences near 1 would cancel.
-            upper = norm.logcdf(jnp.where(low > 0, -low, high))
-            lower = norm.logcdf(jnp.where(low > 0, -high, low))
-            each = upper + jnp.log1p(-jnp.exp(jnp.minimum(lower - upper, -1e-7)))
-        # A little inside: the ends of the grid are computed with rounding.
-        each = jnp.where(z <= -self.edge + half / 2, norm.logcdf(high), each)
-        each = jnp.where(z >= self.edge - half / 2, norm.logcdf(-low), each)
-        return each.reshape(len(z), -1).sum(1)
+        step, ends = self.step if self.bits else 0.0, (-self.edge, self.edge)
+        return sent_log_prob(z, self.mean(x), self.noise, step, ends).reshape(len(z), -1).sum(1)
+
+
+def sent_log_prob(z: Array, mean: Array, stddev: Array | float, step: float, ends: tuple[float, float]) -> Array:
+    """Log density of Gaussian noise of each element; of what is rounded to a grid or clipped, the log mass that is sent as z.
+
+    Args:
+        z: what was sent.
+        mean: of each element before it is rounded and clipped.
+        stddev: likewise.
+        step: of the grid; 0 for none.
+        ends: of the range.
+
+    Example:
+        >>> grid = jnp.arange(-3.0, 4.0)
+        >>> round(float(jnp.exp(sent_log_prob(grid, 0.3, 0.7, 1.0, (-3.0, 3.0))).sum()), 5)
+        1.0
+    """
+    half = step / 2
+    low, high = ((z - mean + offset) / stddev for offset in (-half, half))
+    each = norm.logpdf(low) - jnp.log(stddev)
+    if step:
+        # log(Phi(high) - Phi(low)) in whichever tail both lie: differences near 1 would cancel.
+        upper = norm.logcdf(jnp.where(low > 0, -low, high))
+        lower = norm.logcdf(jnp.where(low > 0, -high, low))
+        each = upper + jnp.log1p(-jnp.exp(jnp.minimum(lower - upper, -1e-7)))
+    # A little inside: the ends of the grid are computed with rounding.
+    each = jnp.where(z <= ends[0] + half / 2, norm.logcdf(high), each)
+    return jnp.where(z >= ends[1] - half / 2, norm.logcdf(-low), each)

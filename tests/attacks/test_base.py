@@ -184,6 +184,12 @@ def test_a_client_without_noise_is_asked_once_about_an_image_and_about_its_near_
         assert all(len(family.attacks) > 2 for family in bursts)
 
 
+def test_a_client_that_remembers_its_noise_is_asked_once_and_for_bursts():
+    memoised = Knowledge(dataclasses.replace(NOISY.release, memoised=True))
+    found = families(TARGETS, LEVELS["standard"], memoised)
+    assert {(family.queries, family.burst) for family in found} == {(1, False), (16, True)}
+
+
 def test_a_level_of_your_own_changes_settings_adds_attacks_and_leaves_them_out():
     own = {
         "Reader": None,

@@ -1,3 +1,5 @@
+import dataclasses
+
 import equinox
 import jax
 import jax.numpy as jnp
@@ -5,6 +7,7 @@ import numpy as np
 import pytest
 
 from ani_jax.attacks import query
+from ani_jax.types import Release
 
 
 def noisy(x, key):
@@ -125,3 +128,24 @@ def test_a_burst_shows_near_duplicates_to_any_client(key):
     shape = jax.ShapeDtypeStruct((query.CHUNK, 2, 2, 1), jnp.float32)
     foreign = query.as_release(lambda x: jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct(x.shape, x.dtype), x))
     assert len(np.unique(np.asarray(query.query(foreign, jnp.full(shape.shape, 0.5), key, 3, burst=True)))) > 3
+
+
+def test_a_device_that_remembers_its_noise_says_the_same_again(key):
+    def send(variables, x, key):
+        return x + jax.random.normal(key, x.shape)
+
+    images = jax.random.uniform(key, (query.CHUNK + 2, 4, 4, 1))
+    release = Release((), send, stochastic=True, memoised=True)
+    assert not release.varies
+    again = query.query(release, images, key, 3)
+    np.testing.assert_array_equal(again[0], again[2])
+    # It is asked what it is asked once, and the next images are another device's.
+    np.testing.assert_array_equal(again[0], query.query(release, images, key)[0])
+    noise = np.asarray(again[0] - images)
+    assert abs(noise[:2] - noise[query.CHUNK :]).max() > 0.1
+    # In a burst what differs is the image alone, here that it is shifted and brighter; of any length one device sends it.
+    burst = query.query(release, jnp.full((1, 4, 4, 1), 0.5), key, 2 * query.AT_ONCE, burst=True)[:, 0]
+    shared = burst - burst.mean((1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(shared, jnp.broadcast_to(shared[:1], shared.shape), atol=1e-5)
+    fresh = dataclasses.replace(release, memoised=False)
+    assert abs(query.query(fresh, images, key, 2)[0] - query.query(fresh, images, key, 2)[1]).max() > 0.1

@@ -124,6 +124,8 @@ def test_the_frozen_release_declares_its_noise(batch):
         ({"noise": "loud"}, "noise=loud: must be one of additive, masking, masking_uniform"),
         ({"shift_bound": 2.0}, r"shift_bound=2.0: must be in \(0, 1\]"),
         ({"stddev_max": 0.0}, r"stddev_max=0.0: must be in \[0.01, 100\]"),
+        ({"repeats": "memoised", "noise": "masking"}, "repeats=memoised: must be fresh with noise=masking"),
+        ({"repeats": "memoised", "stddev_max": 0.02}, "stddev_max=0.02: must be above 0.03125"),
         ({"pretraining_steps": -1}, "pretraining_steps=-1: must be 0 or more"),
     ],
 )

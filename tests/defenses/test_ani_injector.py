@@ -128,3 +128,23 @@ def test_the_noise_share_gets_a_gradient_from_the_start():
 def test_an_unknown_mode_is_refused(name):
     with pytest.raises(ValueError, match=f"{name}: 'loud'; allowed: "):
         NoiseInjector(**{name: "loud"}).init(KEY, X, KEY, train=False)
+
+
+def test_memoised_noise_is_the_images_own_on_a_fine_grid():
+    module, variables = injector(memoised=True)
+    x = jnp.repeat(X[:1], 8, 0).at[0, 0, 0, 0].add(0.1)
+    z = module.apply(variables, x, KEY, train=False).z
+    assert len(np.unique(np.asarray(z), axis=0)) == 2
+    np.testing.assert_array_equal(np.asarray(z) * 256, np.round(np.asarray(z) * 256))
+    # In training every image of a batch has other noise, and so it has on another device.
+    assert len(np.unique(np.asarray(module.apply(variables, x, KEY, train=True).z), axis=0)) == 8
+    other = module.apply(variables, x, jax.random.key(2), train=False).z
+    assert float((other == z).mean()) < 0.05
+    declared = module.apply(variables, X, train=False, method="describe")
+    quiet = module.apply(injector(-50.0, memoised=True)[1], X, train=False, method="describe").scale
+    np.testing.assert_allclose(quiet, 1 / 32, rtol=1e-5)
+    # The density is the mass of the grid's values, a 256th of the Gaussian density where the noise is wide.
+    z = module.apply(variables, X, KEY, train=False).z
+    expected = scipy.stats.norm.logpdf(z, declared.location, declared.scale) - np.log(256)
+    found = module.apply(variables, z, X, method="log_prob")
+    np.testing.assert_allclose(found, expected.reshape(len(X), -1).sum(1), rtol=1e-4)

@@ -354,6 +354,8 @@ def test_pretraining_leaves_the_adversaries_alone_and_warm_up_the_parties(data):
         ({"adversary_updates": 6}, r"adversary_updates=6: must be 1 to 5"),
         ({"pooled": 1.5}, r"pooled=1.5: must be in \[0, 1\]"),
         ({"release_stddev": -1.0}, r"release_stddev=-1.0: must be in \[0, 100\]"),
+        ({"repeats": "often"}, "repeats=often: must be one of fresh, memoised"),
+        ({"release_stddev": 1.0, "repeats": "memoised"}, "release_bits=0: must be above 0 with repeats=memoised"),
         ({"release_bits": 17}, r"release_bits=17: must be 0 \(float32\) to 16"),
         ({"pretraining_steps": -1}, r"pretraining_steps=-1: must be 0 or more"),
         ({"reversal": True}, r"reversal=True: must be False with attribute_objective=max_entropy"),
@@ -385,6 +387,9 @@ def test_noise_and_grid_are_sent_and_declared(data):
     first, second = (frozen[1](data.test.image, jax.random.key(key)) for key in (1, 2))
     assert float((first - second).std()) == pytest.approx(0.5 * np.sqrt(2), rel=0.1)
     assert len(np.unique(np.asarray(frozen[2](data.test.image, jax.random.key(1))).round(4))) <= 8
+    kept = small(release_stddev=0.5, release_bits=8, repeats="memoised")
+    device = freeze(kept, state.params, state.statistics)[0]
+    assert (device.stochastic, device.varies) == (True, False)
     # All of it is trained, the batch's own statistics included.
     for defense in (noisy, rounded):
         state, phase = ready(defense, data)

@@ -101,3 +101,24 @@ def test_what_is_declared_follows_from_what_is_done():
     assert Sender(SplitEdge(2), bits=4).declares == ()
     assert Sender(SplitEdge(2), 0.5, 4).declares == ("mean", "log_prob")
     assert Sender(SplitEdge(2), 0.5).declares == ("mean", "log_prob", "stddev")
+    # Noise on a fine grid is as good as Gaussian.
+    assert Sender(SplitEdge(2), 0.5, 8).declares == ("mean", "log_prob", "stddev")
+
+
+def test_memoised_noise_is_the_images_own_out_of_training():
+    module, variables = sender(0.5, 8)
+    module = module.clone(memoised=True)
+    key, other = jax.random.key(4), jax.random.key(5)
+    z = module.apply(variables, X, key, train=False).z
+    np.testing.assert_array_equal(module.apply(variables, X[7:9], key, train=False).z, z[7:9])
+    noise, elsewhere = (
+        module.apply(variables, X, one, train=False).z - module.apply(variables, X, method="mean")
+        for one in (key, other)
+    )
+    # As much of it as of the noise that is drawn anew, and another device's is another.
+    assert float(noise.std()) == pytest.approx(0.5, rel=0.03)
+    assert abs(np.corrcoef(np.ravel(noise), np.ravel(elsewhere))[0, 1]) < 0.05
+    same = jnp.repeat(X[:1], len(X), 0)
+    assert len(np.unique(np.asarray(module.apply(variables, same, key, train=False).z), axis=0)) == 1
+    trained, _ = module.apply(variables, same, key, train=True, mutable=["batch_stats"])
+    assert len(np.unique(np.asarray(trained.z), axis=0)) > 1

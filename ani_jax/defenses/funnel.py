@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from ani_jax.defenses.base import Defense, Forward, Optimizer, Phase, Terms
-from ani_jax.defenses.mixins import Measured
+from ani_jax.defenses.base import Forward, Optimizer, Phase, Terms
+from ani_jax.defenses.mixins import Measured, Noisy
 from ani_jax.defenses.options import weight
 from ani_jax.defenses.registry import register
 from ani_jax.losses.checks import require
@@ -43,7 +43,7 @@ DEPENDENCE = ("biased", "corrected", "local")
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Funnel(Measured, Defense):
+class Funnel(Measured, Noisy):
     """SiftFunnel with the edge of a backbone.
 
     Attributes:
@@ -108,7 +108,7 @@ class Funnel(Measured, Defense):
     @property
     def client(self) -> nn.Module:
         """The funnel-shaped edge with its attention blocks."""
-        return EDGES[self.backbone][0](self.width, self.channels, axis_name=self.axis_name)
+        return self.sent(EDGES[self.backbone][0](self.width, self.channels, axis_name=self.axis_name))
 
     @property
     def server(self) -> nn.Module:

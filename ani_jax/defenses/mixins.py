@@ -1,11 +1,58 @@
 """What some methods need beyond the contract; the training step and the fresh state ask whether a defence is one of these."""
 
+import dataclasses
 from collections.abc import Mapping
 
+from flax import linen as nn
 from jaxtyping import Array
 
-from ani_jax.defenses.base import Forward, Terms
+from ani_jax.defenses.base import Defense, Forward, Terms
+from ani_jax.defenses.options import REPEATS
+from ani_jax.losses.checks import require
+from ani_jax.modules.sender import Sender
 from ani_jax.types import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Noisy(Defense):
+    """A defence whose client may send its features at unit variance, with noise of a known size, on a grid.
+
+    [reconstruction] No method that this is mixed into publishes it: a deterministic client hides little from a patient attacker.
+
+    Attributes:
+        release_stddev: deviation of Gaussian noise that is sent with every feature, in units of the feature's own; 0 for none.
+        release_bits: bits of every number that is sent; 0 for float32. Either sends features at unit variance.
+        repeats: whose noise the release has: "fresh" with every query, or "memoised", a function of the image and of a secret of
+            the device, so that asking again tells nothing.
+    """
+
+    release_stddev: float = 0.0
+    release_bits: int = 0
+    repeats: str = "fresh"
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(0 <= self.release_stddev <= 100, "release_stddev", self.release_stddev, "in [0, 100]")
+        require(0 <= self.release_bits <= 16, "release_bits", self.release_bits, "0 (float32) to 16")
+        require(self.repeats in REPEATS, "repeats", self.repeats, f"one of {', '.join(REPEATS)}")
+        fine = "above 0 with repeats=memoised: the low bits of float32 noise tell what it was added to"
+        require(not self.memoised or self.release_bits > 0, "release_bits", self.release_bits, fine)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it sends noise."""
+        return self.release_stddev > 0
+
+    @property
+    def memoised(self) -> bool:
+        """Whether that noise is the image's own."""
+        return self.stochastic and self.repeats == "memoised"
+
+    def sent(self, edge: nn.Module) -> nn.Module:
+        """The edge, and what is done to its features before they are sent."""
+        if not (self.release_stddev or self.release_bits):
+            return edge
+        return Sender(edge, self.release_stddev, self.release_bits, self.memoised, self.axis_name)
 
 
 class Measured:

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from ani_jax.defenses.base import Adversary, Defense, Forward, Optimizer, Phase, Terms
-from ani_jax.defenses.mixins import Prepared, Reversible
+from ani_jax.defenses.base import Adversary, Forward, Optimizer, Phase, Terms
+from ani_jax.defenses.mixins import Noisy, Prepared, Reversible
 from ani_jax.defenses.none import require_split
-from ani_jax.defenses.options import REPEATS, Convex, weight
+from ani_jax.defenses.options import Convex, weight
 from ani_jax.defenses.registry import register
 from ani_jax.losses import adversarial, reconstruction
 from ani_jax.losses.checks import require
@@ -28,7 +28,6 @@ from ani_jax.modules.adversaries import ConvClassifier, MirrorDecoder, MLPClassi
 from ani_jax.modules.cloud import SplitCloud
 from ani_jax.modules.edge import SplitEdge
 from ani_jax.modules.probes import ChannelVotes, Heard, LinearClassifier, LocalDecoder, PositionVotes
-from ani_jax.modules.sender import Sender
 from ani_jax.types import Batch, Data, Labels, Logits, Source
 
 ATTRIBUTE_OBJECTIVES: dict[str, Callable[[Logits, Labels, Any], Array]] = {
@@ -60,7 +59,7 @@ STATISTICS = 2**32 - 1
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Partition(Prepared, Reversible, Defense):
+class Partition(Prepared, Reversible, Noisy):
     """Privacy Partitioning with adversaries for hidden attributes, for the image, or for both.
 
     Every adversary hears z at unit variance, as every attacker will: otherwise the client hides by speaking quietly. An
@@ -82,10 +81,6 @@ class Partition(Prepared, Reversible, Defense):
             ``modules/probes.py``), or "mirror", the edge in reverse.
         pooled: share of the attribute's weight that counts what voters say together, the sum of their log posteriors, instead of
             each voter by itself: near uniform an entropy is flat while votes add up (METHODS 2.2).
-        release_stddev: deviation of Gaussian noise that is sent with every feature, in units of the feature's own; 0 for none.
-        release_bits: bits of every number that is sent; 0 for float32. Either sends features at unit variance.
-        repeats: whose noise the release has: "fresh" with every query, or "memoised", a function of the image and of a secret of
-            the device, so that asking again tells nothing.
         adversary_updates: k, adversary updates before each update of the defender, 1 to 5.
         adversary_width: channels of the adversaries.
         adversary_rate: their step size.
@@ -107,9 +102,6 @@ class Partition(Prepared, Reversible, Defense):
     # It has little to learn and so keeps up with the client, where the mirrored one falls behind.
     decoder: str = "local"
     pooled: float = 0.0
-    release_stddev: float = 0.0
-    release_bits: int = 0
-    repeats: str = "fresh"
     # Three of them did not help where it is needed, nor did a rate of 0.01: seed 2 keeps 39% of inks or more (docs/RESULTS.md).
     adversary_updates: int = 1
     adversary_width: int = 64
@@ -138,14 +130,9 @@ class Partition(Prepared, Reversible, Defense):
             ("attribute_objective", tuple(ATTRIBUTE_OBJECTIVES)),
             ("reconstruction_objective", tuple(RECONSTRUCTION_OBJECTIVES)),
             ("decoder", tuple(DECODERS)),
-            ("repeats", REPEATS),
         ):
             require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
         require(0 <= self.pooled <= 1, "pooled", self.pooled, "in [0, 1]")
-        require(0 <= self.release_stddev <= 100, "release_stddev", self.release_stddev, "in [0, 100]")
-        require(0 <= self.release_bits <= 16, "release_bits", self.release_bits, "0 (float32) to 16")
-        fine = "above 0 with repeats=memoised: the low bits of float32 noise tell what it was added to"
-        require(not self.memoised or self.release_bits > 0, "release_bits", self.release_bits, fine)
         require(1 <= self.adversary_updates <= 5, "adversary_updates", self.adversary_updates, "1 to 5")
         require(self.adversary_width >= 1, "adversary_width", self.adversary_width, "at least 1")
         require(0 < self.adversary_rate < 1, "adversary_rate", self.adversary_rate, "in (0, 1)")
@@ -198,22 +185,9 @@ class Partition(Prepared, Reversible, Defense):
         return Convex.of(self)
 
     @property
-    def stochastic(self) -> bool:
-        """Whether it sends noise."""
-        return self.release_stddev > 0
-
-    @property
-    def memoised(self) -> bool:
-        """Whether that noise is the image's own."""
-        return self.stochastic and self.repeats == "memoised"
-
-    @property
     def client(self) -> nn.Module:
         """The undefended split's own edge, and what is done to its features before they are sent."""
-        edge = SplitEdge(self.width, self.depth, self.axis_name, self.backbone)
-        if not (self.release_stddev or self.release_bits):
-            return edge
-        return Sender(edge, self.release_stddev, self.release_bits, self.memoised, self.axis_name)
+        return self.sent(SplitEdge(self.width, self.depth, self.axis_name, self.backbone))
 
     @property
     def server(self) -> nn.Module:

@@ -28,6 +28,8 @@ from ani_jax.targets import base as targets
 from ani_jax.types import Data, Features, Knowledge, Logits, Release
 
 R = TypeVar("R")
+MEMOISED = "its noise is a function of the image and of the device's secret: asked again it says the same, so repeats were not attacked"
+"""What a report says of such a client; a burst shows it other images."""
 Store = MutableMapping[str, str]
 """Where finished parts of an audit are kept, name -> JSON: a dict, or a folder that looks like one."""
 
@@ -137,6 +139,8 @@ def audit(
         notes.insert(0, f"{kind} that it should have noticed")
     if predict is None:
         notes.append("no predictor was given: utility, label-mediated floor and class-mean floor are missing")
+    if release.memoised:
+        notes.append(MEMOISED)
     if random is None:
         notes.append("no random copy of the client was given: what its architecture alone lets through is not shown")
     for family, result in zip(chosen, results, strict=True):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ani_jax.defenses import registry
-from ani_jax.defenses.base import Forward
+from ani_jax.defenses.base import Forward, freeze
 from ani_jax.losses.dependence import channel_pearson, distance_correlation
 from ani_jax.training.state import init
 from ani_jax.training.step import make_step
@@ -124,3 +124,17 @@ def test_faithful_takes_the_released_formulas_and_optimiser(batch):
     assert float(loss["gamma"]) == pytest.approx(float(channel_pearson(z, faithful=True).mean()), rel=1e-6)
     with pytest.raises(ValueError, match="dependence=local: must be one of biased"):
         small(faithful=True)
+
+
+def test_features_may_be_sent_with_noise_at_unit_variance(batch):
+    defense = small(release_stddev=0.5, release_bits=8, repeats="memoised")
+    state = init(defense, jax.random.key(0))
+    release = freeze(defense, state.params, state.statistics)[0]
+    assert (release.stochastic, release.varies, release.stddev is None) == (True, False, False)
+    assert not small().stochastic
+    after, metrics = jax.jit(make_step(defense, defense.phases[0]))(state, batch)
+    assert np.isfinite(float(metrics["loss"]))
+    moved = jax.tree.map(lambda old, new: bool((old != new).any()), state.params["client"], after.params["client"])
+    assert any(jax.tree.leaves(moved))
+    with pytest.raises(ValueError, match="release_bits=0: must be above 0 with repeats=memoised"):
+        small(release_stddev=0.5, repeats="memoised")

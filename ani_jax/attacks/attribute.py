@@ -25,7 +25,7 @@ from ani_jax.attacks.base import (
     in_chunks,
     register,
 )
-from ani_jax.attacks.network import BEHIND, PRUNED, SILENT, Trained, end_of
+from ani_jax.attacks.network import BEHIND, CONTAINED, PRUNED, SILENT, Trained, end_of
 from ani_jax.attacks.query import Observed, flat
 from ani_jax.attacks.views import FITTED, Answered, Joined, View, view_of
 from ani_jax.modules.readers import (
@@ -44,6 +44,7 @@ from ani_jax.types import Features, PRNGKey
 BANK = (
     ("linear", "decorrelated"),
     ("local", "ranked"),
+    ("local", "contrast"),
     ("conv", "guessed"),
     ("perceptron", "standardised"),
     ("perceptron", "decorrelated"),
@@ -228,6 +229,12 @@ class Joint(Trained):
         """The learning rate, faster for forms of one layer."""
         return self.learning_rate * RATES.get(self.form, 1.0)
 
+    def fit(self, context: Context) -> Fitted:
+        """As every network; but of a vector there are no squares."""
+        if self.seen == "contrast" and context.asked.sample_z.ndim != 4:
+            return Fitted(None, ended=CONTAINED)
+        return super().fit(context)
+
     def module(self, asked: Asked) -> nn.Module:
         """The network."""
         del asked
@@ -319,7 +326,7 @@ class Reader(Attack):
         attacker = None if found.attacker is None else found.attacker.part(index)
         curves, ended = found.curves[index : index + 1], found.ended
         # It may have been trained on for another attribute.
-        trained = ended not in ("", PRUNED, SILENT, BEHIND)
+        trained = ended not in ("", PRUNED, SILENT, BEHIND, CONTAINED)
         ended = end_of(curves, self.target, len(asked.sample.label)) if trained else ended
         return found._replace(attacker=attacker, curves=curves, ended=ended, last=None)
 

@@ -28,7 +28,7 @@ from ani_jax.targets import base as targets
 from ani_jax.types import Data, Features, Knowledge, Logits, Release
 
 R = TypeVar("R")
-MEMOISED = "its noise is a function of the image and of the device's secret: asked again it says the same, so repeats were not attacked"
+MEMOISED = "its noise is a function of image and device: asked again it says the same, so repeats were not attacked"
 """What a report says of such a client; a burst shows it other images."""
 Store = MutableMapping[str, str]
 """Where finished parts of an audit are kept, name -> JSON: a dict, or a folder that looks like one."""

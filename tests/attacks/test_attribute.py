@@ -93,12 +93,11 @@ def test_networks_see_what_the_probe_cannot(key, asked, fit):
 
 @pytest.mark.parametrize(("form", "seen"), attribute.BANK)
 def test_every_network_of_the_bank_runs_on_its_view(key, form, seen, fit):
-    # The maps hold the attribute in one channel's sign; the others are noise.
+    # The maps hold the attribute in the sign of every other column of one channel; the others are noise.
     def maps(key, count):
         sign = jax.random.rademacher(key, (count,))
-        image = (
-            jax.random.normal(jax.random.fold_in(key, 1), (count, 4, 4, 2)).at[..., 0].add(3.0 * sign[:, None, None])
-        )
+        noise = jax.random.normal(jax.random.fold_in(key, 1), (count, 4, 4, 2))
+        image = noise.at[:, :, ::2, 0].add(4.0 * sign[:, None, None])
         return Batch(image, jnp.zeros(count, jnp.int32), {"open": (sign > 0).astype(jnp.int32)})
 
     own, held = maps(jax.random.key(1), 200), maps(jax.random.key(2), 100)

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from ani_jax.attacks.base import Standardiser
-from ani_jax.attacks.views import VIEWS, Decorrelated, Joined, Pooled, Ranked, Sorted
+from ani_jax.attacks.views import VIEWS, Contrast, Decorrelated, Joined, Pooled, Ranked, Sorted
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,23 @@ def test_decorrelated_is_the_same_view_where_features_outnumber_rows():
     values, vectors = np.linalg.eigh(own.T @ own / 20)
     rate = np.where(values > 1e-7 * values.max(), 1 / np.sqrt(np.maximum(values, 0) + 1e-6 * values.mean()), 0)
     np.testing.assert_allclose(Decorrelated.of(z)(z), own @ (vectors * rate) @ vectors.T, atol=2e-4)
+
+
+def test_contrasts_do_not_hear_what_neighbours_share():
+    keys = jax.random.split(jax.random.key(0), 2)
+    z = jax.random.normal(keys[0], (200, 8, 12, 2))
+    noise = 100.0 * jnp.repeat(jnp.repeat(jax.random.normal(keys[1], (200, 2, 3, 2)), 4, 1), 4, 2)
+    view = Contrast.of(z)
+    assert view(z).shape == (200, 192)
+    np.testing.assert_allclose(view(z + noise), view(z), atol=1e-3)
+    np.testing.assert_allclose(view(z).std(0), 1, rtol=1e-4)
+    # Sides that have no squares of four are one square.
+    whole = np.asarray(z[:, :6, :5])
+    found = np.asarray(Contrast.of(whole)(whole))
+    expected = whole - whole.mean((1, 2), keepdims=True)
+    np.testing.assert_allclose(found, Standardiser.of(expected)(expected).reshape(200, -1), atol=1e-4)
+    vector = z.reshape(200, -1)
+    np.testing.assert_allclose(Contrast.of(vector)(vector), Standardiser.of(vector)(vector), atol=1e-5)
 
 
 def test_order_over_positions_does_not_matter_to_what_is_sorted_or_pooled(z):

@@ -26,11 +26,10 @@ def run(scene: Scene, family: Family) -> AttackResult:
     """Fits every attack, chooses one on ``validation`` and scores it on ``test``."""
     try:
         scene = scene.fewer(scene.level.repeated if family.queries > 1 else 0)
-        asked, test_z = scene.look(family)
-        if most := max((attack.images for attack in family.attacks), default=0):
-            fits, _ = fits_of(scene, family, asked)
-            scene, asked, test_z = scene.cut(most, asked, test_z)
-            scene.fits[family.asks] = fits.fewer(asked)
+        whole, (answered, test_z) = scene, scene.look(family)
+        scene, asked, test_z = whole.cut(max((attack.images for attack in family.attacks), default=0), answered, test_z)
+        if scene is not whole:
+            scene.fits[family.asks] = fits_of(whole, family, answered)[0].fewer(asked)
     except Exception as error:
         # Asked once the client has answered already; 64 times it may exceed the memory.
         return _failed(family, f"failed: {reason(error)}")

@@ -8,7 +8,7 @@ import scipy.stats
 from flax import linen as nn
 
 from ani_jax.modules.edge import SplitEdge
-from ani_jax.modules.sender import Sender
+from ani_jax.modules.sender import Sender, sent_log_prob
 from ani_jax.types import Sent
 
 X = jax.random.uniform(jax.random.key(0), (256, 8, 8, 3))
@@ -94,6 +94,25 @@ def test_values_of_the_grid_come_as_often_as_declared(noise, bits, value):
     share = (jnp.abs(drawn.reshape(-1, 1) - grid.reshape(1, -1)) < 1e-3).mean(0)
     assert mass.sum() == pytest.approx(1, abs=1e-4)
     np.testing.assert_allclose(share, mass, atol=4 / np.sqrt(many))
+
+
+@pytest.mark.parametrize("stddev", [0.002, 0.03, 0.0313, 1.0, 10.0, 1000.0])
+def test_the_mass_of_values_is_right_however_fine_the_grid(stddev):
+    step, random = 1 / 256, np.random.default_rng(0)
+    mean = random.random(3072).astype(np.float32)
+    z = (np.round((mean + stddev * random.standard_normal(3072)) / step) * step).astype(np.float32)
+    low, high = ((z.astype(np.float64) - mean + offset) / stddev for offset in (-step / 2, step / 2))
+    # In whichever tail both ends lie.
+    expected = np.log(
+        np.where(
+            low > 0,
+            scipy.stats.norm.sf(low) - scipy.stats.norm.sf(high),
+            np.diff(scipy.stats.norm.cdf([low, high]), axis=0)[0],
+        )
+    )
+    found = np.asarray(sent_log_prob(jnp.asarray(z), jnp.asarray(mean), stddev, step, (-1e6, 1e6)), np.float64)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert found.sum() == pytest.approx(expected.sum(), abs=0.05)
 
 
 def test_what_is_declared_follows_from_what_is_done():

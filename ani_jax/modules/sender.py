@@ -128,7 +128,8 @@ def sent_log_prob(z: Array, mean: Array, stddev: Array | float, step: float, end
 
     Example:
         >>> grid = jnp.arange(-3.0, 4.0)
-        >>> round(float(jnp.exp(sent_log_prob(grid, 0.3, 0.7, 1.0, (-3.0, 3.0))).sum()), 5)
+        >>> mass = jnp.exp(sent_log_prob(grid, jnp.full(7, 0.3), 0.7, 1.0, (-3.0, 3.0)))
+        >>> round(float(mass.sum()), 5)
         1.0
     """
     half = step / 2

@@ -229,11 +229,9 @@ class Joint(Trained):
         """The learning rate, faster for forms of one layer."""
         return self.learning_rate * RATES.get(self.form, 1.0)
 
-    def fit(self, context: Context) -> Fitted:
-        """As every network; but of a vector there are no squares."""
-        if self.seen == "contrast" and context.asked.sample_z.ndim != 4:
-            return Fitted(None, ended=CONTAINED)
-        return super().fit(context)
+    def contained(self, asked: Asked) -> bool:
+        """Of a vector there are no squares."""
+        return self.seen == "contrast" and asked.sample_z.ndim != 4
 
     def module(self, asked: Asked) -> nn.Module:
         """The network."""

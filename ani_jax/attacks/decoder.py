@@ -25,7 +25,7 @@ from ani_jax.attacks.base import (
     in_chunks,
     register,
 )
-from ani_jax.attacks.network import CONTAINED, Trained
+from ani_jax.attacks.network import Trained
 from ani_jax.attacks.query import Observed, flat
 from ani_jax.attacks.views import LEARNT, View, view_of
 from ani_jax.modules.adversaries import doublings, space_to_depth
@@ -344,13 +344,10 @@ class Residual(Trained):
         """The view, learnt on the sample."""
         return view_of(context, self.seen)
 
-    def fit(self, context: Context) -> Fitted:
-        """As every network; but beside the guess of a map stands the map itself, which then needs no start of its own."""
-        sample = context.asked.sample
+    def contained(self, asked: Asked) -> bool:
+        """Beside the guess of a map stands the map itself, which then needs no start of its own."""
         both = self.seen == "standardised" and "guessed" in self.views
-        if both and doublings(context.asked.sample_z.shape[1:], sample.image.shape[1:]) is not None:
-            return Fitted(None, ended=CONTAINED)
-        return super().fit(context)
+        return both and doublings(asked.sample_z.shape[1:], asked.sample.image.shape[1:]) is not None
 
     def module(self, asked: Asked) -> nn.Module:
         """The residual decoder."""

@@ -1,4 +1,4 @@
-"""What some methods need beyond the contract; the training step and the fresh state ask whether a defence is one of these."""
+"""What some methods need beyond the contract; of all but noise, training step and fresh state ask whether a defence has it."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -7,6 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from ani_jax.attacks import attribute, base, query
+from ani_jax.attacks.network import CONTAINED
 from ani_jax.targets.attribute import Attribute
 from ani_jax.types import Batch, Knowledge, Source, fixed
 
@@ -148,3 +149,14 @@ def test_several_releases_are_heard_by_fewer_networks_for_fewer_steps():
     # At a level that names none, all hear them.
     one = attribute.Reader(Attribute("ink", 4))
     assert one.repeated() == one
+
+
+def test_a_vector_has_no_contrast_within_squares(key, fit):
+    batch = Batch(
+        jnp.ones((8, 2, 2, 1)) * jnp.arange(8.0)[:, None, None, None], jnp.arange(8) % 2, {"open": jnp.arange(8) % 2}
+    )
+    vector = Knowledge(query.as_release(lambda x: x.reshape(len(x), -1)))
+    asked = base.prepare(key, vector, Source(batch, fixed), batch, count=8)
+    reader = attribute.Reader(OPEN, steps=2, form="local", seen="contrast", bank=(("local", "contrast"),))
+    found = fit(reader, key, asked)
+    assert (found.attacker, found.failed, found.ended) == (None, None, CONTAINED)

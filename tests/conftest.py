@@ -7,6 +7,7 @@ import os
 import pathlib
 import resource
 import tempfile
+import threading
 
 # Virtual CPU devices deadlock in a small thread pool, so both are set before jax starts.
 os.environ.setdefault("NPROC", "32")
@@ -30,8 +31,10 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# jax keeps each program's text, each in an MLIR context of its own: 1.1 of the 1.4 MB that a small program takes.
-mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+# jax keeps each program's text, each in an MLIR context of its own: 1.1 of the 1.4 MB that a small program takes. A context
+# takes no locks, and compilers let go of Python's: so one a thread.
+_contexts = functools.cache(lambda thread, make=mlir.make_ir_context: make())
+mlir.make_ir_context = lambda: _contexts(threading.get_ident())
 
 jaxtyping.install_import_hook(shapes.FLOORS, "tests.shapes.checked")
 

@@ -158,6 +158,7 @@ class RunConfig(Config):
         defense: a name in the registry.
         utility_budget: accuracy that the defence may cost (0.01 is one point); its privacy weight is then found by dual
             ascent. None leaves the weights as they are given.
+        reference_steps: how long the undefended reference is trained; one that is cut short flatters every defence.
         augment: how the defence's training pictures are changed at every step.
         options: options of the defence; the ones that are not named keep their defaults.
         train: how the defence is trained, its seed included, which also seeds split and audit.
@@ -170,6 +171,7 @@ class RunConfig(Config):
 
     defense: str = "funnel"
     utility_budget: float | None = None
+    reference_steps: int = registry.options("none")["steps"]
     augment: tuple[str, ...] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
@@ -178,6 +180,8 @@ class RunConfig(Config):
         if self.defense not in registry.DEFENSES:
             raise ValueError(f"defense={self.defense}: must be one of {', '.join(registry.DEFENSES)}")
         super().__post_init__()
+        if self.reference_steps < 1:
+            raise ValueError(f"reference_steps={self.reference_steps}: must be at least 1")
         if self.image_size < 16 or self.image_size % 8:
             raise ValueError(f"image_size={self.image_size}: must be a multiple of 8, at least 16")
         if self.originals is not None and (self.originals < FEWEST or self.dataset.startswith("digits")):
@@ -223,6 +227,8 @@ class RunConfig(Config):
         shared = {name: getattr(defense, name) for name in ("backbone", "depth") if hasattr(defense, name)}
         if defense.width != registry.options(self.defense)["width"]:
             shared["width"] = defense.width
+        shared["steps"] = self.reference_steps
         # The seed and nothing else: one reference serves every run of that seed, however the run itself is trained.
         train = TrainConfig(seed=self.train.seed)
-        return dataclasses.replace(self, defense="none", utility_budget=None, options=shared, train=train)
+        rest = {"utility_budget": None, "reference_steps": RunConfig.reference_steps}
+        return dataclasses.replace(self, defense="none", options=shared, train=train, **rest)

@@ -127,6 +127,7 @@ def test_a_defence_and_an_attack_are_a_file_each(run):
         "--width=4",
         "--image_size=16",
         "--steps=4",
+        "--reference_steps=12",
         "--batch_size=16",
         "--log_every=2",
         "--audit=preview",

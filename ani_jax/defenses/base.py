@@ -143,7 +143,6 @@ class Defense:
     classes: int = UNKNOWN
     image_shape: tuple[int, int, int] = UNKNOWN
     width: int = 64
-    # Few, so that the default command is quick: 800 steps at width 16 and 5e-3 raise none from 97.2% to 99.2% (validation).
     steps: int = 120
     learning_rate: float = 1e-3
     axis_name: str | None = None

@@ -25,6 +25,10 @@ FINE = 0.125
 which attackers test the declared noise."""
 
 
+CLEAN = "clean"
+"""Name, in what a client keeps to itself, of its features before noise and grid."""
+
+
 class Sender(nn.Module):
     """An encoder whose features are sent at unit variance, with Gaussian noise, rounded to a grid.
 
@@ -80,6 +84,7 @@ class Sender(nn.Module):
     def __call__(self, x: Images, key: PRNGKey, *, train: bool) -> Sent:
         """Draws what is sent; one key, noise of its own for every feature."""
         z, aux = self.clean(x, key, train=train)
+        aux = {**aux, CLEAN: z}
         if self.noise:
             # Training hears every device there may be.
             own = self.memoised and not train

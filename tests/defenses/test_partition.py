@@ -11,6 +11,7 @@ from ani_jax.defenses import registry
 from ani_jax.defenses.base import Forward, freeze
 from ani_jax.losses import reconstruction
 from ani_jax.losses.task import cross_entropy
+from ani_jax.modules.probes import decorrelate
 from ani_jax.training.callbacks import Save, Tell
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.loop import TrainConfig, train
@@ -129,6 +130,27 @@ def test_attribute_term_is_the_mean_over_attributes_and_adversaries(pooled, data
         alone, together = (-(one * np.log(one)).sum(-1).mean() for one in (p, whole))
         entropies.append((1 - pooled) * alone + pooled * together)
     assert float(defense.client_loss(forward, data.test)["attribute"]) == pytest.approx(np.mean(entropies), rel=1e-5)
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_dependence_is_of_what_is_said_before_noise(noisy, data):
+    """The reference is dcor's definition, position by position, channel by channel and as a whole."""
+    import dcor
+    defense, key = small(attribute=0.5, dependence=2.0), jax.random.key(0)
+    labels = jax.nn.one_hot(data.test.sensitive["ink"], 2)
+    z = jax.random.normal(key, (24, 2, 2, 3)).at[:, 0, 0, 1].add(3.0 * labels[:, 0])
+    aux, sent = ({"clean": z}, 0 * z) if noisy else ({}, z)
+    forward = Forward(sent, aux, jnp.zeros((24, 3)), {"ink-conv": jnp.zeros((24, 2))}, {})
+    heard = np.asarray(decorrelate(z), np.float64)
+    parts = (
+        [heard[:, i, j] for i in range(2) for j in range(2)],
+        [heard[..., c].reshape(24, -1) for c in range(3)],
+        [heard.reshape(24, -1)],
+    )
+    told = np.asarray(labels, np.float64)
+    found = [np.mean([dcor.u_distance_correlation_sqr(told, part) for part in kind]) for kind in parts]
+    expected = np.log(2) - 2.0 * np.mean(found)
+    assert float(defense.client_loss(forward, data.test)["attribute"]) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("updates", [1, 3])
@@ -368,6 +390,11 @@ def test_pretraining_leaves_the_adversaries_alone_and_warm_up_the_parties(data):
             {"reversal": True, "attribute_objective": "neg_ce", "pooled": 0.5},
             r"reversal=True: must be False with pooled=0.5",
         ),
+        (
+            {"reversal": True, "attribute_objective": "neg_ce", "dependence": 2.0},
+            r"reversal=True: must be False with dependence=2.0",
+        ),
+        ({"dependence": -1.0}, r"dependence=-1.0: must be in \[0, 100\]"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(options, message):

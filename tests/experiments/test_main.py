@@ -19,6 +19,7 @@ SMALL = (
     "--width=4",
     "--expansion=8",
     "--steps=12",
+    "--reference_steps=12",
     "--checkpoint_every=3",
     "--log_every=3",
     "--audit=preview",
@@ -50,7 +51,7 @@ def whole(cache, tmp_path_factory):
     output, errors = finish(start("--defense=funnel", *SMALL, f"--workdir={folder}", cache=cache))
     # Outside a terminal it says what it is doing, the reference first.
     told = [line for line in errors.splitlines() if line.startswith("ani_jax: ")]
-    assert told[0] == "ani_jax: none: training, 0 of 120"
+    assert told[0] == "ani_jax: none: training, 0 of 12"
     assert "ani_jax: funnel: training, 0 of 12" in told
     assert told[-1].startswith("ani_jax: funnel: ")
     return folder, output

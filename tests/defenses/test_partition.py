@@ -133,10 +133,11 @@ def test_attribute_term_is_the_mean_over_attributes_and_adversaries(pooled, data
 
 
 @pytest.mark.parametrize("noisy", [False, True])
-def test_dependence_is_of_what_is_said_before_noise(noisy, data):
+def test_correlation_is_of_what_is_said_before_noise(noisy, data):
     """The reference is dcor's definition, position by position, channel by channel and as a whole."""
     import dcor
-    defense, key = small(attribute=0.5, dependence=2.0), jax.random.key(0)
+
+    defense, key = small(attribute=0.5, correlation=2.0), jax.random.key(0)
     labels = jax.nn.one_hot(data.test.sensitive["ink"], 2)
     z = jax.random.normal(key, (24, 2, 2, 3)).at[:, 0, 0, 1].add(3.0 * labels[:, 0])
     aux, sent = ({"clean": z}, 0 * z) if noisy else ({}, z)
@@ -391,10 +392,10 @@ def test_pretraining_leaves_the_adversaries_alone_and_warm_up_the_parties(data):
             r"reversal=True: must be False with pooled=0.5",
         ),
         (
-            {"reversal": True, "attribute_objective": "neg_ce", "dependence": 2.0},
-            r"reversal=True: must be False with dependence=2.0",
+            {"reversal": True, "attribute_objective": "neg_ce", "correlation": 2.0},
+            r"reversal=True: must be False with correlation=2.0",
         ),
-        ({"dependence": -1.0}, r"dependence=-1.0: must be in \[0, 100\]"),
+        ({"correlation": -1.0}, r"correlation=-1.0: must be in \[0, 100\]"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(options, message):

@@ -9,7 +9,10 @@ import sys
 import jax
 import pytest
 
-SMALL = ("--defense=ani", "--width=4", "--network=cnn", "--pretraining_steps=4", "--steps=12", "--utility_budget=0.2", "--reference_steps=12")
+SMALL = (
+    *("--defense=ani", "--width=4", "--network=cnn", "--pretraining_steps=4", "--steps=12"),
+    *("--utility_budget=0.2", "--reference_steps=12"),
+)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ means of logs.
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -61,6 +62,44 @@ def gaussian_entropy_per_element(log_stddev: Float[Array | np.ndarray, "b ..."])
         1.4189
     """
     return mean_log_scale(log_stddev) + GAUSSIAN_CONSTANT
+
+
+def gaussian_rate(
+    mean: Float[Array | np.ndarray, "b ..."],
+    stddev: Float[Array | np.ndarray, "b ..."],
+    *,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """Most that independent Gaussian noise lets through of x: an upper bound of I(x; z), with the batch for the data [ours].
+
+        I(x; z) <= sum_i 1/2 (log Var z_i - E log stddev_i(x)^2),      Var z_i = Var mean_i(x) + E stddev_i(x)^2
+
+    since noise that is independent given x has the sum of its elements' entropies, and z no more than the sum of Gaussian ones
+    of its variances. Unlike an entropy of the noise it pays for a mean that says less, and for a scale that is no signal.
+
+    Args:
+        mean: (b, ...), of z given x.
+        stddev: likewise, above 0; broadcast to ``mean``.
+        axis_name: device axis whose batches count as one.
+
+    Returns:
+        Scalar, nats an example; 0 where mean and stddev are the same for all.
+
+    Raises:
+        ValueError: ``mean`` is a scalar.
+
+    Example:
+        >>> mean = jnp.array([[1.0, 0.0], [-1.0, 0.0]])
+        >>> round(gaussian_rate(mean, jnp.full((2, 2), 0.5)).item(), 4) == round(0.5 * math.log(1 + 4), 4)
+        True
+    """
+    mean = floating(mean)
+    if mean.ndim == 0:
+        raise ValueError("mean: is a scalar; must be (batch, ...)")
+    over = (lambda x: x.mean(0)) if axis_name is None else (lambda x: jax.lax.pmean(x.mean(0), axis_name))
+    variance = jnp.square(jnp.broadcast_to(floating(stddev), mean.shape))
+    spread = over(jnp.square(mean - over(mean)[None]))
+    return 0.5 * (jnp.log(spread + over(variance)) - over(jnp.log(variance))).sum()
 
 
 def laplace_entropy_per_element(log_scale: Float[Array | np.ndarray, "b ..."]) -> Float[Array, " b"]:

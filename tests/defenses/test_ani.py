@@ -98,7 +98,7 @@ def test_without_noise_weight_shift_or_noise_it_is_plain_training_of_the_server(
         def server(self):
             return CnnCloud(5, 4, depth=0)
 
-    plain = Plain(5, (16, 16, 3), width=4, steps=defense.steps)
+    plain = Plain(5, (16, 16, 3), width=4, steps=defense.steps, learning_rate=defense.learning_rate)
     other = dataclasses.replace(init(plain, KEY), params=state.params)
     expected, _ = jax.jit(make_step(plain, plain.phases[0]))(other, batch)
     assert same(after.params["server"], expected.params["server"])

@@ -62,3 +62,30 @@ def test_gradients():
 def test_a_scalar_is_refused(reward):
     with pytest.raises(ValueError, match=r"shape=\(\): must be of rank 1 or more"):
         reward(jnp.ones(()))
+
+
+def test_the_rate_bounds_what_gets_through():
+    """Of a channel whose exact information is known: two equal means apart by ``2 m`` and noise of stddev 1."""
+    mean = jnp.array([[0.8], [-0.8]])
+    grid = np.linspace(-8, 8, 4001)
+    density = 0.5 * (np.exp(-((grid - 0.8) ** 2) / 2) + np.exp(-((grid + 0.8) ** 2) / 2)) / np.sqrt(2 * np.pi)
+    exact = -np.trapezoid(density * np.log(density), grid) - noise.GAUSSIAN_CONSTANT
+    rate = float(noise.gaussian_rate(mean, jnp.ones((2, 1))))
+    assert exact < rate < 1.1 * exact
+    # The noise's scale is a signal as well, and scaling all of z changes nothing.
+    assert noise.gaussian_rate(jnp.zeros((2, 1)), jnp.array([[0.5], [2.0]])) > 0.3
+    assert float(noise.gaussian_rate(7 * mean, 7 * jnp.ones((2, 1)))) == pytest.approx(rate, rel=1e-5)
+
+
+def test_the_rate_is_of_the_global_batch_and_has_gradients():
+    mean, stddev = jax.random.normal(jax.random.key(0), (8, 3)), jnp.exp(0.1 * log_scales()[0, :, :2, 0].reshape(8, 1))
+    whole = float(noise.gaussian_rate(mean, stddev))
+    parts = (mean.reshape(4, 2, 3), stddev.reshape(4, 2, 1))
+    shared = jax.vmap(lambda m, s: noise.gaussian_rate(m, s, axis_name="devices"), axis_name="devices")(*parts)
+    np.testing.assert_allclose(shared, whole, rtol=1e-5)
+    check_grads(noise.gaussian_rate, (mean, stddev), order=1, modes=["rev"])
+
+
+def test_the_rate_of_a_scalar_is_refused():
+    with pytest.raises(ValueError, match="mean: is a scalar"):
+        noise.gaussian_rate(jnp.float32(1), jnp.float32(1))

@@ -123,7 +123,7 @@ class Data:
 
     Attributes:
         defend: trains client, server and co-trained adversaries.
-        holdout: the tenth of ``defend`` that the utility budget looks at; nothing is trained on it.
+        holdout: the tenth of ``defend`` on which a ceiling is watched; nothing is trained on it.
         auxiliary: what an attacker owns.
         validation: selects attackers and checkpoints.
         test: reports, touched once.

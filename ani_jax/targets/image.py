@@ -94,7 +94,7 @@ class Image(Target):
         floors = {"mean": metrics.squares(np.broadcast_to(own.mean(0), truth.shape), truth)}
         if known.answers is not None:
             floors["class_mean"] = metrics.squares(class_mean(known.answers, own), truth)
-        scores, errors = metrics.reconstruction(guess, truth, floors, known.bootstrap)
+        scores, errors = metrics.reconstruction(guess, truth, floors, known.bootstrap, known.test.group)
         scores.setdefault("r2_class_mean", Estimate(None, note="needs predict"))
         beside = {
             f"mse_{name}": float(floors[floor].mean()) if floor in floors else None

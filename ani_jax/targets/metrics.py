@@ -279,15 +279,17 @@ def squares(guess: Float[np.ndarray, "n h w c"], truth: Float[np.ndarray, "n h w
     return np.square(guess.astype(np.float64) - truth).mean((1, 2, 3))
 
 
-def retrieval(guess: ArrayLike, truth: ArrayLike) -> np.ndarray:
-    """Whether each reconstruction's nearest original (by MSE, among all of them) is its own.
+def retrieval(guess: ArrayLike, truth: ArrayLike, group: ArrayLike | None = None) -> np.ndarray:
+    """Whether each reconstruction's nearest image (by MSE) is its own, among one image of every original.
 
-    An original that is pixel for pixel another one's twin counts as found with either; of several originals at the same
-    distance only the first counts, so a constant guess finds one in n.
+    An image that is pixel for pixel another one's twin counts as found with either; of several at the same distance only the
+    first counts, so a constant guess finds one in n.
 
     Args:
         guess: (n, ...) reconstructions.
-        truth: (n, ...) originals in the same order.
+        truth: (n, ...) images in the same order.
+        group: (n,) which original each image shows: of others than its own, the first alone is there to be found. None means
+            that each is its own.
 
     Returns:
         (n,) of 1.0 and 0.0.
@@ -298,17 +300,28 @@ def retrieval(guess: ArrayLike, truth: ArrayLike) -> np.ndarray:
     """
     found, real = np.asarray(guess, np.float64), np.asarray(truth, np.float64)
     found, real = found.reshape(len(found), -1), real.reshape(len(real), -1)
+    shown = np.arange(len(real)) if group is None else np.asarray(group)
+    _, firsts, owner = np.unique(shown, return_index=True, return_inverse=True)
     # Distances stay what they are; smaller numbers leave less to cancel.
     centre = real.mean(0)
     found, real = found - centre, real - centre
     # A guess's own square is the same for all originals.
-    own = np.square(real).sum(1)
-    nearest = np.concatenate([(own - 2 * found[i : i + PART] @ real.T).argmin(1) for i in range(0, len(found), PART)])
-    return (real[nearest] == real).all(1).astype(np.float64)
+    square, hits = np.square(real).sum(1), []
+    for start in range(0, len(found), PART):
+        rows = np.arange(start, min(start + PART, len(found)))
+        distances = square[firsts] - 2 * found[rows] @ real[firsts].T
+        distances[np.arange(len(rows)), owner[rows]] = square[rows] - 2 * (found[rows] * real[rows]).sum(1)
+        nearest = distances.argmin(1)
+        hits.append((nearest == owner[rows]) | (real[firsts[nearest]] == real[rows]).all(1))
+    return np.concatenate(hits).astype(np.float64)
 
 
 def reconstruction(
-    guess: ArrayLike, truth: ArrayLike, floors: Mapping[str, ArrayLike], bootstrap: Bootstrap
+    guess: ArrayLike,
+    truth: ArrayLike,
+    floors: Mapping[str, ArrayLike],
+    bootstrap: Bootstrap,
+    group: ArrayLike | None = None,
 ) -> tuple[dict[str, Estimate], np.ndarray]:
     """Every image score of METHODS 6.
 
@@ -317,6 +330,7 @@ def reconstruction(
         truth: (n, h, w, c) originals.
         floors: name ("mean", "class_mean") -> (n,) MSE of guessing that image; each gives an R^2.
         bootstrap: of these images.
+        group: see :func:`retrieval`.
 
     Returns:
         Scores (mse, mse_worst, psnr, ssim, ms_ssim, retrieval, r2_NAME) and the per-image MSE.
@@ -344,7 +358,7 @@ def reconstruction(
     scores["mse_worst"] = bootstrap.estimate(lowest)
     for name, floor in floors.items():
         scores[f"r2_{name}"] = r_squared(mse, floor, bootstrap)
-    scores["retrieval"] = bootstrap.mean(retrieval(guess, truth))
+    scores["retrieval"] = bootstrap.mean(retrieval(guess, truth, group))
     return scores, mse
 
 

@@ -14,8 +14,8 @@ from ani_jax.defenses.mixins import Prepared
 from ani_jax.modules.initialise import initialise
 from ani_jax.types import PRNGKey
 
-BUDGET = {"log_multiplier": 0.0, "ema": -1.0, "constraint": 0.0, "log_target": 0.0}
-"""The utility budget's part of a fresh state: multiplier 1, nothing seen yet (an ema below 0), the target as it was given."""
+BUDGET = {"log_multiplier": 0.0, "constraint": 0.0}
+"""The utility budget's part of a fresh state: multiplier 1, nothing seen yet."""
 
 
 @struct.dataclass
@@ -31,8 +31,8 @@ class State:
         step: optimiser steps taken over all phases.
         key: root of all randomness; never advanced, step ``t`` uses ``fold_in(key, t)``.
         extra: arrays that a phase's ``prepare`` fills.
-        budget: the *utility* budget's, as nothing else is called one: its log multiplier, ema, constraint value and the log of
-            its target over the one that was given; unused without one. ``Data.holdout`` is its slice of the data.
+        budget: the *utility* budget's, as nothing else is called one: its log multiplier and constraint value; unused
+            without one.
     """
 
     params: dict[str, Any]

@@ -91,6 +91,21 @@ def test_retrieval(rng):
     np.testing.assert_array_equal(metrics.retrieval(twins, twins), 1)
 
 
+def test_retrieval_is_of_originals(rng):
+    """Drawings of an original are no rivals of each other, and of every other one the first alone is there to be found."""
+    truth, group = rng.random((60, 6)), np.repeat(np.arange(20)[::-1], 3)
+    guess = truth + 0.4 * rng.standard_normal(truth.shape)
+    expected = []
+    for row, own in zip(guess, range(60), strict=True):
+        firsts = [np.flatnonzero(group == one)[0] for one in range(20) if one != group[own]]
+        errors = [np.square(row - truth[other]).sum() for other in (own, *firsts)]
+        expected.append(float(np.argmin(errors) == 0))
+    np.testing.assert_array_equal(metrics.retrieval(guess, truth, group), expected)
+    assert 0.2 < np.mean(expected) < 0.95
+    near = np.repeat(rng.random((20, 1, 6)), 3, axis=1) + 1e-3 * rng.random((20, 3, 6))
+    assert metrics.retrieval(near[:, ::-1].reshape(60, 6), near.reshape(60, 6), group).all()
+
+
 def test_reconstruction_scores(rng):
     truth = rng.random((40, 16, 16, 1))
     mean = np.broadcast_to(truth.mean(0), truth.shape)

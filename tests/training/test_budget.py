@@ -186,6 +186,19 @@ def test_the_multiplier_waits_until_the_network_has_begun(toy, toy_data):
         assert (float(run.state.weights["attribute"]) < 0.5) is moves
 
 
+def test_a_run_may_be_short_by_what_its_rate_still_costs(toy, toy_data):
+    found = []
+    for first in (4 * budget.LOOK - 1, 8 * budget.LOOK - 1):
+        run, spend, _ = under_way(toy, toy_data, dataclasses.replace(TARGET, accuracy=0.5))
+        run.state = states(run.defense)[0]
+        run.part = Part(1, run.defense.phases[1], first, 1, 8 * budget.LOOK)
+        logged = spend.look(run)
+        # How short it is, in budgets; what was seen is told as it is.
+        short = 0.5 - float(logged["validation/accuracy"]) - float(logged["budget/constraint"]) * TARGET.lost
+        found.append(short)
+    assert found == pytest.approx([budget.SLACK / 2, 0.0], abs=1e-6)
+
+
 def test_what_is_preferred_is_saved_as_the_best(toy, toy_data, tmp_path):
     checkpoints = Checkpoints(tmp_path)
     run, spend, events = under_way(toy, toy_data, TARGET, checkpoints)

@@ -34,7 +34,7 @@ from ani_jax.types import Data
 from experiments.flags import command
 from experiments.folders import Parts, WorkdirError, claim, write
 from experiments.machine import Machine, Told
-from experiments.progress import Progress, log
+from experiments.progress import Progress, log, say
 
 Trained = tuple[Data, Defense, State]
 """A client at the end of its training: what it was trained on, what was trained, and its state."""
@@ -76,6 +76,7 @@ def execute(config: RunConfig, folder: Path, cache: Path, machine: Machine | Non
             # Before its reference is trained, what was asked for must be possible at all. Both have the same data.
             data, _ = problem(config)
             if ceiling in unfinished:
+                say("first the undefended reference is trained and attacked, once for this data and seed")
                 with claim(ceiling, config.reference(), wait=True, flag="cache_dir"):
                     _complete(config.reference(), ceiling, cache, data, machine)
             _complete(config, folder, cache, data, machine)
@@ -192,9 +193,8 @@ def load(folder: Path) -> Run:
 
 def report(runs: list[Run]) -> None:
     """Writes the report of finished runs into the folder of the last one, which is the subject."""
-    subject, logs = runs[-1], {run.evidence.subject: run.metrics for run in runs}
-    line = command(subject.config, subject.folder)
-    render(subject.folder, [run.evidence for run in runs], line, subject.config, logs)
+    last, logs = runs[-1], {run.evidence.subject: run.metrics for run in runs}
+    render(last.folder, [run.evidence for run in runs], command(last.config, last.folder), last.config, logs)
 
 
 def render(folder: Path, found: list[Evidence], line: str, config: Config, logs: Mapping[str, Any]) -> None:

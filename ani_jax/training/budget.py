@@ -40,8 +40,8 @@ RATE = 0.3
 RANGE = (-5.0, 5.0)
 """Of log m."""
 SLACK = 0.05
-"""Accuracy that a run may be short by while its rate has yet to decay: ``partition`` with noise has 95% at half of its steps where
-it ends at 97% (practice seed 100)."""
+"""Accuracy that a run may be short by before its rate has decayed: ``partition`` with noise has 95% at half of its steps where
+it ends at 97%."""
 HELD = 0.25
 """Part of the run in which m stays 1: a network that has just begun is inaccurate whatever it hides."""
 CHOICE = 50

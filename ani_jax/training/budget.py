@@ -34,7 +34,7 @@ EVERY = 10
 LOOK = 25
 """Steps between two moves of the multiplier."""
 SEEN = 1024
-"""Images at most of ``validation`` that a move is decided by: a point of accuracy is ten of them."""
+"""Images at most of ``validation`` that a move is decided by and leakage weighed on; a point of accuracy is ten of them."""
 RATE = 0.3
 """How far log m moves when the accuracy is a whole budget above or below what is needed."""
 RANGE = (-5.0, 5.0)
@@ -237,9 +237,7 @@ class Spend(Callback):
         logged, part = {}, run.part
         if part.due(LOOK) and part.end > HELD * part.total and spends(run.defense, part.phase):
             state, weights = run.state, run.defense.weights.arrays()
-            apart = -(-len(run.data.validation.label) // SEEN)
-            some = jax.tree.map(lambda leaf: leaf[::apart], run.data.validation)
-            found = appraise(state, some, weights, run.defense)
+            found = appraise(state, _few(run.data.validation), weights, run.defense)
             slack = SLACK * (1 + math.cos(math.pi * part.end / part.total)) / 2
             moved = ascend(state, found.accuracy + slack, weights, self.utility, run.defense)
             run.change(weights=moved.weights, budget=moved.budget)
@@ -271,5 +269,13 @@ class Spend(Callback):
             run.state = self.kept
 
     def _appraise(self, run: Run, state: State) -> Appraisal:
-        weights = run.defense.weights
-        return appraise(state, run.data.validation, weights.arrays(), run.defense, weights.active)
+        weights, whole = run.defense.weights, run.data.validation
+        found = appraise(state, whole, weights.arrays(), run.defense)
+        # Dependence is of pairs: of all images it would take longer than the steps between two looks.
+        few = appraise(state, _few(whole), weights.arrays(), run.defense, weights.active)
+        return found._replace(leakage=few.leakage)
+
+
+def _few(batch: Batch) -> Any:
+    """At most ``SEEN`` of the images, spread over all."""
+    return jax.tree.map(lambda leaf: leaf[:: -(-len(batch.label) // SEEN)], batch)

@@ -70,7 +70,6 @@ class Partition(Prepared, Reversible, Noisy):
     Attributes:
         backbone: "cnn", "resnet" or "vgg".
         depth: how many of the backbone's blocks run on the device.
-        server_width: the provider's width, 0 for the client's: what it takes to read a noisy client costs the device nothing.
         hide: names of the attributes to hide, comma-separated; "" means the data's first sensitive attribute.
         attribute_objective: L_attr, what the defender maximises: "max_entropy", "kl_to_prior", or "neg_ce", whose optimum
             can be an adversary that is confidently wrong.
@@ -99,7 +98,6 @@ class Partition(Prepared, Reversible, Noisy):
 
     backbone: str = "cnn"
     depth: int = 2
-    server_width: int = 0
     hide: str = ""
     attribute_objective: str = "max_entropy"
     reconstruction_objective: str = "mse"
@@ -140,7 +138,6 @@ class Partition(Prepared, Reversible, Noisy):
             ("decoder", tuple(DECODERS)),
         ):
             require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
-        require(self.server_width >= 0, "server_width", self.server_width, "0 (the client's) or more")
         require(0 <= self.pooled <= 1, "pooled", self.pooled, "in [0, 1]")
         require(0 <= self.correlation <= 100, "correlation", self.correlation, "in [0, 100]")
         require(1 <= self.adversary_updates <= 5, "adversary_updates", self.adversary_updates, "1 to 5")
@@ -199,8 +196,7 @@ class Partition(Prepared, Reversible, Noisy):
     @property
     def server(self) -> nn.Module:
         """The remaining backbone."""
-        width = self.server_width or self.width
-        return SplitCloud(self.classes, width, self.depth, None, self.axis_name, self.backbone)
+        return SplitCloud(self.classes, self.width, self.depth, None, self.axis_name, self.backbone)
 
     @property
     def adversaries(self) -> tuple[Adversary, ...]:

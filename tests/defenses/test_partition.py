@@ -375,7 +375,6 @@ def test_pretraining_leaves_the_adversaries_alone_and_warm_up_the_parties(data):
         ({"decoder": "crayon"}, r"decoder=crayon: must be one of local, mirror"),
         ({"adversary_updates": 0}, r"adversary_updates=0: must be 1 to 5"),
         ({"adversary_updates": 6}, r"adversary_updates=6: must be 1 to 5"),
-        ({"server_width": -1}, r"server_width=-1: must be 0 \(the client's\) or more"),
         ({"pooled": 1.5}, r"pooled=1.5: must be in \[0, 1\]"),
         ({"release_stddev": -1.0}, r"release_stddev=-1.0: must be in \[0, 100\]"),
         ({"repeats": "often"}, "repeats=often: must be one of fresh, memoised"),
@@ -403,13 +402,6 @@ def test_what_cannot_be_is_refused_in_one_line(options, message):
     with pytest.raises(ValueError, match=message) as caught:
         small(**options)
     assert "\n" not in str(caught.value)
-
-
-def test_a_wide_server_leaves_the_client_as_it_is(data):
-    plain, wide = (init(small(server_width=width), jax.random.key(0)) for width in (0, 8))
-    assert jax.tree.map(jnp.shape, plain.params["client"]) == jax.tree.map(jnp.shape, wide.params["client"])
-    kernels = [state.params["server"]["block_2"]["conv"]["kernel"] for state in (plain, wide)]
-    assert [kernel.shape[2:] for kernel in kernels] == [(8, 8), (8, 16)]
 
 
 def test_noise_and_grid_are_sent_and_declared(data):

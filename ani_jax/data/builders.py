@@ -129,13 +129,21 @@ class Official(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if target.exists():
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(target.parent.parent / f".{target.parent.name}.lock"):
-            # Nobody else is at work now, so what is incomplete was left by a process that was killed.
+
+        def sweep() -> None:
             for leftover in target.parent.glob(f"incomplete.*_{target.name}"):
                 shutil.rmtree(leftover)
-            # Nothing is downloaded, but tfds makes a folder for it, by default beside the data.
-            with tempfile.TemporaryDirectory() as unused:
-                self.download_and_prepare(file_format=FORMAT, download_dir=unused)
+
+        with filelock.FileLock(target.parent.parent / f".{target.parent.name}.lock"):
+            # Nobody else is at work now, so what is incomplete was left by a process that was killed.
+            sweep()
+            try:
+                # Nothing is downloaded, but tfds makes a folder for it, by default beside the data.
+                with tempfile.TemporaryDirectory() as unused:
+                    self.download_and_prepare(file_format=FORMAT, download_dir=unused)
+            finally:
+                # An interrupt may come behind tfds's making of its folder and before it watches over it.
+                sweep()
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

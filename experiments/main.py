@@ -3,8 +3,8 @@
     python -m experiments.main --defense=funnel
 
 trains on the embedded digits beside an undefended reference, previews an audit of both, prints the table and writes a page into
-the run folder; about three minutes on two cores. The same command again resumes, or shows the finished run. SIGTERM saves and
-exits with code 75: run it again to go on.
+the run folder; about three minutes on two cores, and two more where the reference is not there yet. The same command again
+resumes, or shows the finished run. SIGTERM saves and exits with code 75: run it again to go on.
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ from ani_jax.attacks.base import LEVELS
 from ani_jax.data import catalog
 from ani_jax.reporting.table import summary
 from ani_jax.reporting.text import aligned
+from ani_jax.training import processes
 from experiments import flags, machine, runs
 
 
@@ -24,10 +25,9 @@ def main(_: list[str]) -> None:
     config = flags.from_flags()
     given = machine.from_flags(config)
     folder = Path(flags.FLAGS.workdir or f"runs/{config.dataset}-{config.defense}-{config.digest}")
-    if not LEVELS[config.audit].plants:
+    if processes.is_main() and not LEVELS[config.audit].plants:
         print(f"a preview, not evidence; that is: python -m experiments.audit --workdir={folder} --audit=standard")
     found = runs.execute(config, folder, flags.cache(), given)
-    # Of several processes the main one alone has something to show.
     if found:
         print(summary([run.evidence for run in found]))
         print(f"\nreport:    {folder / 'report.html'}\nreproduce: {flags.command(config, folder)}")

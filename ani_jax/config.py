@@ -225,10 +225,12 @@ class RunConfig(Config):
         """
         defense = self.template()
         shared = {name: getattr(defense, name) for name in ("backbone", "depth") if hasattr(defense, name)}
+        shared["steps"] = self.reference_steps
         if defense.width != registry.options(self.defense)["width"]:
             shared["width"] = defense.width
-        shared["steps"] = self.reference_steps
         # The seed and nothing else: one reference serves every run of that seed, however the run itself is trained.
         train = TrainConfig(seed=self.train.seed)
-        rest = {"utility_budget": None, "reference_steps": RunConfig.reference_steps}
-        return dataclasses.replace(self, defense="none", options=shared, train=train, **rest)
+        usual = RunConfig.reference_steps
+        return dataclasses.replace(
+            self, defense="none", utility_budget=None, reference_steps=usual, options=shared, train=train
+        )

@@ -76,7 +76,7 @@ def execute(config: RunConfig, folder: Path, cache: Path, machine: Machine | Non
             # Before its reference is trained, what was asked for must be possible at all. Both have the same data.
             data, _ = problem(config)
             if ceiling in unfinished:
-                say("first the undefended reference is trained and attacked, once for this data and seed")
+                processes.on_main(lambda: say("first the undefended reference is trained, once for data and seed"))
                 with claim(ceiling, config.reference(), wait=True, flag="cache_dir"):
                     _complete(config.reference(), ceiling, cache, data, machine)
             _complete(config, folder, cache, data, machine)

@@ -94,8 +94,7 @@ def gaussian_rate(
         True
     """
     mean = floating(mean)
-    if mean.ndim == 0:
-        raise ValueError("mean: is a scalar; must be (batch, ...)")
+    require(mean.ndim >= 1, "mean.shape", mean.shape, "of rank 1 or more")
     over = (lambda x: x.mean(0)) if axis_name is None else (lambda x: jax.lax.pmean(x.mean(0), axis_name))
     variance = jnp.square(jnp.broadcast_to(floating(stddev), mean.shape))
     spread = over(jnp.square(mean - over(mean)[None]))

@@ -94,7 +94,7 @@ class Appraisal(NamedTuple):
     Attributes:
         loss: primary cross-entropy, nats.
         accuracy: of the primary task.
-        leakage: the privacy terms under the weights given; lower is more private.
+        leakage: the privacy terms under the weights given, of ``SEEN`` images at most; lower is more private.
     """
 
     loss: Float[Array, ""]
@@ -128,7 +128,9 @@ def appraise(
     }
     leakage = jnp.float32(0)
     if private := [name for name in terms if name in defense.weights.privacy]:
-        losses = defense.client_loss(Forward(sent.z, sent.aux, logits, answers, state.extra), batch)
+        # Dependence is of pairs: of all images it would take longer than the steps between two looks.
+        few, some = _few((Forward(sent.z, sent.aux, logits, answers, {}), batch))
+        losses = defense.client_loss(few._replace(extra=state.extra), some)
         factors = defense.weights.factors(weights)
         leakage = jnp.asarray(sum(factors[name] * losses[name] for name in private))
     return Appraisal(cross_entropy(logits, batch.label).mean(), accuracy(logits, batch.label).mean(), leakage)
@@ -269,13 +271,10 @@ class Spend(Callback):
             run.state = self.kept
 
     def _appraise(self, run: Run, state: State) -> Appraisal:
-        weights, whole = run.defense.weights, run.data.validation
-        found = appraise(state, whole, weights.arrays(), run.defense)
-        # Dependence is of pairs: of all images it would take longer than the steps between two looks.
-        few = appraise(state, _few(whole), weights.arrays(), run.defense, weights.active)
-        return found._replace(leakage=few.leakage)
+        weights = run.defense.weights
+        return appraise(state, run.data.validation, weights.arrays(), run.defense, weights.active)
 
 
-def _few(batch: Batch) -> Any:
-    """At most ``SEEN`` of the images, spread over all."""
-    return jax.tree.map(lambda leaf: leaf[:: -(-len(batch.label) // SEEN)], batch)
+def _few(rows: Any) -> Any:
+    """At most ``SEEN`` rows of a pytree, spread over all."""
+    return jax.tree.map(lambda leaf: leaf[:: -(-len(leaf) // SEEN)], rows)

@@ -51,7 +51,7 @@ def whole(cache, tmp_path_factory):
     output, errors = finish(start("--defense=funnel", *SMALL, f"--workdir={folder}", cache=cache))
     # Outside a terminal it says what it is doing, the reference first.
     told = [line for line in errors.splitlines() if line.startswith("ani_jax: ")]
-    assert told[0] == "ani_jax: first the undefended reference is trained and attacked, once for this data and seed"
+    assert told[0] == "ani_jax: first the undefended reference is trained, once for data and seed"
     assert told[1] == "ani_jax: none: training, 0 of 12"
     assert "ani_jax: funnel: training, 0 of 12" in told
     assert told[-1].startswith("ani_jax: funnel: ")

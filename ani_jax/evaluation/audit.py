@@ -23,7 +23,8 @@ from ani_jax.evaluation.progress import Progress, interactive
 from ani_jax.evaluation.scene import NOTHING, RANDOM, RAW, Ceiling, Scene, named
 from ani_jax.information.criterion import LEVELS as CRITICS
 from ani_jax.information.criterion import criterion
-from ani_jax.records import AttackResult, Control, Criterion, Estimate, Evidence, from_json, to_json
+from ani_jax.information.estimates import self_tests
+from ani_jax.records import AttackResult, Control, Criterion, Estimate, Evidence, SelfTest, from_json, to_json
 from ani_jax.targets import base as targets
 from ani_jax.types import Data, Features, Knowledge, Logits, Release
 
@@ -130,7 +131,7 @@ def audit(
     noticed = ends
     if plants:
         noticed += kept.part("controls", chosen, Controls, lambda: Controls(controls.found(scene, found))).all
-    measured, problem = _criterion(scene, kept)
+    measured, problem = _criterion(scene, kept, shared)
     attackers = [(family, attack) for family in chosen for attack in family.attacks]
     notes = [attack.caveat for _, attack in attackers if attack.caveat]
     if not plants:
@@ -189,6 +190,13 @@ class Ceilings:
     all: tuple[Ceiling, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class SelfTests:
+    """All that the criterion's estimator read of Gaussians, as it is kept."""
+
+    all: tuple[SelfTest, ...]
+
+
 class _Kept:
     """The finished parts of one audit, by name and by what determines them."""
 
@@ -206,15 +214,24 @@ class _Kept:
         return from_json(kind, self.store[key])
 
 
-def _criterion(scene: Scene, kept: _Kept) -> tuple[Criterion | None, tuple[str, ...]]:
+def _criterion(scene: Scene, kept: _Kept, shared: _Kept) -> tuple[Criterion | None, tuple[str, ...]]:
     """The inversion-difficulty criterion where the level has critics for it, or a note why it is missing."""
     # As attacks do, a level of one's own takes what its base has.
     critics = CRITICS.get(scene.level.base or scene.level.name)
     if critics is None:
         return None, ()
+
+    def work() -> Criterion:
+        found = criterion(named(scene.key, "criterion"), scene.asked, scene.data, critics, self_test=())
+        told = found.information
+        sizes = (critics, told.examples, told.dimensions)
+        tests = functools.partial(self_tests, named(scene.key, "self-test"), *sizes)
+        # Of numbers and dimensions alone, and two thirds of the time: clients that send as much share them.
+        tested = shared.part("self-tests", sizes, SelfTests, lambda: SelfTests(tests())).all
+        return dataclasses.replace(found, information=dataclasses.replace(told, self_tests=tested))
+
     scene.emit({"kind": "attack_start", "name": "criterion", "total": 0})
     try:
-        work = functools.partial(criterion, named(scene.key, "criterion"), scene.asked, scene.data, critics)
         return kept.part("criterion", critics, Criterion, work), ()
     except Exception as error:
         return None, (f"no inversion-difficulty criterion: {reason(error)}",)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from ani_jax.attacks.base import SAMPLE, Asked, prepare
 from ani_jax.attacks.query import as_release, flat, query, summarise
 from ani_jax.information.critics import Critics, finite
-from ani_jax.information.estimates import estimate_information
+from ani_jax.information.estimates import TRUTHS, estimate_information
 from ani_jax.losses import estimates
 from ani_jax.losses.checks import require
 from ani_jax.records import Criterion
@@ -37,7 +37,7 @@ def criterion(
     noise: float = 0.1,
     threshold: float = 0.1,
     sample: int = SAMPLE,
-    self_test: Sequence[float] = (0.0, 2.0),
+    self_test: Sequence[float] = TRUTHS,
 ) -> Criterion:
     """The inversion-difficulty criterion of a client.
 

@@ -25,6 +25,8 @@ Conditional = Callable[[Array, Array], Float[Array, "b c"]]
 """``(x (b, d_x), z (c, d_z)) -> log q(z_j | x_i)``, in the units of the given x and z."""
 BELOW, ABOVE, AT_ZERO, CLUB = 0.25, 0.1, 0.05, 0.1
 """What a self-test may read below and above what it should, above 0 for independent samples (nats), and CLUB's share."""
+TRUTHS = (0.0, 2.0)
+"""Information of the Gaussians that an estimator is read on beside an estimate, nats."""
 SATURATED = 0.5
 """Nats below the most that an estimator can read from which a value says only "at least"."""
 
@@ -46,7 +48,7 @@ def estimate_information(
     *,
     noise: float = 0.0,
     conditional: Conditional | None = None,
-    self_test: Sequence[float] = (0.0, 2.0),
+    self_test: Sequence[float] = TRUTHS,
 ) -> InformationEstimate:
     """Estimates I(x; z + noise) with critics that are trained, chosen and read on three sets of pairs (METHODS 6).
 
@@ -108,11 +110,26 @@ def estimate_information(
         log_n=math.log(examples[2]),
         cap=information.infonce_cap(block_size(examples[2])) if critics.estimator == "infonce" else None,
         caveats=_caveats(critics, readings, noise, examples[2]),
-        self_tests=tuple(
-            gaussian_self_test(one, truth, critics, examples, dimensions, exact_conditional=conditional is not None)
-            for one, truth in zip(jax.random.split(test_key, len(self_test)), self_test, strict=True)
+        self_tests=self_tests(
+            test_key, critics, examples, dimensions, self_test, exact_conditional=conditional is not None
         ),
         **readings._asdict(),
+    )
+
+
+def self_tests(
+    key: PRNGKey,
+    critics: Critics,
+    examples: Sequence[int],
+    dimensions: Sequence[int],
+    truths: Sequence[float] = TRUTHS,
+    *,
+    exact_conditional: bool = False,
+) -> tuple[SelfTest, ...]:
+    """:func:`gaussian_self_test` of each of ``truths``, with keys of their own."""
+    return tuple(
+        gaussian_self_test(one, truth, critics, examples, dimensions, exact_conditional=exact_conditional)
+        for one, truth in zip(jax.random.split(key, len(truths)), truths, strict=True)
     )
 
 

@@ -150,6 +150,11 @@ def test_the_criterion_stands_beside_the_attacks_where_the_level_has_critics(toy
     assert [test.truth for test in found.criterion.information.self_tests] == [0.0, 2.0]
     assert {"kind": "attack_end", "name": "criterion"} in events
     assert any(name.startswith("criterion ") for name in store)
+    # What an estimator reads of Gaussians is no client's: another that sends as much reads it there.
+    common = {name: text for name, text in store.items() if name.startswith("self-tests ")}
+    other = audit(lambda x: 1 - client(x), toy, **{**options, "store": {}}, common=common)
+    assert other.criterion.information.self_tests == found.criterion.information.self_tests
+    assert sum(name.startswith("self-tests ") for name in common) == 1
     assert audit(client, toy, **options).criterion == found.criterion
     assert audit(client, toy, attacks=ATTACKS[1:], level="preview").criterion is None
     # A level of one's own takes its base's critics.
@@ -158,7 +163,7 @@ def test_the_criterion_stands_beside_the_attacks_where_the_level_has_critics(toy
 
 
 def test_a_criterion_that_fails_is_a_note(toy, monkeypatch):
-    def fails(*arguments):
+    def fails(*arguments, **options):
         raise FloatingPointError("no")
 
     monkeypatch.setattr(module, "criterion", fails)

@@ -4,16 +4,22 @@ This is the top floor: it knows every registry, so that whatever a config names 
 frozen, checked when it is made, JSON both ways, and its digest names its folder. Flags and commands are not its business.
 """
 
+import bisect
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, Self
 
+import jax
+import jax.numpy as jnp
+
 from ani_jax.attacks.base import level_named
 from ani_jax.data import augment, catalog
 from ani_jax.defenses import registry
-from ani_jax.defenses.base import Defense
+from ani_jax.defenses.base import ClientApply, Defense
+from ani_jax.evaluation.cost import multiply_accumulates
 from ani_jax.training.config import TrainConfig
 from ani_jax.types import Data
 
@@ -159,6 +165,8 @@ class RunConfig(Config):
         utility_budget: accuracy that the defence may cost (0.01 is one point); its privacy weight is then found by dual
             ascent. None leaves the weights as they are given.
         reference_steps: how long the undefended reference is trained; one that is cut short flatters every defence.
+        reference_width: its width, whatever the defence's own: a narrow one flatters likewise.
+        client_macs: multiply-accumulates that the client may cost an image; a dearer one is refused. None for any number.
         augment: how the defence's training pictures are changed at every step.
         options: options of the defence; the ones that are not named keep their defaults.
         train: how the defence is trained, its seed included, which also seeds split and audit.
@@ -172,6 +180,8 @@ class RunConfig(Config):
     defense: str = "funnel"
     utility_budget: float | None = None
     reference_steps: int = registry.options("none")["steps"]
+    reference_width: int = registry.options("none")["width"]
+    client_macs: int | None = None
     augment: tuple[str, ...] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
@@ -180,8 +190,9 @@ class RunConfig(Config):
         if self.defense not in registry.DEFENSES:
             raise ValueError(f"defense={self.defense}: must be one of {', '.join(registry.DEFENSES)}")
         super().__post_init__()
-        if self.reference_steps < 1:
-            raise ValueError(f"reference_steps={self.reference_steps}: must be at least 1")
+        for name in ("reference_steps", "reference_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
         if self.image_size < 16 or self.image_size % 8:
             raise ValueError(f"image_size={self.image_size}: must be a multiple of 8, at least 16")
         if self.originals is not None and (self.originals < FEWEST or self.dataset.startswith("digits")):
@@ -216,21 +227,44 @@ class RunConfig(Config):
         """
         size = (self.image_size, self.image_size, 3)
         attributes = tuple((task.name, task.classes) for task in data.sensitive)
-        return registry.build(self.defense, data.primary.classes, size, attributes=attributes, **self.options)
+        build = functools.partial(registry.build, self.defense, data.primary.classes, size, attributes=attributes)
+        defense, allowed = build(**self.options), self.client_macs
+        if allowed is not None and (macs := client_macs(defense)) > allowed:
+            widths = range(1, defense.width)
+            fit = bisect.bisect(
+                widths, allowed, key=lambda width: client_macs(build(**{**self.options, "width": width}))
+            )
+            hint = f"; --width={fit} is the widest that fits" if fit else ""
+            raise ValueError(
+                f"client_macs={allowed}: must be at least {macs}, which {self.defense} costs a device{hint}"
+            )
+        return defense
 
     def reference(self) -> "RunConfig":
-        """The undefended run that this one is measured against: same data, seed, split, width and training.
-
-        A defence that is narrow by default is measured against the usual width: a narrow ceiling would flatter it.
-        """
+        """The undefended run that this one is measured against: same data, seed, split and backbone."""
         defense = self.template()
         shared = {name: getattr(defense, name) for name in ("backbone", "depth") if hasattr(defense, name)}
-        shared["steps"] = self.reference_steps
-        if defense.width != registry.options(self.defense)["width"]:
-            shared["width"] = defense.width
+        shared |= {"steps": self.reference_steps, "width": self.reference_width}
         # The seed and nothing else: one reference serves every run of that seed, however the run itself is trained.
         train = TrainConfig(seed=self.train.seed)
-        usual = RunConfig.reference_steps
+        usual = {name: getattr(RunConfig, name) for name in ("reference_steps", "reference_width")}
         return dataclasses.replace(
-            self, defense="none", utility_budget=None, reference_steps=usual, options=shared, train=train
+            self, defense="none", utility_budget=None, client_macs=None, options=shared, train=train, **usual
         )
+
+
+def client_macs(defense: Defense) -> int:
+    """Multiply-accumulates of one image through a defence's client, before there are parameters.
+
+    Args:
+        defense: built for its data.
+
+    Example:
+        >>> from ani_jax.defenses import registry
+        >>> client_macs(registry.build("none", 10, (32, 32, 3), width=8, light=True))
+        57344
+    """
+    client, key = defense.client, jax.random.key(0)
+    image = jnp.zeros((1, *defense.image_shape), jnp.float32)
+    variables = jax.eval_shape(lambda: client.init(key, image, key, train=False))
+    return multiply_accumulates(ClientApply(client), variables, image, key)

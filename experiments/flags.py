@@ -52,7 +52,9 @@ def define_run() -> None:
         defense=(registry.DEFENSES, None, "How the client is protected (default funnel)."),
         augment=(list, None, f"Any of {', '.join(AUGMENTATIONS)}, separated by commas (default none)."),
         utility_budget=(float, None, "Accuracy that may be lost, 0.01 is one point (default: fixed weights)."),
+        client_macs=(int, None, "Multiply-accumulates that the client may cost a device (default: any number)."),
         reference_steps=(int, None, f"Steps of the undefended reference (default {RunConfig.reference_steps})."),
+        reference_width=(int, None, f"Its width (default {RunConfig.reference_width})."),
         config=(str, None, "A config.json to start from; flags given beside it override it."),
     )
     for field in dataclasses.fields(TrainConfig):

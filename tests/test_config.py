@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+import types
 
 import pytest
 
-from ani_jax.config import FORMAT, AuditConfig, RunConfig
+from ani_jax.config import FORMAT, AuditConfig, RunConfig, client_macs
 from ani_jax.training.config import TrainConfig
 
 
@@ -126,3 +127,28 @@ def test_an_audits_bad_values_too(values, message):
 def test_a_file_that_is_no_config_is_refused(text):
     with pytest.raises(ValueError):
         RunConfig.read(text)
+
+
+def test_a_client_that_is_too_dear_is_refused_with_what_fits():
+    # All of the data that a defence is built for.
+    tiny = types.SimpleNamespace(primary=types.SimpleNamespace(classes=10), sensitive=())
+    allowed = RunConfig("none", client_macs=120_000, options={"light": True, "width": 64})
+    message = (
+        "client_macs=120000: must be at least 2293760, which none costs a device; --width=12 is the widest that fits"
+    )
+    with pytest.raises(ValueError, match=message):
+        allowed.build(tiny)
+    fits = dataclasses.replace(allowed, options={"light": True, "width": 12})
+    assert client_macs(fits.build(tiny)) == 110_592
+    # What protects nothing is measured against nothing narrower.
+    assert fits.reference().client_macs is None
+    with pytest.raises(ValueError, match=r"client_macs=10: must be at least 110592, which none costs a device$"):
+        dataclasses.replace(fits, client_macs=10).build(tiny)
+
+
+def test_the_reference_is_as_wide_whatever_the_client_is():
+    narrow = RunConfig("partition", options={"width": 4}).reference()
+    assert (narrow.options["width"], RunConfig("none", options={"width": 8}).reference().options["width"]) == (64, 64)
+    assert RunConfig("partition", reference_width=4).reference().options["width"] == 4
+    with pytest.raises(ValueError, match="reference_width=0: must be at least 1"):
+        RunConfig("funnel", reference_width=0)

@@ -128,6 +128,7 @@ def test_a_defence_and_an_attack_are_a_file_each(run):
         "--image_size=16",
         "--steps=4",
         "--reference_steps=12",
+        "--reference_width=4",
         "--batch_size=16",
         "--log_every=2",
         "--audit=preview",

@@ -70,6 +70,7 @@ class Partition(Prepared, Reversible, Noisy):
     Attributes:
         backbone: "cnn", "resnet" or "vgg".
         depth: how many of the backbone's blocks run on the device.
+        light: convolve 2x2 with stride 2 on the device, instead of 3x3 and pooling; of the cnn alone. [ours]
         hide: names of the attributes to hide, comma-separated; "" means the data's first sensitive attribute.
         attribute_objective: L_attr, what the defender maximises: "max_entropy", "kl_to_prior", or "neg_ce", whose optimum
             can be an adversary that is confidently wrong.
@@ -98,6 +99,7 @@ class Partition(Prepared, Reversible, Noisy):
 
     backbone: str = "cnn"
     depth: int = 2
+    light: bool = False
     hide: str = ""
     attribute_objective: str = "max_entropy"
     reconstruction_objective: str = "mse"
@@ -131,7 +133,7 @@ class Partition(Prepared, Reversible, Noisy):
 
     def __post_init__(self):
         super().__post_init__()
-        require_split(self.backbone, self.depth, self.image_shape)
+        require_split(self.backbone, self.depth, self.image_shape, self.light)
         for name, allowed in (
             ("attribute_objective", tuple(ATTRIBUTE_OBJECTIVES)),
             ("reconstruction_objective", tuple(RECONSTRUCTION_OBJECTIVES)),
@@ -191,7 +193,7 @@ class Partition(Prepared, Reversible, Noisy):
     @property
     def client(self) -> nn.Module:
         """The undefended split's own edge, and what is done to its features before they are sent."""
-        return self.sent(SplitEdge(self.width, self.depth, self.axis_name, self.backbone))
+        return self.sent(SplitEdge(self.width, self.depth, self.axis_name, self.backbone, self.light))
 
     @property
     def server(self) -> nn.Module:

@@ -137,7 +137,9 @@ def test_a_level_is_a_name():
 def test_a_reference_that_is_audited_first_is_announced(tmp_path, capsys, brief):
     train = TrainConfig(batch_size=16, log_every=3, checkpoint_every=3)
     options = {"width": 4, "steps": 3}
-    config = RunConfig("funnel", reference_steps=3, image_size=16, audit="preview", options=options, train=train)
+    config = RunConfig(
+        "funnel", reference_steps=3, reference_width=4, image_size=16, audit="preview", options=options, train=train
+    )
     reference, run = runs.execute(config, tmp_path / "run", tmp_path / "cache")
     capsys.readouterr()
     for announced in (True, False):

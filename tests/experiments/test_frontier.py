@@ -23,7 +23,7 @@ from ani_jax.training.config import TrainConfig
 from experiments import frontier, machine, runs
 
 SMALL = (
-    *("--width=4", "--expansion=8", "--steps=12", "--reference_steps=12"),
+    *("--width=4", "--expansion=8", "--steps=12", "--reference_steps=12", "--reference_width=4"),
     *("--log_every=3", "--batch_size=16", "--audit=preview"),
 )
 GRID = ("--defenses=funnel", "--weights=2", "--seeds=1", *SMALL)

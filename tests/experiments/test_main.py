@@ -20,6 +20,7 @@ SMALL = (
     "--expansion=8",
     "--steps=12",
     "--reference_steps=12",
+    "--reference_width=4",
     "--checkpoint_every=3",
     "--log_every=3",
     "--audit=preview",

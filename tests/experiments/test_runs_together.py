@@ -11,7 +11,7 @@ import pytest
 
 SMALL = (
     *("--defense=ani", "--width=4", "--network=cnn", "--pretraining_steps=4", "--steps=12"),
-    *("--utility_budget=0.2", "--reference_steps=12"),
+    *("--utility_budget=0.2", "--reference_steps=12", "--reference_width=4"),
 )
 
 

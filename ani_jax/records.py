@@ -315,6 +315,8 @@ class CostCard:
         bytes_float32: bytes sent per query as float32.
         bytes_quantised: bytes sent after 8-bit quantisation.
         bytes_raw: bytes of the raw uint8 image that would be sent instead.
+        channels: that are sent, None where features have none.
+        live_channels: of these, how many say something of their own, noise aside (``losses.live_channels``).
     """
 
     parameters: int
@@ -323,6 +325,8 @@ class CostCard:
     bytes_float32: int
     bytes_quantised: int
     bytes_raw: int
+    channels: int | None = None
+    live_channels: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,6 +31,8 @@ from ani_jax.types import Data, Features, Knowledge, Logits, Release
 R = TypeVar("R")
 MEMOISED = "its noise is a function of image and device: asked again it says the same, so repeats were not attacked"
 """What a report says of such a client; a burst shows it other images."""
+SOME = 512
+"""Images that live channels are counted on."""
 Store = MutableMapping[str, str]
 """Where finished parts of an audit are kept, name -> JSON: a dict, or a folder that looks like one."""
 
@@ -150,6 +152,8 @@ def audit(
     emit({"kind": "audit_end"})
     test = scene.data.test
     height, width, channels = test.image.shape[1:]
+    mean = release.mean
+    clean = jax.jit(mean)(release.variables, test.image[:SOME]) if mean else scene.asked.sample_z[:SOME]
     return Evidence(
         subject=subject,
         dataset=data.name,
@@ -167,7 +171,7 @@ def audit(
         attacks=tuple(results),
         gallery=scene.gallery,
         # Weights that are hidden in a closure are no leaves: counting them as none would flatter the client.
-        cost=cost_card(release, (height, width, channels)) if jax.tree.leaves(release.variables) else None,
+        cost=cost_card(release, (height, width, channels), clean) if jax.tree.leaves(release.variables) else None,
         # An attacker's finding about the client is one finding, however many made it.
         notes=tuple(dict.fromkeys((*notes, *problem))),
         criterion=measured,

@@ -9,18 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from ani_jax.losses.dependence import live_channels
 from ani_jax.modules.kernels.convolution import PLAIN
 from ani_jax.records import CostCard
 from ani_jax.types import Features, Images, PRNGKey, Release
 
 
-def cost_card(release: Release, image_shape: tuple[int, int, int]) -> CostCard:
+def cost_card(release: Release, image_shape: tuple[int, int, int], features: Features | None = None) -> CostCard:
     """The cost card of a client.
 
     Args:
         release: the client. Leaves of a "params" collection count as parameters; without one, all floating-point
             leaves do.
         image_shape: (height, width, channels).
+        features: z of some images, noise aside, to count live channels by.
 
     Returns:
         Sizes and multiply-accumulates for one image. Weights that a plain function closes over are counted in neither.
@@ -33,6 +35,8 @@ def cost_card(release: Release, image_shape: tuple[int, int, int]) -> CostCard:
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     z = jax.eval_shape(_send, release, image, jax.random.key(0))
     floats = math.prod(z.shape[1:])
+    # Of vectors every number would be a channel.
+    channels = z.shape[-1] if len(z.shape) == 4 else None
     return CostCard(
         parameters=parameter_count(release.variables),
         macs=multiply_accumulates(_send, release, image, jax.random.key(0)),
@@ -40,6 +44,8 @@ def cost_card(release: Release, image_shape: tuple[int, int, int]) -> CostCard:
         bytes_float32=4 * floats,
         bytes_quantised=floats,
         bytes_raw=math.prod(image_shape),
+        channels=channels,
+        live_channels=None if channels is None or features is None else int(live_channels(features)),
     )
 
 

@@ -14,6 +14,8 @@ from jaxtyping import Array, Float
 from ani_jax.losses import pairwise
 from ani_jax.losses.checks import Features, Mask, floating, require, require_rank
 
+RIDGE = 1e-4
+"""Added to correlations of 1, so that channels that say the same can be told from one another."""
 RELEASE_EPSILON = 1e-10
 """[code] What the funnel's authors add to squared distances; pass it as ``epsilon`` to reproduce their D."""
 
@@ -320,29 +322,41 @@ def channel_pearson(z: Features, *, faithful: bool = False) -> Float[Array, " b"
     return jnp.square(off_diagonal).sum((1, 2)) / max(channels * (channels - 1), 1)
 
 
-def live_channels(z: Features, threshold: float = 1e-6) -> Statistic:
-    """How many channels vary over the batch and its positions: standard deviation above ``threshold``.
+def live_channels(z: Features, share: float = 0.1, redundant: float = 0.9) -> Statistic:
+    """How many channels say something of their own over the batch and its positions [ours].
+
+    A channel lives if its standard deviation is at least ``share`` of the largest, and a linear map of the other such channels
+    does not predict it: R² under ``redundant``. Where several say the same, all of them are redundant.
 
     Args:
         z: (b, ..., c).
-        threshold: in the units of z. Raise it to ask which channels matter at z's scale.
+        share: of the largest standard deviation, in [0, 1].
+        redundant: the R² from which a channel says what others do, in (0, 1].
 
     Returns:
         Scalar from 0 to c; a count, so its gradient is 0.
 
     Raises:
-        ValueError: ``z`` has fewer than two axes, or ``threshold`` is negative.
+        ValueError: ``z`` has fewer than two axes, ``share`` or ``redundant`` is out of range.
 
     Example:
-        >>> live_channels(jnp.array([[0.0, 5.0], [1.0, 5.0]])).item()
-        1.0
+        >>> live_channels(jnp.array([[0.0, 5.0, 2.0], [1.0, 5.0, 2.0], [0.0, 5.0, 4.0], [1.0, 5.0, 4.0]])).item()
+        2.0
     """
-    z = floating(z)
+    z = lax.stop_gradient(floating(z))
     require(z.ndim >= 2, "z.shape", z.shape, "of rank 2 or more")
-    require(threshold >= 0, "threshold", threshold, "0 or more")
+    require(0 <= share <= 1, "share", share, "in [0, 1]")
+    require(0 < redundant <= 1, "redundant", redundant, "in (0, 1]")
     flat = z.reshape(-1, z.shape[-1])
     # Less one of its own values a constant channel is exactly 0; its rounded mean could leave more than the threshold.
-    return ((flat - flat[:1]).std(0) > threshold).sum().astype(z.dtype)
+    flat = flat - flat[:1]
+    deviation = flat.std(0)
+    loud = (deviation > 0) & (deviation >= share * deviation.max(initial=0))
+    scaled = (flat - flat.mean(0)[None]) * jnp.where(loud, 1 / jnp.where(loud, deviation, 1), 0)[None]
+    # The inverse of correlations has 1 / (1 - R²) on its diagonal; what is quiet is kept apart, and predicts nobody.
+    correlation = jnp.matmul(scaled.T, scaled, precision=lax.Precision.HIGHEST) / len(flat)
+    correlation += jnp.diag(jnp.where(loud, RIDGE, 1.0))
+    return (loud & (jnp.diag(jnp.linalg.inv(correlation)) < 1 / (1 - redundant + RIDGE))).sum().astype(z.dtype)
 
 
 def _check_distance(exponent: float, epsilon: float) -> None:

@@ -61,6 +61,8 @@ COSTS = {
     "floats": "floats sent per query",
     "bytes_quantised": "bytes sent, 8 bits",
     "bytes_raw": "bytes of the raw image",
+    "channels": "channels sent",
+    "live_channels": "of these say something of their own",
 }
 
 
@@ -85,9 +87,10 @@ def sections(evidences: Sequence[Evidence]) -> tuple[Section, ...]:
     told += [_controls(found, runs), _criterion(found, runs)]
     if (found.part == "cost").any():
         opaque = "the release is opaque: its cost is not known"
-        rows = [
-            _row(title, read(found, part="cost", metric=field), runs, count, opaque) for field, title in COSTS.items()
-        ]
+        costs = [(title, read(found, part="cost", metric=field)) for field, title in COSTS.items()]
+        # Vectors have no channels.
+        known = [(title, numbers) for title, numbers in costs if any(one.value is not None for one in numbers.values())]
+        rows = [_row(title, numbers, runs, count, opaque) for title, numbers in known]
         told.append(Section("Cost on the device", tuple(rows)))
     return tuple(section for section in told if section.rows)
 

@@ -71,3 +71,13 @@ def test_what_a_platform_saves_or_wastes_does_not_count(shape):
     assert multiply_accumulates(loss, params, x) == 3 * once
     members = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape)), (params, x))
     assert multiply_accumulates(jax.vmap(loss), *members) == 6 * once
+
+
+def test_live_channels_are_counted_where_features_have_channels():
+    sent = as_release(lambda x: jnp.concatenate([x, x[..., :1] + x[..., 1:2]], -1))
+    image = jax.random.uniform(jax.random.key(0), (20, 4, 4, 3))
+    card = cost_card(sent, (4, 4, 3), sent(image, jax.random.key(1)))
+    # The fourth is the sum of two, so that of these three none says anything of its own.
+    assert (card.channels, card.live_channels) == (4, 1)
+    assert (cost_card(sent, (4, 4, 3)).channels, cost_card(sent, (4, 4, 3)).live_channels) == (4, None)
+    assert cost_card(as_release(lambda x: x.reshape(len(x), -1)), (4, 4, 3), image).channels is None

@@ -189,10 +189,26 @@ def test_a_dead_channel_contributes_nothing(faithful):
     assert dependence.live_channels(z) == 1
 
 
-def test_live_channels_counts_those_that_vary_over_the_batch():
-    z = jnp.zeros((3, 2, 2, 4)).at[..., 0].set(0.1).at[1, ..., 1].set(1.0).at[0, 0, 0, 2].set(1e-3)
-    assert dependence.live_channels(z) == 2
-    assert dependence.live_channels(z, 0.01) == 1
+def test_live_channels_counts_those_that_say_something_of_their_own():
+    own = jax.random.normal(jax.random.key(3), (50, 3, 3, 4))
+    assert dependence.live_channels(own) == 4
+    # A tenth of the loudest is loud enough, less is not; what never varies says nothing.
+    uneven = own * jnp.array([1, 0.2, 0.05, 0])[None, None, None]
+    assert (dependence.live_channels(uneven), dependence.live_channels(uneven, share=0.01)) == (2, 3)
+    assert dependence.live_channels(jnp.ones((3, 2, 2, 4))) == 0
+    # The sum of two others, and two that say the same up to sign and scale.
+    assert dependence.live_channels(own.at[..., 3].set(own[..., 0] + own[..., 1])) == 1
+    twins = own.at[..., 3].set(-2 * own[..., 0])
+    assert (dependence.live_channels(twins), dependence.live_channels(twins, redundant=1.0)) == (2, 4)
+    # Half of its variance is its own.
+    half = own.at[..., 3].set((own[..., 3] + own[..., 0]) / 2)
+    for redundant, live in ((0.9, 4), (0.4, 2)):
+        assert dependence.live_channels(half, redundant=redundant) == live
+    others = [
+        np.linalg.lstsq(np.delete(half.reshape(-1, 4), i, 1), half.reshape(-1, 4)[:, i], rcond=None) for i in (1, 3)
+    ]
+    shares = [float(fit[1][0] / (half.reshape(-1, 4)[:, i] ** 2).sum()) for fit, i in zip(others, (1, 3))]
+    assert (shares[0] > 0.9, abs(shares[1] - 0.5) < 0.1) == (True, True)
 
 
 def kernel(x):
@@ -337,7 +353,8 @@ def test_statistic_and_gradient_are_the_global_batchs(mode):
         (lambda x: dependence.hsic(x[:3], x[:3], unbiased=True), "4 or more"),
         (lambda x: dependence.channel_pearson(x), "of rank 3 or 4"),
         (lambda x: dependence.channel_pearson(x[:, None]), "two positions"),
-        (lambda x: dependence.live_channels(x, -1.0), "threshold=-1.0"),
+        (lambda x: dependence.live_channels(x, -1.0), "share=-1.0"),
+        (lambda x: dependence.live_channels(x, redundant=0.0), "redundant=0.0"),
     ],
 )
 def test_bad_arguments_are_refused(call, message):

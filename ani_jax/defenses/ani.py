@@ -74,7 +74,8 @@ class Ani(Measured, Defense):
         finetuned: train the server with the injector; otherwise it stays as pre-trained.
         pretraining_steps: steps of the server on images that are all but clean (noise of a quarter of a percent).
         entropy: weight of the noise's entropy R; a utility budget scales it.
-        rate: weight of the nats that noise and mean let through of an image together; likewise, of additive noise alone. [ours]
+        excess: weight of the nats that noise and mean let through of an image beside its label; likewise, of additive noise
+            alone. [ours]
     """
 
     network: str = "unet"
@@ -89,7 +90,7 @@ class Ani(Measured, Defense):
     finetuned: bool = True
     pretraining_steps: int = 60
     entropy: float = weight(0.5, private=True)
-    rate: float = weight(0.0, private=True)
+    excess: float = weight(0.0, private=True)
 
     width: int = 32
     steps: int = 600
@@ -108,7 +109,7 @@ class Ani(Measured, Defense):
         require(0 < self.shift_bound <= 1, "shift_bound", self.shift_bound, "in (0, 1]")
         require(0.01 <= self.stddev_max <= 100, "stddev_max", self.stddev_max, "in [0.01, 100]")
         additive = self.noise == "additive"
-        require(additive or not self.rate, "rate", self.rate, f"0 with noise={self.noise}")
+        require(additive or not self.excess, "excess", self.excess, f"0 with noise={self.noise}")
         require(additive or not self.memoised, "repeats", self.repeats, f"fresh with noise={self.noise}")
         require(not self.memoised or self.stddev_max > QUIETEST, "stddev_max", self.stddev_max, f"above {QUIETEST}")
         require(self.pretraining_steps >= 0, "pretraining_steps", self.pretraining_steps, "0 or more")
@@ -160,8 +161,9 @@ class Ani(Measured, Defense):
         # A mean of logs: under the log of a mean, one very noisy pixel hides many quiet ones (METHODS 2.1).
         reward = mean_log_scale(jnp.log(amount)) if self.noise == "additive" else mask_log_reward(amount)
         terms = {"task": task, "entropy": -reward.mean()}
-        if self.rate:
-            terms["rate"] = gaussian_rate(forward.aux["location"], amount, axis_name=self.axis_name)
+        if self.excess:
+            location = forward.aux["location"]
+            terms["excess"] = gaussian_rate(location, amount, batch.label, self.classes, axis_name=self.axis_name)
         return terms
 
     def measurements(self, forward: Forward, batch: Batch) -> Terms:

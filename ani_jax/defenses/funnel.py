@@ -150,6 +150,7 @@ class Funnel(Measured, Noisy):
             "beta": dependence,
             "gamma": channel_pearson(forward.z, faithful=self.faithful).mean(),
             "l1": jnp.abs(forward.z).mean(),
+            **self.beyond(forward, batch),
         }
 
     def measurements(self, forward: Forward, batch: Batch) -> Terms:

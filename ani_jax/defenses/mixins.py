@@ -3,13 +3,15 @@
 import dataclasses
 from collections.abc import Mapping
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array
 
 from ani_jax.defenses.base import Defense, Forward, Terms
-from ani_jax.defenses.options import REPEATS
+from ani_jax.defenses.options import REPEATS, weight
 from ani_jax.losses.checks import require
-from ani_jax.modules.sender import Sender
+from ani_jax.losses.noise import gaussian_rate
+from ani_jax.modules.sender import CLEAN, Sender
 from ani_jax.types import Batch
 
 
@@ -24,17 +26,20 @@ class Noisy(Defense):
         release_bits: bits of every number that is sent; 0 for float32. Either sends features at unit variance.
         repeats: whose noise the release has: "fresh" with every query, or "memoised", a function of the image and of a secret of
             the device, so that asking again tells nothing.
+        excess: weight of the nats that the noise lets through of an image beside its label: without noise, no end of them.
     """
 
     release_stddev: float = 0.0
     release_bits: int = 0
     repeats: str = "fresh"
+    excess: float = weight(0.0, private=True)
 
     def __post_init__(self):
         super().__post_init__()
         require(0 <= self.release_stddev <= 100, "release_stddev", self.release_stddev, "in [0, 100]")
         require(0 <= self.release_bits <= 16, "release_bits", self.release_bits, "0 (float32) to 16")
         require(self.repeats in REPEATS, "repeats", self.repeats, f"one of {', '.join(REPEATS)}")
+        require(bool(self.release_stddev) or not self.excess, "excess", self.excess, "0 with release_stddev=0")
         fine = "above 0 with repeats=memoised: the low bits of float32 noise tell what it was added to"
         require(not self.memoised or self.release_bits > 0, "release_bits", self.release_bits, fine)
 
@@ -47,6 +52,13 @@ class Noisy(Defense):
     def memoised(self) -> bool:
         """Whether that noise is the image's own."""
         return self.stochastic and self.repeats == "memoised"
+
+    def beyond(self, forward: Forward, batch: Batch) -> Terms:
+        """The term that ``excess`` weighs, where it does: see :func:`ani_jax.losses.noise.gaussian_rate`."""
+        if not self.excess:
+            return {}
+        clean, stddev = forward.aux[CLEAN], jnp.float32(self.release_stddev)
+        return {"excess": gaussian_rate(clean, stddev, batch.label, self.classes, axis_name=self.axis_name)}
 
     def sent(self, edge: nn.Module) -> nn.Module:
         """The edge, and what is done to its features before they are sent."""

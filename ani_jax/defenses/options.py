@@ -54,7 +54,7 @@ class Weights:
         Example:
             >>> from ani_jax.defenses.ani import Ani
             >>> Weights.of(Ani(entropy=2.0))
-            Weights(values={'entropy': 2.0, 'rate': 0.0}, privacy=('entropy', 'rate'))
+            Weights(values={'entropy': 2.0, 'excess': 0.0}, privacy=('entropy', 'excess'))
         """
         marked = [field for field in dataclasses.fields(options) if "weight" in field.metadata]
         values = {field.name: getattr(options, field.name) for field in marked}

@@ -167,8 +167,8 @@ class Partition(Prepared, Reversible, Noisy):
             unhinged = not (self.reconstruction and self.hinge)
             require(unhinged, "reversal", True, f"False with hinge=True, {alternation}")
             require(self.adversary_updates == 1, "reversal", True, "False with adversary_updates above 1")
-            for name in ("pooled", "correlation"):
-                plain = not (self.attribute and getattr(self, name))
+            for name in ("pooled", "correlation", "excess"):
+                plain = not getattr(self, name) or (name != "excess" and not self.attribute)
                 require(plain, "reversal", True, f"False with {name}={getattr(self, name)}, {alternation}")
 
     @property
@@ -241,7 +241,8 @@ class Partition(Prepared, Reversible, Noisy):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """Client and server alone, the adversaries alone, then everybody."""
-        parties, k, terms = ("client", "server"), self.adversary_updates, ("task", *self.weights.active)
+        parties, terms = ("client", "server"), ("task", *self.weights.active)
+        k = self.adversary_updates if self.adversaries else 0
         if not self.weights.active:
             # The undefended training, step for step (METHODS 7): with nobody to listen, no phase is different from another.
             return (Phase("train", self.pretraining_steps + self.steps, parties, terms),)
@@ -311,7 +312,8 @@ class Partition(Prepared, Reversible, Noisy):
                 # The least of a mean and a floor is not the mean of what each device would make of its own.
                 error = jax.lax.pmean(error, self.axis_name)
             losses["reconstruction"] = adversarial.hinged(error, forward.extra["class_mean"]) if self.hinge else error
-        return losses
+        # Weights are of what is maximised.
+        return losses | {name: -value for name, value in self.beyond(forward, batch).items()}
 
     def reversal_scales(self, weights: Mapping[str, Array]) -> Mapping[str, Array]:
         """What each adversary's own loss weighs in the defender's objective."""

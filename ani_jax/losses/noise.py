@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ani_jax.losses.checks import floating, require
 
@@ -66,39 +66,58 @@ def gaussian_entropy_per_element(log_stddev: Float[Array | np.ndarray, "b ..."])
 
 def gaussian_rate(
     mean: Float[Array | np.ndarray, "b ..."],
-    stddev: Float[Array | np.ndarray, "b ..."],
+    stddev: Float[Array | np.ndarray, "..."],
+    labels: Int[Array | np.ndarray, " b"] | None = None,
+    classes: int = 1,
     *,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Most that independent Gaussian noise lets through of x: an upper bound of I(x; z), with the batch for the data [ours].
+    """Most that independent Gaussian noise lets through of x, or of x beside its label: an upper bound of I(x; z | y).
 
-        I(x; z) <= sum_i 1/2 (log Var z_i - E log stddev_i(x)^2),      Var z_i = Var mean_i(x) + E stddev_i(x)^2
+        I(x; z | y) <= sum_i 1/2 (log (E Var(mean_i(x) | y) + E stddev_i(x)^2) - E log stddev_i(x)^2)
 
-    since noise that is independent given x has the sum of its elements' entropies, and z no more than the sum of Gaussian ones
-    of its variances. Unlike an entropy of the noise it pays for a mean that says less, and for a scale that is no signal.
+    with the batch for the data [ours], since noise that is independent given x has the sum of its elements' entropies, and z
+    given y no more than the sum of Gaussian ones of its variances, of which the log of a mean is no less than the mean of logs.
+    It bounds the residual information of the conditional entropy bottleneck (Fischer 2020). Unlike an entropy of the noise
+    it pays for a mean that says less, and for a scale that is no signal. Of small batches it is too low: n images of a class
+    tell n - 1 of n parts of its variance.
 
     Args:
         mean: (b, ...), of z given x.
         stddev: likewise, above 0; broadcast to ``mean``.
+        labels: (b,), y; None for a single class, so that the bound is of I(x; z).
+        classes: how many y has.
         axis_name: device axis whose batches count as one.
 
     Returns:
-        Scalar, nats an example; 0 where mean and stddev are the same for all.
+        Scalar, nats an example; 0 where mean and stddev are the same for all of a class.
 
     Raises:
-        ValueError: ``mean`` is a scalar.
+        ValueError: ``mean`` is a scalar, or ``classes`` is under 1.
 
     Example:
         >>> mean = jnp.array([[1.0, 0.0], [-1.0, 0.0]])
         >>> round(gaussian_rate(mean, jnp.full((2, 2), 0.5)).item(), 4) == round(0.5 * math.log(1 + 4), 4)
         True
+        >>> gaussian_rate(mean, jnp.full((2, 2), 0.5), jnp.array([0, 1]), 2).item()
+        0.0
     """
     mean = floating(mean)
     require(mean.ndim >= 1, "mean.shape", mean.shape, "of rank 1 or more")
-    over = (lambda x: x.mean(0)) if axis_name is None else (lambda x: jax.lax.pmean(x.mean(0), axis_name))
-    variance = jnp.square(jnp.broadcast_to(floating(stddev), mean.shape))
-    spread = over(jnp.square(mean - over(mean)[None]))
-    return 0.5 * (jnp.log(spread + over(variance)) - over(jnp.log(variance))).sum()
+    require(classes >= 1, "classes", classes, "at least 1")
+
+    def total(x: Array) -> Array:
+        return x if axis_name is None else jax.lax.psum(x, axis_name)
+
+    member = jax.nn.one_hot(jnp.zeros(len(mean), int) if labels is None else labels, classes, dtype=mean.dtype)
+    flat, size = mean.reshape(len(mean), -1), total(jnp.float32(len(mean)))
+    variance = jnp.square(jnp.broadcast_to(floating(stddev), mean.shape)).reshape(flat.shape)
+    # Where a class has no image its mean is asked for by nobody.
+    centres = total(member.T @ flat) / jnp.maximum(total(member.sum(0)), 1)[:, None]
+    spread, noise, log_noise = (
+        total(x.sum(0)) / size for x in (jnp.square(flat - member @ centres), variance, jnp.log(variance))
+    )
+    return 0.5 * (jnp.log(spread + noise) - log_noise).sum()
 
 
 def laplace_entropy_per_element(log_scale: Float[Array | np.ndarray, "b ..."]) -> Float[Array, " b"]:

@@ -56,6 +56,17 @@ def test_frozen_server_stays_and_the_fine_tuned_one_moves(batch):
         assert not same(after.params["client"], state.params["client"])
 
 
+def test_what_is_let_through_beside_the_label_is_paid_for_by_the_injector(batch):
+    defense = small(entropy=0.0, excess=0.1)
+    state, phase = init(defense, KEY), defense.phases[1]
+    assert phase.objective == ("task", "excess")
+    after, metrics = jax.jit(make_step(defense, dataclasses.replace(phase, objective=("excess",))))(state, batch)
+    assert same(after.params["server"], state.params["server"])
+    assert not same(after.params["client"], state.params["client"])
+    # Noise that has just begun hides next to nothing: many nats.
+    assert float(metrics["term/excess"]) > 100
+
+
 def test_pretraining_leaves_the_injector_alone_and_almost_silent(batch):
     defense = small(stddev_max=1.0)
     state = init(defense, KEY)

@@ -136,5 +136,8 @@ def test_features_may_be_sent_with_noise_at_unit_variance(batch):
     assert np.isfinite(float(metrics["loss"]))
     moved = jax.tree.map(lambda old, new: bool((old != new).any()), state.params["client"], after.params["client"])
     assert any(jax.tree.leaves(moved))
+    paying = small(release_stddev=0.5, excess=0.1)
+    more = jax.jit(make_step(paying, paying.phases[0]))(state, batch)[1]
+    assert 0 < float(more["term/excess"]) < np.log(5) / 2 * release(batch.image, state.key)[0].size
     with pytest.raises(ValueError, match="release_bits=0: must be above 0 with repeats=memoised"):
         small(release_stddev=0.5, repeats="memoised")

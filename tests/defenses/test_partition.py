@@ -1,6 +1,7 @@
 """The min-max of partition: who moves whom, closed forms of its weights, floors, reversal, resume; tiny networks."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -396,12 +397,36 @@ def test_pretraining_leaves_the_adversaries_alone_and_warm_up_the_parties(data):
             r"reversal=True: must be False with correlation=2.0",
         ),
         ({"correlation": -1.0}, r"correlation=-1.0: must be in \[0, 100\]"),
+        ({"excess": 0.01}, "excess=0.01: must be 0 with release_stddev=0"),
+        (
+            {"reversal": True, "attribute_objective": "neg_ce", "excess": 0.01, "release_stddev": 1.0},
+            r"reversal=True: must be False with excess=0.01",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(options, message):
     with pytest.raises(ValueError, match=message) as caught:
         small(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_what_noise_lets_through_beside_the_label_may_be_all_that_is_paid_for(data):
+    """The gradient reaches the client and no server; what says nothing but the label costs nothing."""
+    defense = small(attribute=0.0, excess=0.01, release_stddev=2.0)
+    state, phase = ready(defense, data)
+    assert (defense.adversaries, phase.adversary_updates) == ((), 0)
+    only = dataclasses.replace(phase, objective=("excess",))
+    after, metrics = jax.jit(make_step(defense, only))(state, data.test)
+    assert same(state.params["server"], after.params["server"])
+    assert not same(state.params["client"], after.params["client"])
+    # Of unit variance beside noise of 2: at most log(1 + 1/4) / 2 nats a feature.
+    features = math.prod(
+        jax.eval_shape(freeze(defense, state.params, state.statistics)[0], data.test.image, state.key).shape[1:]
+    )
+    assert 0 < -float(metrics["term/excess"]) < features * np.log(1.25) / 2
+    clean = jax.random.normal(jax.random.key(0), (3, 2, 2, 3))[data.test.label]
+    forward = Forward(clean, {"clean": clean}, jnp.zeros((24, 3)), {}, {})
+    assert float(defense.client_loss(forward, data.test)["excess"]) == pytest.approx(0, abs=1e-5)
 
 
 def test_noise_and_grid_are_sent_and_declared(data):

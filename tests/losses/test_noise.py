@@ -86,6 +86,28 @@ def test_the_rate_is_of_the_global_batch_and_has_gradients():
     check_grads(noise.gaussian_rate, (mean, stddev), order=1, modes=["rev"])
 
 
+def test_the_rate_beside_a_label_is_that_of_each_class_and_needs_no_attribute():
+    """Of classes whose images are equal nothing is left; else it is the pooled variance within them, by a loop."""
+    labels = jnp.array([0, 1, 0, 2, 1, 0, 2, 1])
+    centres, stddev = 5 * jax.random.normal(jax.random.key(1), (4, 2, 3)), jnp.full((8, 2, 3), 0.7)
+    assert noise.gaussian_rate(centres[labels], stddev, labels, 4) == pytest.approx(0, abs=1e-5)
+    mean = centres[labels] + jax.random.normal(jax.random.key(2), (8, 2, 3))
+    within = np.zeros((2, 3))
+    for one in range(3):
+        rows = np.asarray(mean)[np.asarray(labels) == one]
+        within += np.square(rows - rows.mean(0)).sum(0) / 8
+    known = 0.5 * np.log(1 + within / 0.49).sum()
+    assert float(noise.gaussian_rate(mean, stddev, labels, 4)) == pytest.approx(known, rel=1e-5)
+    assert noise.gaussian_rate(mean, stddev) > 3 * known
+    assert noise.gaussian_rate(mean, stddev) == noise.gaussian_rate(mean, stddev, jnp.zeros(8, int), 1)
+    parts = [jnp.stack(jnp.split(one, 2)) for one in (mean, stddev, labels)]
+    shared = jax.vmap(lambda m, s, y: noise.gaussian_rate(m, s, y, 4, axis_name="devices"), axis_name="devices")(*parts)
+    np.testing.assert_allclose(shared, known, rtol=1e-5)
+    check_grads(lambda m, s: noise.gaussian_rate(m, s, labels, 4), (mean, stddev), order=1, modes=["rev"])
+
+
 def test_the_rate_of_a_scalar_is_refused():
     with pytest.raises(ValueError, match=r"mean.shape=\(\): must be of rank 1 or more"):
         noise.gaussian_rate(jnp.float32(1), jnp.float32(1))
+    with pytest.raises(ValueError, match="classes=0: must be at least 1"):
+        noise.gaussian_rate(jnp.ones((2, 1)), jnp.ones((2, 1)), classes=0)

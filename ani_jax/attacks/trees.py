@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ani_jax.attacks.base import Attack, Context, Fitted, register
-from ani_jax.attacks.network import NEAR, PRUNED
+from ani_jax.attacks.network import BEHIND, NEAR, PRUNED
 from ani_jax.attacks.query import Observed, summarise
 from ani_jax.attacks.views import Joined
 from ani_jax.targets.attribute import Attribute
@@ -29,7 +29,8 @@ class Boosted(Attack):
         views: which, beside each other.
         rows: of the sample that it learns from, at most.
         rate: learning rate.
-        first: rounds of a start, behind which it goes on if no rival's start was much stronger; 0 for all ``steps`` at once.
+        first: rounds of a start, behind which it goes on if no rival's start was much stronger, and none at all where one has
+            answered the question; 0 for all ``steps`` at once.
     """
 
     target: Attribute
@@ -54,6 +55,11 @@ class Boosted(Attack):
         from sklearn.ensemble import HistGradientBoostingClassifier
 
         asked, name = context.asked, self.target.name
+        # Whoever builds on all others must not be asked before they have found anything.
+        others = [context.fitted(rival).curves for rival in context.rivals if self.first and not rival.last]
+        best = max((curves[0][0].strength for curves in others if curves and curves[0]), default=0.0)
+        if self.target.answered(best):
+            return Fitted(None, ended=BEHIND)
         z, labels = asked.sample_z[: self.rows], np.asarray(asked.sample.sensitive[name])[: self.rows]
         view = Joined.of(z, self.views, asked.knowledge.predict)
         truth = np.asarray(asked.validation.sensitive[name])
@@ -72,12 +78,9 @@ class Boosted(Attack):
         trees = Trees(model, view, self.target.classes)
         model.fit(told, labels, X_val=held[heard], y_val=truth[heard])
         if self.first:
-            # Whoever builds on all others must not be asked before they have found anything.
-            others = [context.fitted(rival).curves for rival in context.rivals if not rival.last]
-            starts = [curves[0][0].strength for curves in others if curves and curves[0]]
             # By strength, since a few slow rounds are sure of nothing yet.
             guess = self.target.balanced(np.asarray(trees.posterior(held)), asked.sample)
-            if self.target.strength(guess, asked.validation) < max(starts, default=0.0) - NEAR:
+            if self.target.strength(guess, asked.validation) < best - NEAR:
                 return Fitted(trees, ended=PRUNED)
             model.set_params(max_iter=self.steps).fit(told, labels, X_val=held[heard], y_val=truth[heard])
         return Fitted(trees)

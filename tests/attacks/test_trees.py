@@ -7,7 +7,8 @@ import pytest
 
 from ani_jax.attacks import base, query
 from ani_jax.attacks.attribute import Probe, Voting
-from ani_jax.attacks.network import PRUNED
+from ani_jax.attacks.base import Fitted
+from ani_jax.attacks.network import BEHIND, PRUNED
 from ani_jax.attacks.trees import Boosted
 from ani_jax.records import Look
 from ani_jax.targets.attribute import Attribute
@@ -60,7 +61,7 @@ class Started(base.Attack):
         return base.Fitted(None, "none", curves=((Look(1, 0.5, self.strength),),))
 
 
-@pytest.mark.parametrize(("strong", "rounds"), [(0.99, 5), (0.4, 60)])
+@pytest.mark.parametrize(("strong", "rounds"), [(0.95, 5), (0.4, 60)])
 def test_trees_go_on_unless_a_rival_started_stronger(problem, strong, rounds):
     fits, trees, vote = base.Fits(problem, lambda attack: jax.random.key(3)), Boosted(WHERE, 60, first=5), Voting(WHERE)
     rivals = (Started(WHERE, strength=strong), Probe(WHERE), trees, vote)
@@ -71,6 +72,11 @@ def test_trees_go_on_unless_a_rival_started_stronger(problem, strong, rounds):
     assert (found.attacker.model.n_iter_, found.ended) == (rounds, PRUNED if rounds == 5 else "")
     if rounds == 60:
         assert strength(found, problem) > 0.75
+
+
+def test_trees_do_not_start_where_a_rival_has_answered(problem):
+    fits, trees = base.Fits(problem, lambda attack: jax.random.key(3)), Boosted(WHERE, 60, first=5)
+    assert fits(trees, (Started(WHERE, strength=0.995), trees)) == Fitted(None, ended=BEHIND)
 
 
 def test_boosting_ends_where_validation_gains_no_more(fit):

@@ -84,7 +84,7 @@ def test_data_and_defence_fit_each_other():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"defense": "wall"}, r"defense=wall: must be one of ani, funnel, none, partition"),
+        ({"defense": "wall"}, r"defense=wall: must be one of ani, funnel, label_only, none, partition"),
         ({"dataset": "cats"}, r"dataset=cats: must be one of digits"),
         ({"primary": "age"}, r"primary=age: must be one of digit, ink, paper for digits"),
         ({"sensitive": ["digit"]}, r"sensitive=digit: is the primary task or named twice"),
@@ -97,7 +97,7 @@ def test_data_and_defence_fit_each_other():
         ({"options": {"smoothing": 1.0}}, r"smoothing=1.0: must be in \[0, 1\)"),
         (
             {"utility_budget": 0.01, "options": dict.fromkeys(("beta", "gamma", "l1"), 0.0)},
-            r"utility_budget=0.01: scales beta, gamma, l1, of which one must be above 0",
+            r"utility_budget=0.01: scales excess, beta, gamma, l1, of which one must be above 0",
         ),
         ({"defense": "none", "options": {"beta": 1.0}}, r"beta: not an option of none, which has"),
     ],

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from ani_jax.defenses.base import Defense, Forward, Phase, Terms
-from ani_jax.defenses.none import require_split
+from ani_jax.defenses.options import require_split
 from ani_jax.defenses.registry import register
 from ani_jax.losses.task import cross_entropy
 from ani_jax.modules.edge import BACKBONES, SplitEdge

@@ -6,11 +6,11 @@ from typing import ClassVar
 from flax import linen as nn
 
 from ani_jax.defenses.base import Defense, Forward, Terms
+from ani_jax.defenses.options import require_split
 from ani_jax.defenses.registry import register
-from ani_jax.losses.checks import require
 from ani_jax.losses.task import cross_entropy
 from ani_jax.modules.cloud import SplitCloud
-from ani_jax.modules.edge import BACKBONES, SplitEdge, divisor
+from ani_jax.modules.edge import SplitEdge
 from ani_jax.types import Batch
 
 
@@ -53,22 +53,3 @@ class Undefended(Defense):
     def client_loss(self, forward: Forward, batch: Batch) -> Terms:
         """Cross-entropy only."""
         return {"task": cross_entropy(forward.logits, batch.label).mean()}
-
-
-def require_split(backbone: str, depth: int, image_shape: tuple[int, int, int] | None, light: bool = False) -> None:
-    """Refuses a cut that the backbone or the images, where they are known, do not have.
-
-    Raises:
-        ValueError: one line that names the option, its value and what is allowed.
-
-    Example:
-        >>> require_split("resnet", 6, (32, 32, 3))
-        Traceback (most recent call last):
-        ValueError: depth=6: must be 1 to 5 for resnet
-    """
-    require(backbone in BACKBONES, "backbone", backbone, f"one of {', '.join(BACKBONES)}")
-    require(1 <= depth <= BACKBONES[backbone], "depth", depth, f"1 to {BACKBONES[backbone]} for {backbone}")
-    require(not light or backbone == "cnn", "light", light, f"False with backbone={backbone}")
-    side = divisor(backbone, depth)
-    fits = image_shape is None or (image_shape[0] % side == 0 and image_shape[1] % side == 0)
-    require(fits, "depth", depth, f"less, for images whose sides {side} does not divide")

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ani_jax.losses.checks import require
+from ani_jax.modules.edge import BACKBONES, divisor
 
 REPEATS = ("fresh", "memoised")
 """What noise a device sends when it is asked about an image again: other noise, or the same (``modules/pseudorandom.py``)."""
@@ -113,3 +114,22 @@ class Convex(Weights):
         total = jnp.stack([traced[name] for name in self.privacy]).sum()
         odds = {name: multiplier * traced[name] / (1 - total) for name in self.privacy}
         return {name: value / (1 + jnp.stack(list(odds.values())).sum()) for name, value in odds.items()}
+
+
+def require_split(backbone: str, depth: int, image_shape: tuple[int, int, int] | None, light: bool = False) -> None:
+    """Refuses a cut that the backbone or the images, where they are known, do not have.
+
+    Raises:
+        ValueError: one line that names the option, its value and what is allowed.
+
+    Example:
+        >>> require_split("resnet", 6, (32, 32, 3))
+        Traceback (most recent call last):
+        ValueError: depth=6: must be 1 to 5 for resnet
+    """
+    require(backbone in BACKBONES, "backbone", backbone, f"one of {', '.join(BACKBONES)}")
+    require(1 <= depth <= BACKBONES[backbone], "depth", depth, f"1 to {BACKBONES[backbone]} for {backbone}")
+    require(not light or backbone == "cnn", "light", light, f"False with backbone={backbone}")
+    side = divisor(backbone, depth)
+    fits = image_shape is None or (image_shape[0] % side == 0 and image_shape[1] % side == 0)
+    require(fits, "depth", depth, f"less, for images whose sides {side} does not divide")

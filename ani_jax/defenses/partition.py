@@ -18,8 +18,7 @@ from jaxtyping import Array, Float
 
 from ani_jax.defenses.base import Adversary, Forward, Optimizer, Phase, Terms
 from ani_jax.defenses.mixins import Noisy, Prepared, Reversible
-from ani_jax.defenses.none import require_split
-from ani_jax.defenses.options import Convex, weight
+from ani_jax.defenses.options import Convex, require_split, weight
 from ani_jax.defenses.registry import register
 from ani_jax.losses import adversarial, reconstruction
 from ani_jax.losses.checks import require

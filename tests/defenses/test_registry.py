@@ -20,7 +20,7 @@ def test_every_defence_is_hashable_static_and_says_where_it_comes_from(name):
 
 
 def test_unknown_names_list_what_is_allowed():
-    with pytest.raises(ValueError, match="defense=wall: must be one of ani, funnel, none, partition"):
+    with pytest.raises(ValueError, match="defense=wall: must be one of ani, funnel, label_only, none, partition"):
         registry.options("wall")
     with pytest.raises(ValueError, match="beta: not an option of none, which has width"):
         registry.build("none", 10, (32, 32, 3), beta=1.0)
@@ -49,6 +49,7 @@ def test_options_out_of_range_are_named(option, value):
 
 BAD = {
     "none": {"width": 0, "backbone": "mlp", "depth": 4},
+    "label_only": {"width": 0, "backbone": "mlp"},
     "ani": {"entropy": -1.0, "network": "mesh", "noise": "loud", "shift_bound": 2.0, "pretraining_steps": -1},
     "funnel": {"learning_rate": 1.0, "alpha": 0.0, "l1": float("nan"), "dependence": "none", "finishing_steps": -1},
     "partition": {

@@ -36,7 +36,7 @@ def test_what_makes_no_grid_is_refused():
         (FUNNEL, {"seeds": 0}, "seeds=0: must be at least 1"),
         (FUNNEL, {"weights": 0}, "weights=0: must be at least 1"),
         (FUNNEL, {"span": 0.5}, "span=0.5: must be"),
-        (still, {}, "defenses=funnel: beta, gamma, l1 are 0"),
+        (still, {}, "defenses=funnel: excess, beta, gamma, l1 are 0"),
     ):
         with pytest.raises(ValueError, match=message):
             frontier.grid([config], **{"weights": 2, "seeds": 1, "span": 10.0, **options})

@@ -81,6 +81,8 @@ def test_identity_is_full_leakage(identity):
     assert image.scores["retrieval"].value > 0.99
     assert image.scores["r2_mean"].value > 0.98
     assert evidence.utility["accuracy"].value > 0.8
+    # The provider is a line itself, of other images.
+    assert evidence.utility["linear_accuracy"].value == pytest.approx(evidence.utility["accuracy"].value, abs=0.08)
     assert image.references["mse_class_mean"] < image.references["mse_mean_image"]
 
 
@@ -177,7 +179,6 @@ def test_an_oracle_that_repaints_the_ink_leaks_chance(data, identity):
     ink = evidence.attack("attribute", "ink").scores["balanced_accuracy"]
     assert ink.value == pytest.approx(0.25, abs=0.06)
     assert evidence.utility["accuracy"].value > reference.utility["accuracy"].value - 0.03
-    assert evidence.attack("attribute", "ink").leakage.value < 0.08
 
 
 def test_an_attribute_that_follows_from_the_label_has_no_leakage_to_normalise(data):

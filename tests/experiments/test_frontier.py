@@ -72,7 +72,7 @@ def test_an_interrupted_frontier_goes_on_where_it_stopped(tmp_path, stop, code):
     assert "[2/2] funnel ×10, seed 0: " in errors
     assert f"python -m experiments.frontier {' '.join(GRID[:3])} --audit=preview --width=4 " in output
     found = pandas.DataFrame(json.loads((whole / "frontier.json").read_text())["points"])
-    assert [*found.title.unique()] == ["none --width=4", "funnel ×0.1", "funnel ×10"]
+    assert [*found.title.unique()] == ["none --width=4 --steps=12", "funnel ×0.1", "funnel ×10"]
 
     process = start(*GRID, f"--cache_dir={cache}", f"--workdir={killed}")
     deadline = time.monotonic() + 600

@@ -70,7 +70,7 @@ def executed(monkeypatch):
 def test_points_come_with_their_reference_and_failures_are_points_too(executed, tmp_path):
     ((*rest, last),) = [frontier.grid([FUNNEL], weights=3, seeds=1, span=10.0)[0]]
     found = list(frontier.execute([*rest, last], 1, tmp_path, tmp_path))
-    reference = point("none --width=4", 1.0, {}, 5, 0.9, 0.1)
+    reference = point("none", 1.0, {}, 5, 0.9, 0.1)
     assert [points[0].equals(reference) for points in found[:2]] == [True, True]
     assert [points[-1].title.item() for points in found] == ["funnel ×0.1", "funnel ×1", "funnel ×10"]
     assert "not trained: step 3" in found[-1][0].status.item()

@@ -33,6 +33,7 @@ from ani_jax.losses.estimates import (
 from ani_jax.losses.information import club, donsker_varadhan, infonce, infonce_cap, jsd, mine, nwj, smile, split_scores
 from ani_jax.losses.noise import (
     gaussian_entropy_per_element,
+    gaussian_rate,
     laplace_entropy_per_element,
     mask_log_reward,
     mask_mean_reward,
@@ -60,6 +61,7 @@ __all__ = [
     "gaussian_entropy_per_element",
     "gaussian_fisher_information",
     "gaussian_mutual_information",
+    "gaussian_rate",
     "hinged",
     "hsic",
     "infonce",

@@ -5,6 +5,7 @@ ones, and a defence pours all of its noise where nobody looks. An entropy is a s
 means of logs.
 """
 
+import functools
 import math
 
 import jax
@@ -113,9 +114,10 @@ def gaussian_rate(
     flat, size = mean.reshape(len(mean), -1), total(jnp.float32(len(mean)))
     variance = jnp.square(jnp.broadcast_to(floating(stddev), mean.shape)).reshape(flat.shape)
     # Where a class has no image its mean is asked for by nobody.
-    centres = total(member.T @ flat) / jnp.maximum(total(member.sum(0)), 1)[:, None]
+    product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    centres = total(product(member.T, flat)) / jnp.maximum(total(member.sum(0)), 1)[:, None]
     spread, noise, log_noise = (
-        total(x.sum(0)) / size for x in (jnp.square(flat - member @ centres), variance, jnp.log(variance))
+        total(x.sum(0)) / size for x in (jnp.square(flat - product(member, centres)), variance, jnp.log(variance))
     )
     return 0.5 * (jnp.log(spread + noise) - log_noise).sum()
 

@@ -34,6 +34,7 @@ TABLE = {
     "gaussian_entropy_per_element": {"log_stddev": FEATURES},
     "gaussian_fisher_information": {"mean_jacobian": LOGITS, "stddev": "positive"},
     "gaussian_mutual_information": {"x": LOGITS, "z": "column"},
+    "gaussian_rate": {"mean": FEATURES, "stddev": MASK, "labels": LABELS, "classes": 3},
     "hinged": {"loss": FEATURES, "ceiling": 0.3},
     "hsic": PAIR,
     "infonce": {"scores": "square"},
@@ -75,12 +76,14 @@ NO_DEGENERATE = {
     "kozachenko_leonenko_entropy",
     "gaussian_fisher_information",
     "gaussian_channel_capacity",
+    "gaussian_rate",
     "kl_to_prior",
 }
 STATISTICS = {
     *("club", "conditional_entropy_bound", "conditional_entropy_estimate", "corrected_distance_correlation"),
     *("correlated_gaussian_information", "distance_correlation", "distance_covariance", "donsker_varadhan"),
-    *("gaussian_channel_capacity", "gaussian_entropy", "gaussian_mutual_information", "hsic", "infonce", "jsd"),
+    *("gaussian_channel_capacity", "gaussian_entropy", "gaussian_mutual_information", "gaussian_rate", "hsic"),
+    *("infonce", "jsd"),
     *("kozachenko_leonenko_entropy", "ksg_mutual_information", "linear_cka", "live_channels", "nwj", "smile"),
     *("local_distance_correlation", "mse_bound_from_entropy", "mse_estimate_from_entropy"),
 }

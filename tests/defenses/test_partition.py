@@ -23,6 +23,9 @@ from ani_jax.types import Batch, Data, Source, Task, fixed
 
 ATTRIBUTES = (("ink", 2), ("paper", 3))
 LISTENERS = "conv,channels"
+# What the published method does not have is asked for by the test that is about it.
+PLAIN = {"depth": 2, "pooled": 0.0, "correlation": 0.0, "attribute": 0.95, "adversary_rate": 3e-3}
+QUIET = {"release_stddev": 0.0, "release_bits": 0, "repeats": "fresh", "excess": 0.0}
 
 
 def small(**options):
@@ -31,7 +34,7 @@ def small(**options):
         3,
         (16, 16, 1),
         attributes=ATTRIBUTES,
-        **{"width": 4, "adversary_width": 4, "listeners": LISTENERS, **options},
+        **{"width": 4, "adversary_width": 4, "listeners": LISTENERS, **PLAIN, **QUIET, **options},
     )
 
 
@@ -449,6 +452,20 @@ def test_noise_and_grid_are_sent_and_declared(data):
         after, metrics = jax.jit(make_step(defense, phase))(state, data.test)
         assert np.isfinite(float(metrics["loss"]))
         assert not same(after.params["client"], state.params["client"])
+
+
+def test_the_default_sends_noise_that_it_remembers_and_pays_for_what_that_lets_through():
+    defense = registry.build("partition", 3, (16, 16, 1), attributes=ATTRIBUTES)
+    assert (defense.stochastic, defense.memoised, defense.release_bits) == (True, True, 8)
+    assert defense.phases[-1].objective == ("task", "excess", "attribute")
+    assert jax.eval_shape(
+        freeze(defense, *_variables(defense))[0], jnp.ones((2, 16, 16, 1)), jax.random.key(0)
+    ).shape == (2, 2, 2, 32)
+
+
+def _variables(defense):
+    state = init(defense, jax.random.key(0))
+    return state.params, state.statistics
 
 
 def test_data_without_attributes_can_only_be_reconstructed():

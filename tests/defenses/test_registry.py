@@ -85,7 +85,7 @@ def test_a_bad_option_of_every_defence_is_tried():
         ("ani", {}, {"image_shape": (20, 32, 3)}, "image_shape=.*: must be of sides that are multiples of 8"),
         ("funnel", {}, {"classes": 1}, "classes=1: must be at least 2"),
         ("partition", {"hide": "scent"}, {"attributes": (("ink", None),)}, "hide=scent: must be names out of ink"),
-        ("partition", {}, {"classes": 3}, "attribute=0.95: must be 0 where the data has no sensitive attribute"),
+        ("partition", {}, {"classes": 3}, "attribute=0.6: must be 0 where the data has no sensitive attribute"),
     ],
 )
 def test_what_depends_on_data_is_checked_once_that_much_is_known(name, options, data, message):

@@ -116,10 +116,10 @@ def test_the_grid_is_logarithmic_and_ends_at_the_span():
 
 def test_weights_are_scaled_as_the_defence_says():
     funnel = registry.build("funnel", 10, (32, 32, 3), beta=30.0, gamma=0.5, l1=1.0)
-    assert sweep.scaled(funnel, 2.0) == {"beta": 60.0, "gamma": 1.0, "l1": 2.0}
+    assert sweep.scaled(funnel, 2.0) == {"excess": 0.0, "beta": 60.0, "gamma": 1.0, "l1": 2.0}
     partition = registry.build("partition", 10, (32, 32, 3), attributes=(("ink", 4),))
     # a / (1 - a) is what doubles where the weights are convex.
-    assert sweep.scaled(partition, 2.0)["attribute"] == pytest.approx(38 / 39, abs=1e-6)
+    assert sweep.scaled(partition, 2.0)["attribute"] == pytest.approx(0.6 * 2 / (0.396 + 2 * 0.604), abs=1e-6)
 
 
 @pytest.fixture(scope="module")

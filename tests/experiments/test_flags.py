@@ -34,7 +34,7 @@ def test_tasks_are_named_only_where_they_are_not_the_catalogues(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--defense=wall"], "flag --defense=wall: value should be one of <ani|funnel|none|partition"),
+        (["--defense=wall"], "flag --defense=wall: value should be one of <ani|funnel|label_only|none|partition"),
         (["--seed=soon"], "flag --seed=soon: must be an integer"),
         (["--beta=lots"], "flag --beta=lots: must be a number"),
         (["--beta=-1"], "flag --beta=-1.0: must be a finite number, 0 or more"),
@@ -54,7 +54,7 @@ def test_mistakes_cost_one_line_and_exit_code_2(arguments, message):
 def test_help_lists_what_a_command_takes():
     result = call("--help")
     for flag in (
-        "--defense: <ani|funnel|none|partition>",
+        "--defense: <ani|funnel|label_only|none|partition>",
         "--beta: Option of a defence (funnel: default",
         "--parallel: <auto|",
     ):

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +11,6 @@ from ani_jax.attacks.attribute import Linear, logistic_path
 from ani_jax.attacks.base import EVERYWHERE, Attack, Context, Fitted, register
 from ani_jax.attacks.query import flat
 from ani_jax.targets.attribute import Attribute
-from ani_jax.types import Batch
 
 PENALTIES = (1e-9, 1e-7, 1e-5, 1e-3, 1e-1)
 """Parts of the mean variance that are added to every direction's."""
@@ -44,7 +42,7 @@ class Discriminant(Attack):
     def fit(self, context: Context) -> Fitted:
         """Keeps the penalty with the lowest cross-entropy on ``validation``."""
         asked, name, classes = context.asked, self.target.name, self.target.classes
-        labels = asked.sample.sensitive[name]
+        labels, truth = asked.sample.sensitive[name], asked.validation.sensitive[name]
         size, taught = asked.sample_z[0].size, int(TAUGHT * len(asked.sample_z))
         dual = size > MOST
         learnt = min(taught, MOST) if dual else taught
@@ -76,47 +74,20 @@ class Discriminant(Attack):
         best, least = None, np.inf
         for index in range(len(solved)):
             weights, told, heard = (one[..., index] for one in (every, told_all, heard_all))
-            found = calibrated(self.target, (told, np.asarray(labels)[taught:]), heard, asked.validation)
-            if found is not None and found.loss < least:
-                whole = jnp.asarray(weights @ found.lift, jnp.float32)
-                best, least = Linear(whole, jnp.asarray(found.bias), asked.standardise), found.loss
+            # Scores at deviation 1, since a logistic regression's penalty is of their scale.
+            rate = 1 / np.maximum(told.std(0), 1e-12)
+            weights, told, heard = (
+                weights * rate,
+                jnp.asarray(told * rate, jnp.float32),
+                jnp.asarray(heard * rate, jnp.float32),
+            )
+            fitted = logistic_path((told, jnp.asarray(labels)[taught:]), (heard, jnp.asarray(truth)), classes)
+            if fitted is None:
+                continue
+            lift, bias = fitted
+            guess, batch = heard @ lift + bias[None], asked.validation
+            loss = float(self.target.selection(guess, batch, self.target.aim(batch)).mean())
+            if loss < least:
+                whole = jnp.asarray(weights @ np.asarray(lift), jnp.float32)
+                best, least = Linear(whole, bias, asked.standardise), loss
         return Fitted(best, None if best is not None else "no penalty gave finite weights")
-
-
-class Calibrated(NamedTuple):
-    """How scores become log posteriors: ``scores @ lift + bias``.
-
-    Attributes:
-        loss: on ``validation``, by which penalties are chosen.
-        lift: (K, K).
-        bias: (K,).
-    """
-
-    loss: float
-    lift: np.ndarray
-    bias: np.ndarray
-
-
-def calibrated(
-    target: Attribute, told: tuple[np.ndarray, np.ndarray], heard: np.ndarray, validation: Batch
-) -> Calibrated | None:
-    """A logistic regression of scores that were not learnt from, None where none was finite.
-
-    Args:
-        target: whose labels.
-        told: scores (n, K) and labels.
-        heard: scores of ``validation``.
-        validation: chooses the regression's penalty.
-    """
-    scores, labels = told
-    # At deviation 1, since a logistic regression's penalty is of their scale.
-    rate = 1 / np.maximum(scores.std(0), 1e-12)
-    scaled, seen = (jnp.asarray(one * rate, jnp.float32) for one in (scores, heard))
-    truth = validation.sensitive[target.name]
-    fitted = logistic_path((scaled, jnp.asarray(labels)), (seen, truth), target.classes)
-    if fitted is None:
-        return None
-    lift, bias = fitted
-    guess = seen @ lift + bias[None]
-    loss = float(target.selection(guess, validation, target.aim(validation)).mean())
-    return Calibrated(loss, rate[:, None] * np.asarray(lift), np.asarray(bias))

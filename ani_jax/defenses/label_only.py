@@ -78,6 +78,13 @@ class Answer(nn.Module):
 
     Returns:
         ``Sent`` of (b, K), 1 at the answer and 0 elsewhere.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> module, x = Answer(SplitEdge(2, 3), 10), jnp.ones((2, 16, 16, 3))
+        >>> (sent, _), _ = module.init_with_output(jax.random.key(0), x, train=False)
+        >>> sent.shape, sent.sum().item()
+        ((2, 10), 2.0)
     """
 
     blocks: nn.Module

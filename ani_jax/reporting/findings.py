@@ -52,6 +52,7 @@ UNITS: dict[str, Formatter] = {
 """How values are written, by ``Metric.unit``."""
 REFERENCES = {
     "label_mediated": "label-mediated",
+    "linear_accuracy": "accuracy of a line from z",
     "majority": "majority class",
     "mse_class_mean": "MSE of the class mean",
     "mse_mean_image": "MSE of the mean image",

@@ -124,6 +124,7 @@ def test_an_audit_finds_what_was_planted_and_nothing_else(data):
     assert audit(lumpy, data, level="preview").controls == ()
 
 
+@pytest.mark.slow
 def test_labels_of_fresh_noise_are_its_own(data):
     # All that is sent is noise, drawn anew at every step: labels of the recorded rows would say nothing of it.
     evidence = audit(lambda x, key: jax.random.normal(key, (len(x), 16)), data, level=BRIEF)
@@ -170,6 +171,7 @@ def test_what_is_read_where_nothing_is_sent_withholds_the_verdict():
     assert withheld("ink where the image itself is sent", None, None)
 
 
+@pytest.mark.slow
 def test_planting_changes_nothing_for_real_attributes(data):
     # Networks with heads for both read real attributes worse, and would be what the control is of.
     with_plants, without = (audit(lumpy, data, level=dataclasses.replace(BRIEF, plants=p)) for p in (True, False))

@@ -63,6 +63,8 @@ AGAIN = (("local", "ranked"), ("perceptron", "standardised"), ("additive", "rank
 L2_GRID = (1.0, 1e-1, 1e-2, 1e-3)
 """Weights of the probe's penalty, from the strongest on; each fit starts from the one before."""
 
+DIVERGED = "no penalty gave finite weights"
+"""Why there is no line."""
 NUMBERS = 10_240 * 4096
 """Features of all rows together that a probe learns from: of several noisy releases each row has four statistics of each."""
 
@@ -92,14 +94,28 @@ class Probe(Attack):
 
     def fit(self, context: Context) -> Fitted:
         """Fits one probe a penalty and keeps the one with the lowest cross-entropy on ``validation``."""
-        asked, name = context.asked, self.target.name
-        rows = max(1, min(self.rows, NUMBERS // asked.sample_z[0].size))
-        z, held = (flat(asked.standardise(part)) for part in (asked.sample_z[:rows], asked.held_z))
-        pairs = (z, asked.sample.sensitive[name][:rows]), (held, asked.validation.sensitive[name])
-        found = logistic_path(*pairs, self.target.classes, self.iterations)
-        if found is None:
-            return Fitted(None, "no penalty gave finite weights")
-        return Fitted(Linear(*found, asked.standardise))
+        own, held = (part.sensitive[self.target.name] for part in (context.asked.sample, context.asked.validation))
+        found = line(context.asked, own, held, self.target.classes, self.rows, self.iterations)
+        return Fitted(found, DIVERGED if found is None else None)
+
+
+def line(
+    asked: Asked, labels: Array, truth: Array, classes: int, rows: int = Probe.rows, iterations: int = Probe.iterations
+) -> "Linear | None":
+    """The line that reads labels off z best on ``validation``, None where no penalty gave finite weights.
+
+    Args:
+        asked: what the client sent.
+        labels: of its sample.
+        truth: of its validation images.
+        classes: K.
+        rows: of the sample that it learns from, at most.
+        iterations: of L-BFGS, per penalty.
+    """
+    rows = max(1, min(rows, NUMBERS // asked.sample_z[0].size))
+    z, held = (flat(asked.standardise(part)) for part in (asked.sample_z[:rows], asked.held_z))
+    found = logistic_path((z, labels[:rows]), (held, truth), classes, iterations)
+    return None if found is None else Linear(*found, asked.standardise)
 
 
 def logistic_path(

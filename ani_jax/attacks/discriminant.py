@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from ani_jax.attacks.attribute import Linear, logistic_path
+from ani_jax.attacks.attribute import DIVERGED, Linear, logistic_path
 from ani_jax.attacks.base import EVERYWHERE, Attack, Context, Fitted, register
 from ani_jax.attacks.query import flat
 from ani_jax.targets.attribute import Attribute
@@ -90,4 +90,4 @@ class Discriminant(Attack):
             if loss < least:
                 whole = jnp.asarray(weights @ np.asarray(lift), jnp.float32)
                 best, least = Linear(whole, bias, asked.standardise), loss
-        return Fitted(best, None if best is not None else "no penalty gave finite weights")
+        return Fitted(best, None if best is not None else DIVERGED)

@@ -173,9 +173,10 @@ class Partition(Prepared, Reversible, Noisy):
             unhinged = not (self.reconstruction and self.hinge)
             require(unhinged, "reversal", True, f"False with hinge=True, {alternation}")
             require(self.adversary_updates == 1, "reversal", True, "False with adversary_updates above 1")
-            for name in ("pooled", "correlation", "excess"):
-                plain = not getattr(self, name) or (name != "excess" and not self.attribute)
-                require(plain, "reversal", True, f"False with {name}={getattr(self, name)}, {alternation}")
+            for name in ("excess", *(("pooled", "correlation") if self.attribute else ())):
+                require(
+                    not getattr(self, name), "reversal", True, f"False with {name}={getattr(self, name)}, {alternation}"
+                )
 
     @property
     def _names(self) -> tuple[str, ...]:

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from ani_jax.attacks.attribute import Probe, logistic_path
+from ani_jax.attacks.attribute import DIVERGED, line
 from ani_jax.attacks.base import Family, Level, OnEvent, answered_alike, families, level_named, reason
-from ani_jax.attacks.query import as_predictor, as_release, flat, summarise
+from ani_jax.attacks.query import as_predictor, as_release
 from ani_jax.evaluation import contest, controls
 from ani_jax.evaluation.cost import cost_card
 from ani_jax.evaluation.progress import Progress, interactive
@@ -32,7 +32,6 @@ from ani_jax.types import Data, Features, Knowledge, Logits, Release
 R = TypeVar("R")
 MEMOISED = "its noise is a function of image and device: asked again it says the same, so repeats were not attacked"
 """What a report says of such a client; a burst shows it other images."""
-DIVERGED = "no penalty gave finite weights"
 SOME = 512
 """Images that live channels are counted on."""
 Store = MutableMapping[str, str]
@@ -251,12 +250,9 @@ def _utility(scene: Scene) -> dict[str, Estimate]:
     label = np.asarray(scene.data.test.label)
     majority = float(np.bincount(label).max() / len(label))
     # How much of the task the client has done already: what a line reads off z, the provider need not work out.
-    asked, rows = scene.asked, Probe.rows
-    parts = (asked.sample_z[:rows], asked.held_z, summarise(scene.test_z))
-    z, held, test_z = (flat(asked.standardise(part)) for part in parts)
-    known = (z, asked.sample.label[:rows]), (held, scene.data.validation.label)
-    line = logistic_path(*known, scene.data.primary.classes)
-    read = None if line is None else np.asarray(test_z @ line[0] + line[1][None]).argmax(1)
+    asked = scene.asked
+    found = line(asked, asked.sample.label, asked.validation.label, scene.data.primary.classes)
+    read = None if found is None else np.asarray(found(scene.key, scene.test_z)).argmax(1)
     return {
         "accuracy": scene.bootstrap.mean(scene.answers.test == label),
         "linear_accuracy": scene.bootstrap.mean(read == label) if read is not None else Estimate(None, note=DIVERGED),

@@ -113,8 +113,8 @@ def gaussian_rate(
     member = jax.nn.one_hot(jnp.zeros(len(mean), int) if labels is None else labels, classes, dtype=mean.dtype)
     flat, size = mean.reshape(len(mean), -1), total(jnp.float32(len(mean)))
     variance = jnp.square(jnp.broadcast_to(floating(stddev), mean.shape)).reshape(flat.shape)
-    # Where a class has no image its mean is asked for by nobody.
     product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    # Where a class has no image its mean is asked for by nobody.
     centres = total(product(member.T, flat)) / jnp.maximum(total(member.sum(0)), 1)[:, None]
     spread, noise, log_noise = (
         total(x.sum(0)) / size for x in (jnp.square(flat - product(member, centres)), variance, jnp.log(variance))

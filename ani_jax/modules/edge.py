@@ -43,7 +43,7 @@ def block(
         width: channels of the first block.
         axis_name: the mapped axis that batch statistics are averaged over, or ``None``.
         pool: whether the block halves the resolution, if it is one that does.
-        light: whether the cnn's blocks are :class:`LightBlock`.
+        light: whether the cnn's blocks are, see :class:`CnnBlock`.
 
     Example:
         >>> block("resnet", 2, 16, None).features
@@ -51,10 +51,8 @@ def block(
     """
     # Counted from the image on either side of the cut, so that moving it renames no parameter.
     name = f"block_{index}"
-    if backbone == "cnn" and light:
-        return LightBlock(CNN_BLOCKS[index] * width, axis_name, name=name)
     if backbone == "cnn":
-        return CnnBlock(CNN_BLOCKS[index] * width, axis_name, pool, name=name)
+        return CnnBlock(CNN_BLOCKS[index] * width, axis_name, pool, light, name=name)
     if backbone == "vgg":
         return VggBlock(VGG_BLOCKS[index] * width, axis_name, pool, name=name)
     features = RESNET_BLOCKS[index] * width
@@ -80,6 +78,7 @@ class CnnBlock(nn.Module):
         features: channels out.
         axis_name: the mapped axis that batch statistics are averaged over, or ``None``.
         pool: whether to halve the resolution.
+        light: halve it by a 2x2 convolution of stride 2 in place of both, a ninth of the multiplications.
 
     Returns:
         ``(b, h/2, w/2, features)``, or ``(b, h, w, features)`` without pooling.
@@ -94,40 +93,14 @@ class CnnBlock(nn.Module):
     features: int
     axis_name: str | None = None
     pool: bool = True
+    light: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b p q f"]:
         """Applies the block; ``train`` selects the batch's statistics."""
-        x = Conv(self.features, name="conv")(x)
+        x = (Conv(self.features, (2, 2), (2, 2), name="conv") if self.light else Conv(self.features, name="conv"))(x)
         x = batch_norm(train, self.axis_name, name="norm")(x)
-        return nn.relu(max_pool(x) if self.pool else x)
-
-
-class LightBlock(nn.Module):
-    """2x2 convolution of stride 2 with bias, batch normalisation, ReLU: a ninth of a :class:`CnnBlock`'s multiplications.
-
-    Args:
-        features: channels out.
-        axis_name: the mapped axis that batch statistics are averaged over, or ``None``.
-
-    Returns:
-        ``(b, h/2, w/2, features)``.
-
-    Example:
-        >>> import functools, jax, jax.numpy as jnp
-        >>> block, x = LightBlock(8), jnp.ones((2, 4, 4, 3))
-        >>> jax.eval_shape(functools.partial(block.init_with_output, train=False), jax.random.key(0), x)[0].shape
-        (2, 2, 2, 8)
-    """
-
-    features: int
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b p q f"]:
-        """Applies the block; ``train`` selects the batch's statistics."""
-        x = Conv(self.features, (2, 2), (2, 2), name="conv")(x)
-        return nn.relu(batch_norm(train, self.axis_name, name="norm")(x))
+        return nn.relu(max_pool(x) if self.pool and not self.light else x)
 
 
 class VggBlock(nn.Module):
@@ -211,7 +184,7 @@ class SplitEdge(nn.Module):
         depth: how many blocks run on the device, from 1 to all.
         axis_name: the mapped axis that batch statistics are averaged over, or ``None``.
         backbone: "cnn", "resnet" or "vgg".
-        light: whether the cnn's blocks are :class:`LightBlock`.
+        light: whether the cnn's blocks are, see :class:`CnnBlock`.
 
     Returns:
         ``Sent(z, {})``: deterministic, so the key is ignored and may be ``None``.

@@ -35,6 +35,7 @@ __all__ = [
     "Task",
     "audit",
     "criterion",
+    "data",
     "fragment",
     "losses",
     "save",
@@ -43,8 +44,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "losses":
-        return importlib.import_module("ani_jax.losses")
+    if name in ("data", "losses"):
+        return importlib.import_module(f"ani_jax.{name}")
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'ani_jax' has no attribute {name!r}; it has {', '.join(__all__)}")

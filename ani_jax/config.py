@@ -10,13 +10,15 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 
 from ani_jax.attacks.base import level_named
-from ani_jax.data import augment, catalog
+from ani_jax.data import augment, catalog, own
+from ani_jax.data.files import DataError
 from ani_jax.defenses import registry
 from ani_jax.defenses.base import ClientApply, Defense
 from ani_jax.evaluation.cost import multiply_accumulates
@@ -34,9 +36,11 @@ class Config:
     """What every audit has to be told: the data, its tasks, and how much may be computed.
 
     Attributes:
-        dataset: a name in the catalogue, or of any tfds data set that is prepared.
+        dataset: a name in the catalogue, "folder:PATH", or any tfds data set that is prepared.
         primary: the task, None for the catalogue's; needed for a data set that is not in the catalogue.
         sensitive: the attributes that are attacked, None for the catalogue's.
+        group_column: column of a folder's table that says who is shown.
+        contents: digest of a folder's files, found when the config is made; None of everything else.
         originals: use at most so many of the pictures; None is all that fit into memory.
         image_size: side of the square images in pixels.
         audit: level of the audit.
@@ -48,6 +52,8 @@ class Config:
     dataset: str = "digits"
     primary: str | None = None
     sensitive: tuple[str, ...] | None = None
+    group_column: str | None = None
+    contents: str | None = None
     originals: int | None = None
     image_size: int = 32
     audit: str = "preview"
@@ -58,19 +64,29 @@ class Config:
         level_named(self.audit, "audit")
         if self.sensitive is not None:
             object.__setattr__(self, "sensitive", tuple(self.sensitive))
+        if self.dataset.startswith(own.PREFIX):
+            path = Path(self.dataset.removeprefix(own.PREFIX)).expanduser().resolve()
+            object.__setattr__(self, "dataset", f"{own.PREFIX}{path}")
+            if self.contents is None:
+                object.__setattr__(self, "contents", own.Folder(path).contents)
         chosen = self.tasks
         if self.dataset in catalog.names():
             # The catalogue's own choice is written as None, however it was asked for.
-            own = catalog.find(self.dataset)
-            if chosen[0] == own.primary:
+            entry = catalog.find(self.dataset)
+            if chosen[0] == entry.primary:
                 object.__setattr__(self, "primary", None)
-            if chosen[1] == own.tasks(self.primary, None)[1]:
+            if chosen[1] == entry.tasks(self.primary, None)[1]:
                 object.__setattr__(self, "sensitive", None)
 
     @property
     def tasks(self) -> tuple[str, tuple[str, ...]]:
         """Names of the task and of the attributes."""
-        return catalog.find(self.dataset, self.primary).tasks(self.primary, self.sensitive)
+        return catalog.find(self.dataset, self.primary, self.group_column).tasks(self.primary, self.sensitive)
+
+    @property
+    def stem(self) -> str:
+        """How the data is called in the name of a folder: a folder by what is in it, whatever it is called."""
+        return self.dataset if self.contents is None else f"folder-{self.contents}"
 
     def load(self, seed: int, augmented: tuple[str, ...] = ()) -> Data:
         """The data, split by a seed.
@@ -83,12 +99,20 @@ class Config:
             ValueError, DataError: see :func:`ani_jax.data.catalog.load`.
         """
         primary, sensitive = self.tasks
+        if (
+            self.contents is not None
+            and own.Folder(Path(self.dataset.removeprefix(own.PREFIX))).contents != self.contents
+        ):
+            raise DataError(
+                f"dataset={self.dataset}: its files are no longer those of this config; name another workdir"
+            )
         return catalog.load(
             self.dataset,
             seed,
             self.image_size,
             primary=primary,
             sensitive=sensitive,
+            group=self.group_column,
             originals=self.originals,
             augment=augmented,
             data_dir=self.data_dir,

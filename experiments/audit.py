@@ -42,7 +42,7 @@ def main(_: list[str]) -> None:
         flags.refuse(("rows", "releases", "burst"), "belongs to --draws=FILE.npz")
     if values.release is not None:
         config = AuditConfig(**flags.given(names))
-        folder = Path(values.workdir or f"runs/{config.dataset}-audit-{config.digest}")
+        folder = Path(values.workdir or f"runs/{config.stem}-audit-{config.digest}")
         if values.draws is not None:
             record(Path(values.draws), *client(config), config.seed, config.audit)
             return

@@ -21,9 +21,18 @@ from experiments.machine import STOPPED
 FLAGS = flags.FLAGS
 KINDS = {bool: "boolean", int: "integer", float: "float", str: "string", list: "list"}
 SHARED: dict[str, tuple[Any, Any, str]] = {
-    "dataset": (str, None, "What to attack on (default digits); experiments.main --list_datasets lists them."),
+    "dataset": (
+        str,
+        None,
+        "What to attack on (default digits), or folder:PATH; experiments.main --list_datasets lists them.",
+    ),
     "primary": (str, None, "The task (default: the data set's own)."),
     "sensitive": (list, None, "The attributes to attack, separated by commas (default: the data set's own)."),
+    "group_column": (
+        str,
+        None,
+        "Column of a folder's labels.csv that says who is shown (default: no picture has one).",
+    ),
     "originals": (int, None, "Use at most so many of the pictures (default: all that fit into memory)."),
     "image_size": (int, None, "Side of the images in pixels (default 32)."),
     "audit": (str, None, "How much attackers may compute: preview (main's default, no evidence), standard, thorough."),
@@ -89,7 +98,8 @@ def from_flags(defense: str | None = None, without: Collection[str] = ()) -> Run
     own = given(vars(base)) | ({"defense": defense} if defense else {})
     if own.get("dataset", base.dataset) != base.dataset:
         # What belongs to the one data set says nothing of the other.
-        base = dataclasses.replace(base, dataset="digits", primary=None, sensitive=None, originals=None)
+        no = dict.fromkeys(("primary", "sensitive", "group_column", "contents", "originals"))
+        base = dataclasses.replace(base, dataset="digits", **no)
     if "primary" in own:
         own.setdefault("sensitive", None)
     chosen = given([name for name in options() if name not in without])
@@ -121,7 +131,9 @@ def refuse(names: Collection[str], reason: str) -> None:
 
 def spelled(config: Config, default: Config) -> list[str]:
     """The flags that make one config out of another of its kind."""
-    changed = {name: value for name, value in config.settings.items() if value != default.settings[name]}
+    # What a folder holds is found out, and no flag.
+    found = {name: value for name, value in config.settings.items() if name != "contents"}
+    changed = {name: value for name, value in found.items() if value != default.settings[name]}
     return [f"--{name}={','.join(value) if isinstance(value, tuple) else value}" for name, value in changed.items()]
 
 

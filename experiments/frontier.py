@@ -58,7 +58,7 @@ def main(_: list[str]) -> None:
         work = functools.partial(cut, depths(chosen[0], FLAGS.depths))
     mark = command(chosen, [FLAGS[name].serialize() for name in asked])
     digest = hashlib.sha256(f"{FORMAT} {mark}".encode()).hexdigest()[:10]
-    folder = Path(FLAGS.workdir or f"runs/frontier-{chosen[0].dataset}-{digest}")
+    folder = Path(FLAGS.workdir or f"runs/frontier-{chosen[0].stem}-{digest}")
     line = " ".join([mark, *flags.folders(chosen[0], folder)])
     cache, machine = flags.cache(), Machine(stop=Told(signal.SIGTERM))
     with held(folder, "frontier", mark, lambda there: "" if there == mark else "belongs to another frontier"):

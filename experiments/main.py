@@ -24,7 +24,7 @@ def main(_: list[str]) -> None:
         return
     config = flags.from_flags()
     given = machine.from_flags(config)
-    folder = Path(flags.FLAGS.workdir or f"runs/{config.dataset}-{config.defense}-{config.digest}")
+    folder = Path(flags.FLAGS.workdir or f"runs/{config.stem}-{config.defense}-{config.digest}")
     if processes.is_main() and not LEVELS[config.audit].plants:
         print(f"a preview, not evidence; that is: python -m experiments.audit --workdir={folder} --audit=standard")
     found = runs.execute(config, folder, flags.cache(), given)

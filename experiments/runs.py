@@ -173,7 +173,7 @@ def attacked(client: Trained, seed: int, cache: Path, **options: Any) -> Evidenc
 def reference_folder(config: RunConfig, cache: Path) -> Path:
     """Where the undefended reference of a run is kept."""
     reference = config.reference()
-    return cache / "references" / f"{reference.dataset}-{reference.digest}"
+    return cache / "references" / f"{reference.stem}-{reference.digest}"
 
 
 def finished(folder: Path) -> bool:
@@ -241,7 +241,7 @@ def notes(config: RunConfig, evidence: Evidence, reference: Evidence | None, lin
     yield from silent(lines, config.train.batch_size)
     yield from gaps(lines, evidence)
     # Where the device could as well classify by itself, it would send the answer alone (METHODS 2.1).
-    whole = catalog.find(config.dataset, config.primary).classifier_macs
+    whole = catalog.find(config.dataset, config.primary, config.group_column).classifier_macs
     if config.defense != "none" and whole and evidence.cost and evidence.cost.macs >= whole and config.image_size == 32:
         yield (
             f"the client costs {evidence.cost.macs:,} MACs; a whole classifier of {whole:,} comes within a point of the "

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
-from ani_jax.data import pictures, prepared
+from ani_jax.data import own, pictures, prepared
 from ani_jax.data.augment import check as check_augmentations
 from ani_jax.data.entry import Entry
 from ani_jax.data.pictures import Spec
@@ -23,15 +23,17 @@ def names() -> tuple[str, ...]:
     return tuple(entry.name for entry in ENTRIES)
 
 
-def find(name: str, primary: str | None = None) -> Entry:
-    """The entry of that name, or one made up for a tfds data set that the catalogue does not know.
+def find(name: str, primary: str | None = None, group: str | None = None) -> Entry:
+    """The entry of that name, or one made up for a folder or a tfds data set that the catalogue does not know.
 
     Args:
-        name: in the catalogue; with ``primary``, any tfds name.
-        primary: the feature to predict; needed for a name that is not in the catalogue.
+        name: in the catalogue; "folder:PATH"; with ``primary``, any tfds name.
+        primary: the feature to predict; needed for a name that is not in the catalogue, and where a folder's table has several.
+        group: the column of a folder's table that says who is shown.
 
     Raises:
-        ValueError: there is no such entry and no ``primary``.
+        ValueError: there is no such entry and no ``primary``, or a ``group`` for anything but a folder.
+        DataError: the folder cannot be used.
 
     Example:
         >>> find("digits").size
@@ -39,12 +41,16 @@ def find(name: str, primary: str | None = None) -> Entry:
         >>> find("svhn_cropped", primary="label").prepared
         'svhn_cropped'
     """
+    if name.startswith(own.PREFIX):
+        return own.entry(name, primary, group)
+    if group is not None:
+        raise ValueError(f"group_column={group}: belongs to a {own.PREFIX}PATH; other data sets know their identities")
     for entry in ENTRIES:
         if entry.name == name:
             return entry
     if primary is None:
         raise ValueError(
-            f"dataset={name}: must be one of {', '.join(names())}, or any tfds name with --primary=FEATURE"
+            f"dataset={name}: must be one of {', '.join(names())}, {own.PREFIX}PATH, or any tfds name with --primary=FEATURE"
         )
     # Nobody has described it, so any of its features may be a task.
     return Entry(name, primary, (), 0, "see tfds", "not in the catalogue", "see tfds", Spec(name), others=None)
@@ -57,6 +63,7 @@ def load(
     *,
     primary: str | None = None,
     sensitive: Sequence[str] | None = None,
+    group: str | None = None,
     originals: int | None = None,
     augment: tuple[str, ...] = (),
     data_dir: str | os.PathLike[str] | None = None,
@@ -65,11 +72,12 @@ def load(
     """Loads a data set by name.
 
     Args:
-        name: one of ``names()``, or any prepared tfds data set if ``primary`` is given.
+        name: one of ``names()``, "folder:PATH", or any prepared tfds data set if ``primary`` is given.
         seed: decides the splits and whatever is drawn; 0 or more.
         image_size: side of the pictures in pixels.
         primary: name of the task; ``None`` is the entry's.
         sensitive: names of the attributes; ``None`` are the entry's.
+        group: column of a folder's table that says who is shown.
         originals: use at most so many of a prepared data set; ``None`` is all that fit into memory.
         augment: of ``augment.AUGMENTATIONS``; applied to ``defend`` only.
         data_dir: where prepared data lies; ``None`` is tfds's own default.
@@ -88,18 +96,18 @@ def load(
     """
     # Before anything is read, which may take minutes.
     check_augmentations(augment)
-    entry = find(name, primary)
+    entry = find(name, primary, group)
     task, attributes = entry.tasks(primary, sensitive)
     if entry.embedded is not None:
         data = choose(entry.embedded(seed=seed, image_size=image_size), task, attributes)
     else:
         spec = entry.spec or Spec(name)
-        if manual_dir is not None:
+        if manual_dir is not None and entry.store is None:
             # tfds is heavy; only preparation needs it here.
             from ani_jax.data import builders
 
             builders.prepare(spec.name, manual_dir, data_dir)
-        stored = prepared.find(spec.name, data_dir)
+        stored = entry.store or prepared.find(spec.name, data_dir)
         chosen = {"primary": task, "sensitive": attributes, "originals": originals}
         data = pictures.load(spec, stored, seed=seed, image_size=image_size, **chosen)
         # As the user calls it, and not as it is prepared: "emnist" lies under "emnist/balanced".

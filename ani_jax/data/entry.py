@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from ani_jax.data.files import Examples, Tally, Watch
 from ani_jax.data.pictures import Spec
+from ani_jax.data.prepared import Store
 from ani_jax.types import Data
 
 
@@ -54,6 +55,7 @@ class Entry:
         spec: how prepared pictures are read; ``None`` where nothing is prepared.
         recipe: how they are prepared; ``None`` leaves that to tfds's own builder.
         embedded: what loads a set that is not prepared, ``(seed=, image_size=) -> Data``.
+        store: where pictures are read from that are neither; ``None`` for those that are.
         classifier_macs: MACs of the smallest whole classifier known to come within a point of the undefended split at 32x32; a
             client that costs more could as well send only its answer. ``None`` where nobody looked.
     """
@@ -68,13 +70,14 @@ class Entry:
     spec: Spec | None = None
     recipe: Recipe | None = None
     embedded: Callable[..., Data] | None = None
+    store: Store | None = None
     others: tuple[str, ...] | None = ()
     classifier_macs: int | None = None
 
     @property
     def prepared(self) -> str | None:
         """The name under which it is prepared; ``None`` where nothing need be."""
-        return None if self.spec is None else self.spec.name
+        return None if self.spec is None or self.store is not None else self.spec.name
 
     def tasks(self, primary: str | None, sensitive: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:
         """The task and the attributes that are meant: the given ones, or else its own.

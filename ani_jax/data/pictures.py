@@ -9,12 +9,15 @@ import numpy as np
 
 from ani_jax.data import digits, splits
 from ani_jax.data.files import DataError
-from ani_jax.data.prepared import Column, Examples, Stored
+from ani_jax.data.prepared import Column, Examples, Store
 from ani_jax.data.render import Painted, Pictures, Plain
 from ani_jax.types import Data, Source
 
 PIXELS = 2**27
 """How many pixels are read at most: 131,072 pictures of 32x32, 0.4 GB of bytes and, for the held-out floats, 0.5 GB."""
+
+MANY = 1000
+"""What has more values than this is a measurement or a name, not a class."""
 
 DRAWN = {task.name: task for task in (digits.INK, digits.PAPER)}
 """The attributes that painting draws."""
@@ -102,7 +105,7 @@ class Spec:
 
 def load(
     spec: Spec,
-    stored: Stored,
+    stored: Store,
     *,
     seed: int,
     image_size: int,
@@ -143,10 +146,12 @@ def load(
     elif spec.identity:
         owner = examples.columns[spec.identity].values
     for name, column in columns.items():
-        found = np.unique(column.values)
+        found, flag = np.unique(column.values), "primary" if name == primary else "sensitive"
+        if len(found) > MANY:
+            raise DataError(f"{flag}={name}: has {len(found):,} values; a task has at most {MANY:,}, so group them")
         if len(found) < 2:
             raise DataError(
-                f"{'primary' if name == primary else 'sensitive'}={name}: constant, all {len(column.values):,} pictures are "
+                f"{flag}={name}: constant, all {len(column.values):,} pictures are "
                 f"{column.names[found[0]]!r}; name another"
             )
     group = _groups(examples.content, owner)
@@ -181,7 +186,7 @@ def load(
     )
 
 
-def balance(spec: Spec, stored: Stored, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
+def balance(spec: Spec, stored: Store, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
     """How the classes of each task are distributed over all pictures, whoever is too rare for a task included.
 
     Args:

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,8 +13,6 @@ from ani_jax.types import Task
 
 CHUNK = 1024
 """Rows read at a time."""
-MANY = 1000
-"""A number with more values than this is a measurement, not a class."""
 
 
 class Column(NamedTuple):
@@ -39,7 +37,7 @@ class Examples(NamedTuple):
     """A prepared data set in memory, all its official splits together: ours are dealt anew.
 
     Attributes:
-        image: uint8 ``(n, size, size, channels)``, one channel for grey pictures.
+        image: uint8, or floats in [0, 1], ``(n, size, size, channels)``, one channel for grey pictures.
         columns: feature name -> column.
         content: ``(n,)`` digests of the pixels at full size, equal for exact twins.
         skipped: how many pictures could not be decoded.
@@ -80,6 +78,18 @@ def find(name: str, data_dir: str | os.PathLike[str] | None) -> "Stored":
             "TensorFlow to read; prepare it again as array_record in another --data_dir"
         )
     return Stored(name, builder)
+
+
+class Store(Protocol):
+    """Pictures somewhere, with columns that tasks are made of."""
+
+    def read(self, features: Sequence[str], image_size: int, limit: int | None = None) -> Examples:
+        """See :meth:`Stored.read`."""
+        ...
+
+    def columns(self, features: Sequence[str]) -> dict[str, Column]:
+        """The named features of every picture."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,10 +201,6 @@ class Stored:
         import tensorflow_datasets as tfds
 
         array = np.asarray(values)
-        if array.ndim != 1 or array.dtype.kind not in "biuSUO":
-            raise DataError(
-                f"dataset={self.name}: feature {feature!r} is no class (shape {array.shape[1:]}, {array.dtype})"
-            )
         if isinstance(kind, tfds.features.ClassLabel):
             classes = len(kind.names)
             outside = np.flatnonzero((array < 0) | (array >= classes))
@@ -204,16 +210,35 @@ class Stored:
                     f"dataset={self.name}: {feature} {array[row]} in row {row:,} is out of range; allowed: 0 to {classes - 1}"
                 )
             return Column(array.astype(np.int32), tuple(kind.names), numbered=True)
-        if array.dtype == bool:
-            return Column(array.astype(np.int32), ("no", "yes"))
-        # Texts come back as bytes.
-        found, index = np.unique(array, return_inverse=True)
-        if array.dtype.kind in "iu" and len(found) > MANY:
-            raise DataError(
-                f"dataset={self.name}: feature {feature!r} has {len(found):,} values; a class has at most {MANY:,}"
-            )
-        names = tuple(value.decode() if isinstance(value, bytes) else str(value) for value in found.tolist())
-        return Column(index.astype(np.int32), names)
+        return column(f"dataset={self.name}", feature, array)
+
+
+def column(place: str, feature: str, values: np.ndarray) -> Column:
+    """A column of what its values are, each a class.
+
+    Args:
+        place: what errors begin with.
+        feature: its name.
+        values: (n,) integers, truth values, or texts, which may be bytes.
+
+    Raises:
+        DataError: values of another kind.
+
+    Example:
+        >>> column("x", "size", np.array([7, 5, 7])).names
+        ('5', '7')
+    """
+    if values.ndim != 1 or values.dtype.kind not in "biuSUO":
+        raise DataError(f"{place}: feature {feature!r} is no class (shape {values.shape[1:]}, {values.dtype})")
+    if values.dtype == bool:
+        return Column(values.astype(np.int32), ("no", "yes"))
+    try:
+        found, index = np.unique(values, return_inverse=True)
+    except TypeError as error:
+        raise DataError(f"{place}: feature {feature!r} mixes kinds of values ({error})") from None
+    # Texts come back from tfds as bytes.
+    names = tuple(value.decode() if isinstance(value, bytes) else str(value) for value in found.tolist())
+    return Column(index.astype(np.int32), names)
 
 
 def _flat(features: Any, above: str = "") -> Iterator[tuple[str, Any]]:
@@ -234,19 +259,37 @@ def _at(row: Mapping[str, Any], path: str) -> Any:
 
 def _small(content: bytes, size: int) -> tuple[np.ndarray, bytes] | None:
     """The picture's central square at the asked size, and the digest of its full pixels; ``None`` for a damaged one."""
-    from PIL import Image
-
     try:
         pixels = decode(content)
     except ValueError:
         return None
     # Of all pixels: pictures that differ may become equal when they shrink.
-    key, (height, width, channels) = digest(pixels), pixels.shape
+    return shrunk(pixels, size), digest(pixels)
+
+
+def shrunk(pixels: np.ndarray, size: int) -> np.ndarray:
+    """A picture's central square at the asked size.
+
+    Args:
+        pixels: (height, width, channels), uint8 or float32.
+        size: its side.
+
+    Returns:
+        (size, size, channels) of the same kind.
+
+    Example:
+        >>> shrunk(np.array([[[0.0], [1.0], [1.0], [0.0]]] * 2, np.float32), 1).tolist()
+        [[[1.0]]]
+    """
+    from PIL import Image
+
+    height, width, channels = pixels.shape
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = pixels[top : top + side, left : left + side]
     if side == size:
-        return square, key
-    image = Image.fromarray(square[..., 0] if channels == 1 else square)
-    # Pillow widens the filter when it shrinks, so nothing aliases.
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, channels), key
+        return square
+    # Pillow widens the filter when it shrinks, so nothing aliases; of floats it knows single channels.
+    planes = [square] if square.dtype == np.uint8 and channels > 1 else np.moveaxis(square, -1, 0)
+    small = [Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR) for plane in planes]
+    return np.stack([np.asarray(plane) for plane in small], -1).reshape(size, size, channels)

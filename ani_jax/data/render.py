@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from ani_jax.data import digits
 from ani_jax.data.augment import augment
@@ -14,15 +14,15 @@ from ani_jax.types import Batch, Data, Labels, PRNGKey, Source, Task
 
 
 class Pictures(NamedTuple):
-    """Stored originals: a quarter of the memory of floats.
+    """Stored originals.
 
     Attributes:
-        image: grey or colour.
+        image: grey or colour: bytes, a quarter of the memory of floats, or floats in [0, 1].
         classes: task name -> class of each picture.
         group: identity, or the picture's own number; exact twins share one.
     """
 
-    image: UInt8[Array, "n size size c"]
+    image: UInt8[Array, "n size size c"] | Float[Array, "n size size c"]
     classes: Mapping[str, Labels]
     group: Labels
 
@@ -48,7 +48,8 @@ class Plain:
     def __call__(self, key: PRNGKey, rows: Pictures) -> Batch:
         """Ignores the key."""
         del key
-        image = jnp.broadcast_to(rows.image, (*rows.image.shape[:3], 3)).astype(jnp.float32) / 255
+        image = jnp.broadcast_to(rows.image, (*rows.image.shape[:3], 3)).astype(jnp.float32)
+        image = image / 255 if rows.image.dtype == jnp.uint8 else image
         return _batch(self, image, rows.classes, rows.group)
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from ani_jax.data import builders, files, prepared
 from ani_jax.data.files import DataError
-from tests.data.conftest import write_idx, write_utkface
+from tests.data.conftest import write_idx
 
 
 def store(folder, rows, features, name="anything", config=None):
@@ -136,14 +136,6 @@ def test_labels_out_of_range_a_missing_set_and_a_foreign_format(tmp_path):
         DataError, match=r"dataset=absent: not prepared under .*--dataset=absent --data_dir=.*--manual_dir"
     ):
         prepared.find("absent", tmp_path).read((), 8)
-
-
-def test_a_number_with_many_values_is_no_class(tmp_path, monkeypatch):
-    write_utkface(tmp_path, 40)
-    builders.prepare("utkface", tmp_path, tmp_path / "data")
-    monkeypatch.setattr(prepared, "MANY", 10)
-    with pytest.raises(DataError, match=r"feature 'age' has 40 values; a class has at most 10"):
-        prepared.find("utkface", tmp_path / "data").read(("age",), 8)
 
 
 def test_our_idx_data_comes_back_pixel_for_pixel(tmp_path, monkeypatch):

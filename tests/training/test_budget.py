@@ -57,7 +57,8 @@ def test_how_often_states_are_considered_does_not_depend_on_how_often_they_are_s
 
 def test_the_budget_is_of_the_ceilings_accuracy_at_its_end():
     rows = [{"heldout/accuracy": 0.1}, {"heldout/accuracy": 0.98, "validation/accuracy": 0.975}]
-    assert UtilityBudget.of(rows, 0.01).accuracy == pytest.approx(0.965)
+    # Half of it is kept back for what validation cannot see.
+    assert UtilityBudget.of(rows, 0.01).accuracy == pytest.approx(0.97)
 
 
 def test_a_ceiling_without_a_log_is_refused():
@@ -128,7 +129,7 @@ def test_a_watched_run_logs_what_a_budget_needs(toy, toy_data):
     events = []
     train(toy(steps=20), toy_data, CONFIG, [Watch(), Tell(events.append)])
     rows = [e["metrics"] for e in events if e["kind"] == "metrics"]
-    assert UtilityBudget.of(rows, 0.01).accuracy == pytest.approx(rows[-1]["validation/accuracy"] - 0.01)
+    assert UtilityBudget.of(rows, 0.01).accuracy == pytest.approx(rows[-1]["validation/accuracy"] - 0.005)
 
 
 def test_every_private_weight_of_every_defence_is_one_that_it_has():

@@ -57,7 +57,7 @@ def test_every_data_set_of_the_issue_has_an_entry_and_a_way_to_get_it():
     assert wanted | {"utkface", "fairface", "facescrub", "orl_faces"} <= set(catalog.names()) - set(EMBEDDED)
     for entry in catalog.ENTRIES:
         assert ("--manual_dir" in entry.obtain) >= (entry.recipe is not None)
-        assert ("tf extra" in entry.obtain) == (entry.spec is not None and entry.recipe is None)
+        assert ("tf extra" in entry.obtain) == (entry.spec is not None and entry.recipe is None and entry.store is None)
         assert (entry.spec is None) == (entry.embedded is not None)
 
 

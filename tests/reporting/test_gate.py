@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 import xml.etree.ElementTree as xml
 
 import numpy as np
@@ -543,3 +544,22 @@ def test_the_gate_names_no_target():
     tree = ast.parse(pathlib.Path(gate.__file__).read_text())
     code = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     assert not {"image", "attribute", "r2_class_mean", "balanced_accuracy"} & set(code)
+
+
+def test_the_page_says_what_the_gate_does():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "GATE.md").read_text()
+    (block,) = re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S)
+    gate.check(gate.parse(gate.read(block)["require"]), (INK, Image().words))
+    (quoted,) = re.findall(r'--require="(.*?)"', page)
+    gate.check(gate.parse(quoted), (INK, Image().words))
+    assert dict(re.findall(r"^\| (\d) \| .*(holds|violated|decided)", page, re.M)) == {
+        "0": "holds",
+        "3": "violated",
+        "4": "decided",
+    }
+    # What it says of limits at a chance of 25%.
+    for limit, outcome in re.findall(
+        r"`ink<=(0\.\d+)` (?:at a chance of 25% )?is \d+(?: points)?, (so|of which)", page
+    ):
+        verdict = decided(f"ink<={limit}", attacked(around(0.27)))
+        assert verdict.outcome == (HOLDS if outcome == "so" else UNDECIDED)

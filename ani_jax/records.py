@@ -43,7 +43,7 @@ class Metric:
         name: its key in ``AttackResult.scores``.
         label: what a reader calls it.
         unit: how its values are written: "percent", "points", "ratio", "decibel" or "small" (three significant
-            digits).
+            digits, of an error: less of it is the stronger attack).
         change: how a change against the reference is said: "points", "relative", or "" for not at all.
         references: whether what scores are read against is listed below it, in its unit.
     """

@@ -207,14 +207,10 @@ def check(
             allowed = ", ".join(name for name in known if utility or name != UTILITY)
             raise ValueError(f"{str(asked)!r} names what is not measured; must be one of {allowed}")
         words, metric = known[asked.name]
-        meant = None
-        if words is None or (metric == words.strength and not words.higher):
-            meant = ">="
-        elif metric in (words.strength, words.plotted, words.leakage, words.beyond):
-            meant = "<="
-        if meant not in (None, asked.sign):
-            raise ValueError(f"{str(asked)!r} asks for less privacy or less utility; must be {asked.name}{meant}NUMBER")
         unit = "percent" if words is None else words.metric(metric).unit
+        less = words is None or (not words.higher if metric == words.strength else unit == "small")
+        if asked.sign != (meant := ">=" if less else "<="):
+            raise ValueError(f"{str(asked)!r} asks for less privacy or less utility; must be {asked.name}{meant}NUMBER")
         if unit == "percent" and not 0 <= asked.limit <= 1:
             raise ValueError(f"{str(asked)!r}: the limit is a fraction; must be from 0 to 1")
 
@@ -314,9 +310,12 @@ def support(
     doubts += unsound(evidence)
     planted = [one for one in evidence.controls if one.name.startswith("planted linear")]
     linear = sorted(((one.points, one) for one in planted if one.points is not None), key=lambda pair: pair[0])
-    floor: float | None = 0.0 if metric in (words.leakage, words.beyond) else None
-    if metric == words.plotted:
-        floor = max((one.references.get(words.floor) or 0.0 for one in results), default=0.0)
+    floor: float | None = 0.0 if metric in (words.leakage, words.beyond, words.plotted) else None
+    if metric == words.plotted and words.floor:
+        floors = [value for one in results if (value := one.references.get(words.floor)) is not None]
+        if not floors:
+            return [*doubts, f"no {words.floor} in this evidence, which the limit's strength counts from"], []
+        floor = max(floors)
     if not linear:
         return [*doubts, *(["no linear label was planted"] if evidence.controls else [])], []
     strength = linear[0][0] if floor is None else asked.limit - floor

@@ -111,6 +111,8 @@ def test_what_is_no_requirement_is_refused(piece):
         ("ink.over_floor>=0.3", "must be ink.over_floor<=NUMBER"),
         ("image<=0.3", "must be image>=NUMBER"),
         ("image.r2_class_mean>=0.3", "must be image.r2_class_mean<=NUMBER"),
+        ("image.ssim>=0.3", "must be image.ssim<=NUMBER"),
+        ("image.mse_worst<=0.3", "must be image.mse_worst>=NUMBER"),
         ("utility<=0.9", "must be utility>=NUMBER"),
         ("ink<=35", "the limit is a fraction; must be from 0 to 1"),
         ("utility>=95", "the limit is a fraction; must be from 0 to 1"),
@@ -260,6 +262,15 @@ def test_of_a_metric_without_a_floor_the_weakest_plant_must_be_found():
     image = rebuilt(around(0.03), around(0.1))
     assert decided("image.r2_class_mean<=0.25", image, controls=weak).outcome == HOLDS
     assert decided("image.r2_class_mean<=0.2", image, controls=weak).outcome == UNDECIDED
+
+
+def test_a_limit_whose_floor_is_unknown_is_undecided():
+    """Counted from 0 it would be strong enough for any plant."""
+    verdict = decided("ink<=0.35", attacked(around(0.27), references={}))
+    assert (verdict.outcome, verdict.reasons[1]) == (
+        UNDECIDED,
+        "no chance in this evidence, which the limit's strength counts from",
+    )
 
 
 def looks(*strengths, first=100):

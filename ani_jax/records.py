@@ -43,7 +43,7 @@ class Metric:
         name: its key in ``AttackResult.scores``.
         label: what a reader calls it.
         unit: how its values are written: "percent", "points", "ratio", "decibel" or "small" (three significant
-            digits).
+            digits, of an error: less of it is the stronger attack).
         change: how a change against the reference is said: "points", "relative", or "" for not at all.
         references: whether what scores are read against is listed below it, in its unit.
     """
@@ -161,6 +161,16 @@ class Attacker:
     curve: tuple[Look, ...] = ()
     ended: str = ""
 
+    @property
+    def rising(self) -> bool:
+        """Whether more training, or more to learn from, would have made it stronger, as far as it can tell.
+
+        Example:
+            >>> Attacker("conv", 0.5, 0.5, ended="still rising: a lower bound").rising
+            True
+        """
+        return self.ended.endswith("a lower bound")
+
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
@@ -230,6 +240,7 @@ class AttackResult:
         gallery: reconstructions of the evidence's gallery images, image attacks only.
         status: "ok", or "failed: <reason>".
         slices: whom the strength comes from.
+        rows: which of the audit's test images were scored, in this order; () for all of them in theirs.
     """
 
     attack: str
@@ -244,6 +255,7 @@ class AttackResult:
     gallery: Picture | None = None
     status: str = "ok"
     slices: tuple[Slice, ...] = ()
+    rows: tuple[int, ...] = dataclasses.field(default=(), repr=False)
 
     @property
     def ended(self) -> str:
@@ -267,12 +279,14 @@ class Control:
         known: how far over chance it can be read on test, of images the R² over the mean image; None where nobody knows.
         found: how far the strongest attacker does, None where none ran through.
         attacker: which one, chosen on ``validation``.
+        low: lower end of the 95% interval of ``found``, of planted labels; None where there is none.
     """
 
     name: str
     known: float | None
     found: float | None
     attacker: str
+    low: float | None = None
 
     @property
     def planted(self) -> bool:
@@ -283,6 +297,16 @@ class Control:
     def full(self) -> bool:
         """Whether none of its labels were redrawn."""
         return "," not in self.name
+
+    @property
+    def points(self) -> float | None:
+        """How far over chance it was meant to be found: ``known`` differs from that by the luck of the test images.
+
+        Example:
+            >>> Control("planted linear, 10 points", 0.103, 0.09, "probe").points
+            0.1
+        """
+        return self.known if self.full else float(self.name.rpartition(", ")[2].split()[0]) / 100
 
     @property
     def heard(self) -> bool:
@@ -441,6 +465,7 @@ class Evidence:
         criterion: the inversion-difficulty criterion, None where it was not asked for.
         targets: what was attacked, in the order of a report.
         controls: what was planted, and how much of it was found; empty where the level plants nothing.
+        groups: per test image, which original it shows; () where each is its own.
     """
 
     subject: str
@@ -457,6 +482,7 @@ class Evidence:
     criterion: Criterion | None = None
     targets: tuple[TargetWords, ...] = ()
     controls: tuple[Control, ...] = ()
+    groups: tuple[int, ...] = dataclasses.field(default=(), repr=False)
 
     # Whoever reads records is on a floor above them; only the front door knows where, and looks there when it is asked.
     def __repr__(self) -> str:

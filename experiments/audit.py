@@ -27,8 +27,9 @@ from ani_jax.evaluation.audit import audit
 from ani_jax.evaluation.draws import NOISY, ROWS, SPLITS, draws
 from ani_jax.records import Evidence, from_json, to_json
 from ani_jax.reporting.table import summary
+from ani_jax.targets import base as targets
 from ani_jax.types import Data, Release
-from experiments import flags, runs
+from experiments import flags, gate, runs
 from experiments.folders import Parts, WorkdirError, claim, whole, write
 from experiments.progress import Progress, say
 from experiments.runs import Run
@@ -36,17 +37,19 @@ from experiments.runs import Run
 
 def main(_: list[str]) -> None:
     """Audits what the flags name."""
-    cache, values = flags.cache(), flags.FLAGS
+    cache, values, asked = flags.cache(), flags.FLAGS, gate.from_flags()
     names = [field.name for field in dataclasses.fields(AuditConfig)]
     if values.draws is None:
         flags.refuse(("rows", "releases", "burst"), "belongs to --draws=FILE.npz")
+    else:
+        flags.refuse(gate.OWN, "does not go with --draws, which audits nothing")
     if values.release is not None:
         config = AuditConfig(**flags.given(names))
         folder = Path(values.workdir or f"runs/{config.stem}-audit-{config.digest}")
         if values.draws is not None:
             record(Path(values.draws), *client(config), config.seed, config.audit)
             return
-        found = of_function(config, folder, cache)
+        found = of_function(config, folder, cache, asked)
     elif values.workdir is None:
         raise ValueError("release=: name a client as package.module:function, or a finished run as --workdir=RUN")
     else:
@@ -58,8 +61,10 @@ def main(_: list[str]) -> None:
             release, predict = freeze(defense, state.params, state.statistics)
             record(Path(values.draws), release, data, predict, run.config.train.seed, values.audit or AuditConfig.audit)
             return
+        asked.check(run.evidence.targets)
         folder, found = of_run(run, values.audit, cache)
     print(f"{summary(found)}\n\nreport: {folder / 'report.html'}")
+    asked.close(found[-1:], folder)
 
 
 def record(path: Path, release: Release, data: Data, predict: Any, seed: int, level: str) -> None:
@@ -90,9 +95,11 @@ def client(config: AuditConfig) -> tuple[Release, Data, Callable[..., Any] | Non
     return release, data, predict
 
 
-def of_function(config: AuditConfig, folder: Path, cache: Path) -> list[Evidence]:
+def of_function(config: AuditConfig, folder: Path, cache: Path, asked: gate.Gate | None = None) -> list[Evidence]:
     """Audits somebody's own function; its finished parts are kept, so the same call again only reads them."""
     release, data, predict = client(config)
+    if asked is not None:
+        asked.check([target.words for target in targets.of(data)], utility=predict is not None)
     options: dict[str, Any] = {"level": config.audit, "seed": config.seed, "common": Parts(cache / "controls")}
     parts, subject = Parts(folder / "parts"), config.release.rpartition(":")[2]
     with claim(folder, config, kind="audit"), Progress(folder, subject) as progress:
@@ -169,5 +176,6 @@ if __name__ == "__main__":
         rows=(int, None, f"Auxiliary rows of --draws (default {ROWS:,}, of a client with noise {NOISY:,})."),
         releases=(int, 1, "Releases of each row of --draws, as mean, deviation, minimum and maximum (default 1)."),
         burst=(bool, False, "Whether these are of near-duplicates of each image (shifted by a pixel, brightened)."),
+        **gate.OWN,
     )
     flags.run(main)

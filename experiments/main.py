@@ -14,7 +14,7 @@ from ani_jax.data import catalog
 from ani_jax.reporting.table import summary
 from ani_jax.reporting.text import aligned
 from ani_jax.training import processes
-from experiments import flags, machine, runs
+from experiments import flags, gate, machine, runs
 
 
 def main(_: list[str]) -> None:
@@ -22,18 +22,19 @@ def main(_: list[str]) -> None:
     if flags.FLAGS.list_datasets:
         print(aligned(catalog.table()))
         return
-    config = flags.from_flags()
+    config, asked = flags.from_flags(), gate.from_flags()
     given = machine.from_flags(config)
     folder = Path(flags.FLAGS.workdir or f"runs/{config.stem}-{config.defense}-{config.digest}")
     if processes.is_main() and not LEVELS[config.audit].plants:
         print(f"a preview, not evidence; that is: python -m experiments.audit --workdir={folder} --audit=standard")
-    found = runs.execute(config, folder, flags.cache(), given)
+    found = runs.execute(config, folder, flags.cache(), given, asked.check)
     if found:
         print(summary([run.evidence for run in found]))
         print(f"\nreport:    {folder / 'report.html'}\nreproduce: {flags.command(config, folder)}")
+        asked.close([found[-1].evidence], folder)
 
 
 if __name__ == "__main__":
     flags.define_run()
-    flags.define(list_datasets=(bool, False, "Print the catalogue and stop."), **machine.OWN)
+    flags.define(list_datasets=(bool, False, "Print the catalogue and stop."), **machine.OWN, **gate.OWN)
     flags.run(main)

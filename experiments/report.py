@@ -24,12 +24,12 @@ from ani_jax.information.critics import ESTIMATORS, Critics
 from ani_jax.records import Criterion, Evidence, from_json, to_json
 from ani_jax.reporting import agreement, figures, seeds
 from ani_jax.reporting.table import summary
-from experiments import flags, runs
+from experiments import flags, gate, runs
 from experiments.folders import Parts, claim, write
 from experiments.progress import Progress
 
 FLAGS = flags.FLAGS
-BY = {"run": (), "seed": ("out",), "criterion": ("estimator", "critics", "steps", "noise")}
+BY = {"run": tuple(gate.OWN), "seed": ("out",), "criterion": ("estimator", "critics", "steps", "noise")}
 """What runs are reported by, and the flags that go with it."""
 
 
@@ -40,11 +40,13 @@ def main(names: list[str]) -> None:
     critics = Critics(FLAGS.estimator, FLAGS.critics, FLAGS.steps)
     if not 0 < FLAGS.noise < float("inf"):
         raise ValueError(f"noise={FLAGS.noise}: must be above 0 and finite")
+    asked = gate.from_flags()
     # All of them are read before the first is reported.
     found, cache = [runs.load(Path(name)) for name in names], flags.cache()
     if FLAGS.by == "run":
         runs.report(found)
         print(f"{summary([run.evidence for run in found])}\n\nreport: {found[-1].folder / 'report.html'}")
+        asked.close([run.evidence for run in found], found[-1].folder)
     elif FLAGS.by == "seed":
         by_seed(found, cache, Path(FLAGS.out))
     else:
@@ -91,5 +93,6 @@ if __name__ == "__main__":
         critics=(int, Critics.seeds, "Critics of every estimate."),
         steps=(int, 500, "Steps of every critic."),
         noise=(float, 1.0, "Noise that is added to z, in standard deviations of it."),
+        **gate.OWN,
     )
     flags.run(main, "RUN")

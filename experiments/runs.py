@@ -7,7 +7,7 @@ import resource
 import signal
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from ani_jax.data.loader import draw_batch
 from ani_jax.defenses import registry
 from ani_jax.defenses.base import Defense, freeze
 from ani_jax.evaluation.audit import audit
-from ani_jax.records import Evidence, from_json, to_json
+from ani_jax.records import Evidence, TargetWords, from_json, to_json
 from ani_jax.reporting import page
 from ani_jax.reporting.adversaries import Log, gaps, silent
+from ani_jax.targets import base as targets
 from ani_jax.training import processes
 from ani_jax.training.budget import Spend, UtilityBudget, Watch
 from ani_jax.training.callbacks import Callback, Save, Stop, Stopped, Tell
@@ -52,7 +53,13 @@ class Run:
     metrics: list[dict[str, Any]]
 
 
-def execute(config: RunConfig, folder: Path, cache: Path, machine: Machine | None = None) -> list[Run]:
+def execute(
+    config: RunConfig,
+    folder: Path,
+    cache: Path,
+    machine: Machine | None = None,
+    check: Callable[[list[TargetWords]], None] = lambda targets: None,
+) -> list[Run]:
     """Brings a run to its end, from wherever it stands, the undefended reference first.
 
     Several processes train together. Then they part, and the main one finds both runs trained, and goes on alone. It alone holds
@@ -63,6 +70,7 @@ def execute(config: RunConfig, folder: Path, cache: Path, machine: Machine | Non
         folder: its run folder; created, or resumed if it belongs to the same config.
         cache: where the undefended reference is kept.
         machine: what to run on; None is one device, resuming what is there.
+        check: raises where what will be attacked is not what the caller needs; called before anything is trained.
 
     Returns:
         The undefended reference, where the run is not one itself, and the finished run; to the main process alone.
@@ -75,6 +83,7 @@ def execute(config: RunConfig, folder: Path, cache: Path, machine: Machine | Non
         if unfinished:
             # Before its reference is trained, what was asked for must be possible at all. Both have the same data.
             data, _ = problem(config)
+            check([target.words for target in targets.of(data)])
             if ceiling in unfinished:
                 processes.on_main(lambda: say("first the undefended reference is trained, once for data and seed"))
                 with claim(ceiling, config.reference(), wait=True, flag="cache_dir"):

@@ -178,6 +178,7 @@ def audit(
         criterion=measured,
         targets=tuple(target.words for target in sought),
         controls=noticed,
+        groups=() if test.group is None else tuple(np.asarray(test.group).tolist()),
     )
 
 

@@ -24,6 +24,7 @@ class Competitor:
 
 def run(scene: Scene, family: Family) -> AttackResult:
     """Fits every attack, chooses one on ``validation`` and scores it on ``test``."""
+    images = len(scene.rows)
     try:
         scene = scene.fewer(scene.level.repeated if family.queries > 1 else 0)
         whole, (answered, test_z) = scene, scene.look(family)
@@ -66,6 +67,7 @@ def run(scene: Scene, family: Family) -> AttackResult:
         # Where all broke off, the best of them may be far from what an attack finds.
         status="ok" if any(record.status == "ok" for record in records) else chosen.record.status,
         slices=found.slices,
+        rows=tuple(scene.rows.tolist()) if len(scene.rows) < images else (),
     )
     strength = found.scores[target.words.strength]
     # Another may have run through, but this one is stronger.

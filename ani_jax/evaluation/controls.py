@@ -26,7 +26,7 @@ from ani_jax.evaluation.scene import NOTHING, RAW, Ceiling, Scene, named
 from ani_jax.records import AttackResult, Control
 from ani_jax.targets.attribute import Attribute, Heads
 from ani_jax.targets.base import Target
-from ani_jax.targets.metrics import balanced_accuracy
+from ani_jax.targets.metrics import balanced, balanced_accuracy
 from ani_jax.types import Batch, Features, PRNGKey
 
 CLASSES = 4
@@ -267,7 +267,9 @@ def found(scene: Scene, results: Mapping[Family, AttackResult]) -> tuple[Control
     fits, _ = contest.fits_of(scene, first, scene.asked)
     known = {attack: one for attack, one in fits.done.items() if attack.family != first.name}
     scene, best = plant(scene)
-    told: dict[str, list[tuple[float, float | None, str]]] = {name: [(0.0, None, "")] for name in best}
+    told: dict[str, list[tuple[float, float | None, str, float | None]]] = {
+        name: [(0.0, None, "", None)] for name in best
+    }
     if not best:
         return ()
     fits, _ = contest.fits_of(scene, first, scene.asked, "planted, ")
@@ -275,8 +277,13 @@ def found(scene: Scene, results: Mapping[Family, AttackResult]) -> tuple[Control
     sent, batches = (scene.asked.held, scene.test_z), (scene.asked.validation, scene.data.test)
 
     def note(target: Target, name: str, guess: Sequence[np.ndarray]) -> None:
-        held, test = (target.strength(part, batch) for part, batch in zip(guess, batches, strict=True))
-        told[target.name].append((held, target.advantage(test, batches[1]), name))
+        batch = batches[1]
+        labels = np.asarray(batch.sensitive[target.name])
+        correct = (guess[1].argmax(1) == labels).astype(np.float64)
+        # A planted label is an attribute, and this its strength.
+        score = scene.bootstrap.estimate(lambda weights: balanced(correct, labels, weights))
+        test, low = (None if end is None else target.advantage(end, batch) for end in (score.value, score.low))
+        told[target.name].append((target.strength(guess[0], batches[0]), test, name, low))
 
     strongest = []
     for family, result in able.items():

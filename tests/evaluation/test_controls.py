@@ -47,6 +47,11 @@ def data():
     return Data(Source(parts[0], fixed), parts[1], Source(parts[2], fixed), *parts[3:], "noise", *tasks)
 
 
+def grouped(data):
+    """The same, four test images of each original."""
+    return dataclasses.replace(data, test=data.test._replace(group=np.arange(1024) // 4))
+
+
 def scene_of(data, client, seed=0):
     return Scene.of(Knowledge(as_release(client)), data, BRIEF, seed)
 
@@ -109,6 +114,10 @@ def test_an_audit_finds_what_was_planted_and_nothing_else(data):
     found = {control.name: control for control in evidence.controls}
     assert found["planted linear"].heard
     assert found["planted linear"].found > 0.6
+    # On a thousand images, two standard errors of a score of 90% are two points.
+    for name in ("planted linear", "planted linear, 25 points"):
+        assert 0.01 < found[name].found - found[name].low < 0.05
+    assert found["coin where nothing is sent"].low is None
     assert found["planted linear, 25 points"].found > 0.08
     assert not any(control.withholds for control in evidence.controls)
     # Attackers that read all that is sent read nothing where nothing is.
@@ -117,6 +126,8 @@ def test_an_audit_finds_what_was_planted_and_nothing_else(data):
     assert (found[none].known, found[none].found) == (0.0, pytest.approx(0.0, abs=0.02))
     assert found["coin where the image itself is sent"].known is None
     assert found["coin where nothing is sent"].heard
+    assert evidence.groups == ()
+    assert audit(lumpy, grouped(data), level="preview").groups == tuple(place // 4 for place in range(1024))
     # The coin is not in the images.
     assert evidence.attack("attribute", "coin").scores["balanced_accuracy"].value == pytest.approx(0.5, abs=0.06)
     assert [words.name for words in evidence.targets] == ["coin", "image"]

@@ -457,7 +457,8 @@ class Evidence:
         level: how much the audit might compute, e.g. "standard".
         steps: attacker -> optimisation steps, recorded before the audit started.
         sizes: split -> number of images ("auxiliary_originals" counts originals).
-        utility: metric -> score of the provider's answer on ``test`` (accuracy), empty without ``predict``.
+        utility: metric -> score of the provider's answer on ``test``: accuracy, what of it the reference has more, image by
+            image; empty without ``predict``.
         attacks: one result per attack and target.
         gallery: the test images that every reconstruction gallery shows, in order.
         cost: the client's cost card, None for an opaque release.
@@ -466,6 +467,7 @@ class Evidence:
         targets: what was attacked, in the order of a report.
         controls: what was planted, and how much of it was found; empty where the level plants nothing.
         groups: per test image, which original it shows; () where each is its own.
+        right: per test image, 1 where the provider's answer is right, else 0; () without ``predict``.
     """
 
     subject: str
@@ -483,6 +485,7 @@ class Evidence:
     targets: tuple[TargetWords, ...] = ()
     controls: tuple[Control, ...] = ()
     groups: tuple[int, ...] = dataclasses.field(default=(), repr=False)
+    right: tuple[int, ...] = dataclasses.field(default=(), repr=False)
 
     # Whoever reads records is on a floor above them; only the front door knows where, and looks there when it is asked.
     def __repr__(self) -> str:

@@ -21,9 +21,10 @@ from ani_jax.data.loader import draw_batch
 from ani_jax.defenses import registry
 from ani_jax.defenses.base import Defense, freeze
 from ani_jax.evaluation.audit import audit
-from ani_jax.records import Evidence, TargetWords, from_json, to_json
+from ani_jax.records import Estimate, Evidence, TargetWords, from_json, to_json
 from ani_jax.reporting import page
 from ani_jax.reporting.adversaries import Log, gaps, silent
+from ani_jax.reporting.findings import points
 from ani_jax.targets import base as targets
 from ani_jax.training import processes
 from ani_jax.training.budget import Spend, UtilityBudget, Watch
@@ -243,10 +244,14 @@ def notes(config: RunConfig, evidence: Evidence, reference: Evidence | None, lin
     """What a run's evidence has to say beside the audit, by its log and its reference."""
     lost = config.utility_budget
     if lost is not None and reference is not None:
-        # It was spent on held-out and validation images; here is whether it held on test too.
+        # It was spent on validation images; here is whether it held on test too.
         before, after = (record.utility["accuracy"].value or 0.0 for record in (reference, evidence))
-        held = "held" if before - after <= lost else "did not hold"
-        yield f"utility budget of {lost:.1%}: accuracy on test {before:.1%} -> {after:.1%}, so it {held}"
+        told = evidence.utility.get("accuracy_lost", Estimate(before - after))
+        low, high = (told.value or 0.0 if end is None else end for end in (told.low, told.high))
+        # Inside by luck is not held: the worse end of the interval decides.
+        held = "held" if high <= lost else "did not hold" if low > lost else "may have held"
+        ends = f"{points(told.value or 0.0)} points lost [{points(low)}, {points(high)}]"
+        yield f"utility budget of {lost:.1%}: accuracy on test {before:.1%} -> {after:.1%}, {ends}: it {held}"
     yield from silent(lines, config.train.batch_size)
     yield from gaps(lines, evidence)
     # Where the device could as well classify by itself, it would send the answer alone (METHODS 2.1).

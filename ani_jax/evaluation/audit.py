@@ -179,6 +179,9 @@ def audit(
         targets=tuple(target.words for target in sought),
         controls=noticed,
         groups=() if test.group is None else tuple(np.asarray(test.group).tolist()),
+        right=()
+        if scene.answers is None
+        else tuple((scene.answers.test == np.asarray(test.label)).astype(int).tolist()),
     )
 
 
@@ -254,8 +257,12 @@ def _utility(scene: Scene) -> dict[str, Estimate]:
     asked = scene.asked
     found = line(asked, asked.sample.label, asked.validation.label, scene.data.primary.classes)
     read = None if found is None else np.asarray(found(scene.key, scene.test_z)).argmax(1)
+    right = scene.answers.test == label
+    before = None if scene.reference is None else scene.paired(scene.reference.right)
     return {
-        "accuracy": scene.bootstrap.mean(scene.answers.test == label),
+        "accuracy": scene.bootstrap.mean(right),
+        # Of the same images, so that what is hard for both is in neither's favour.
+        **({} if before is None else {"accuracy_lost": scene.bootstrap.mean(before - right)}),
         "linear_accuracy": scene.bootstrap.mean(read == label) if read is not None else Estimate(None, note=DIVERGED),
         "majority_class": Estimate(
             majority, note="the share of the most frequent class, which an answer without z would reach"

@@ -42,7 +42,7 @@ def run(scene: Scene, family: Family) -> AttackResult:
     target = family.target
     before, undefended = scene.undefended(family) if target.ceilings else None, None
     if before is not None and before.status == "ok" and target.words.strength in before.scores:
-        undefended = Undefended(before.scores[target.words.strength], scene.paired(before))
+        undefended = Undefended(before.scores[target.words.strength], scene.paired(before.per_example))
     classes = {task.name: task.class_names for task in scene.data.sensitive}
     known = Known(scene.asked.sample, scene.data.test, scene.answers, scene.bootstrap, undefended, classes)
     found = target.judge(chosen.guess, known)

@@ -4,7 +4,7 @@ import dataclasses
 import gc
 import hashlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -192,14 +192,14 @@ class Scene:
         }
         return results.get((family.recorded, family.queries), results.get((family.name, 1)))
 
-    def paired(self, before: AttackResult) -> np.ndarray | None:
-        """A result of the reference's, image by image; None where it was not found on the very images of this scene."""
-        if (told := self.reference) is None:
+    def paired(self, before: Sequence[float]) -> np.ndarray | None:
+        """What the reference's evidence has image by image; None where that is not of the very images of this scene."""
+        if (told := self.reference) is None or not len(before):
             return None
         same = (told.dataset, told.seed, told.level) == (self.data.name, self.seed, self.level.name)
         if not same or told.gallery != self.gallery:
             return None
-        values = np.asarray(before.per_example, np.float64)
+        values = np.asarray(before, np.float64)
         if len(values) == len(self.rows):
             return values
         # Where this family is scored on fewer images than the reference's, these are among them.

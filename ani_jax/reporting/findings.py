@@ -52,6 +52,7 @@ UNITS: dict[str, Formatter] = {
 """How values are written, by ``Metric.unit``."""
 REFERENCES = {
     "label_mediated": "label-mediated",
+    "accuracy_lost": "lost of it, image by image",
     "linear_accuracy": "accuracy of a line from z",
     "majority": "majority class",
     "mse_class_mean": "MSE of the class mean",

@@ -141,6 +141,14 @@ def test_a_constant_client_leaks_nothing(data, identity):
     assert image.scores["mse"].value == pytest.approx(image.references["mse_mean_image"], rel=0.02)
     assert abs(image.scores["r2_mean"].value) < 0.02
     assert image.scores["retrieval"].value < 0.02
+    # What it has lost of the accuracy is told image by image, its interval narrower than that of two scores.
+    lost, before, after = (
+        evidence.utility["accuracy_lost"],
+        *(one.utility["accuracy"] for one in (reference, evidence)),
+    )
+    assert lost.value == pytest.approx(before.value - after.value)
+    assert lost.high - lost.low < before.high - before.low + after.high - after.low
+    assert np.mean(evidence.right) == pytest.approx(after.value)
 
 
 def test_a_flipped_attribute_direction_leaks_fully(data, identity):

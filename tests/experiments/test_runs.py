@@ -140,17 +140,28 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert (tmp_path / "a.json").read_text() == "old"
 
 
-def evidence(accuracy, macs):
+def evidence(accuracy, macs, **more):
     cost = CostCard(parameters=1, macs=macs, floats=1, bytes_float32=4, bytes_quantised=1, bytes_raw=3)
-    return Evidence("x", "digits", 0, "standard", {}, {}, {"accuracy": Estimate(accuracy)}, (), cost=cost)
+    utility = {"accuracy": Estimate(accuracy), **more}
+    return Evidence("x", "digits", 0, "standard", {}, {}, utility, (), cost=cost)
 
 
-def test_the_note_says_whether_the_budget_held_on_test():
-    config = RunConfig("ani", utility_budget=0.01)
-    note, *_ = runs.notes(config, evidence(0.975, 1), evidence(0.98, 1), [])
-    assert note == "utility budget of 1.0%: accuracy on test 98.0% -> 97.5%, so it held"
-    note, *_ = runs.notes(config, evidence(0.96, 1), evidence(0.98, 1), [])
-    assert note.endswith("so it did not hold")
+@pytest.mark.parametrize(
+    ("ends", "said"), [((0.001, 0.009), "held"), ((0.001, 0.012), "may have held"), ((0.011, 0.03), "did not hold")]
+)
+def test_a_budget_held_where_the_worse_end_of_what_was_lost_is_inside(ends, said):
+    after = evidence(0.975, 1, accuracy_lost=Estimate(0.005, *ends))
+    note, *_ = runs.notes(RunConfig("ani", utility_budget=0.01), after, evidence(0.98, 1), [])
+    low, high = (f"{100 * end:.1f}" for end in ends)
+    assert (
+        note == f"utility budget of 1.0%: accuracy on test 98.0% -> 97.5%, 0.5 points lost [{low}, {high}]: it {said}"
+    )
+
+
+def test_a_budget_without_a_paired_interval_is_judged_by_the_scores():
+    for accuracy, said in ((0.975, "it held"), (0.96, "it did not hold")):
+        note, *_ = runs.notes(RunConfig("ani", utility_budget=0.01), evidence(accuracy, 1), evidence(0.98, 1), [])
+        assert note.endswith(said)
 
 
 def test_a_client_that_costs_as_much_as_a_classifier_is_told_so():

@@ -9,6 +9,8 @@ leaves the device, and what becomes of it, for every artefact side by side. SIGT
 """
 
 import dataclasses
+import functools
+from pathlib import Path
 
 import numpy as np
 
@@ -33,11 +35,20 @@ def main(_: list[str]) -> None:
     token = None if values.token_file is None else flags.token(values.token_file)
     flags.cache()
     found = [artefact.load(folder) for folder in values.artefact]
-    models = [
-        service.Model(wire.Spec.of(one.card, values.rows), lambda z, one=one: np.asarray(one.server(z)))
-        for one in found
-    ]
-    app = service.application(models, limits, token)
+    models = [service.Model(wire.Spec.of(one.card, values.rows), functools.partial(logits, one)) for one in found]
+    sides, pages = [], []
+    if values.demo:
+        from ani_jax.deploy import demo
+
+        if token is not None:
+            raise ValueError(f"token_file={values.token_file}: does not go with --demo, whose page anybody may see")
+        for folder, one, model in zip(values.artefact, found, tuple(models)):
+            side = demo.Side(Path(folder), dataclasses.asdict(one.card), model.spec, "attacker" in one.programs)
+            sides.append(side)
+            if side.attacker:
+                models.append(service.Model(side.asked, functools.partial(pixels, one)))
+        pages = demo.routes(sides)
+    app = service.application(models, limits, token, pages)
     server, listener = service.listening(
         app, values.host, values.port, tls_cert=values.tls_cert, tls_key=values.tls_key
     )
@@ -47,6 +58,16 @@ def main(_: list[str]) -> None:
         flush=True,
     )
     server.run([listener])
+
+
+def logits(one: artefact.Artefact, z: np.ndarray) -> np.ndarray:
+    """What the provider answers."""
+    return np.asarray(one.server(z))
+
+
+def pixels(one: artefact.Artefact, z: np.ndarray) -> np.ndarray:
+    """What an exported attacker makes of z, who sees what the provider sees: a row of pixels for each."""
+    return np.asarray(one.programs["attacker"](one.card.unpack(z))).reshape(len(z), -1)
 
 
 if __name__ == "__main__":

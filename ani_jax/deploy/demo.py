@@ -69,14 +69,13 @@ def strongest(evidence: Evidence) -> AttackResult | None:
     Example:
         >>> strongest(Evidence("none", "digits", 0, "preview", {}, {}, {}, ()))
     """
-    shown = [result for result in evidence.attacks if result.gallery is not None and result.status == "ok"]
-
-    def strength(result: AttackResult) -> float:
-        words = evidence.words(result.target)
-        value = result.scores[words.strength].value
-        return float("-inf") if value is None else value if words.higher else -value
-
-    return max(shown, key=strength, default=None)
+    found = []
+    for result in evidence.attacks:
+        if result.gallery is not None and result.status == "ok":
+            words = evidence.words(result.target)
+            if (value := result.scores[words.strength].value) is not None:
+                found.append((value if words.higher else -value, result))
+    return max(found, key=lambda one: one[0], default=(0.0, None))[1]
 
 
 def gallery(folder: Path) -> dict[str, Any]:
@@ -86,7 +85,7 @@ def gallery(folder: Path) -> dict[str, Any]:
         folder: of an export.
 
     Returns:
-        "originals" and "reconstructions" (shape, base64 of 8-bit pixels), "attack" and "strength" in words; or "missing".
+        "originals" and "reconstructions" (shape, base64 of 8-bit pixels), and "note", which says whose; or "missing".
     """
     try:
         evidence = from_json(Evidence, (folder / EVIDENCE).read_text())
@@ -98,13 +97,12 @@ def gallery(folder: Path) -> dict[str, Any]:
     if result is None or result.gallery is None or evidence.gallery is None:
         return {"missing": "The audit of this client kept no reconstructions."}
     metric = evidence.words(result.target).metric(evidence.words(result.target).strength)
-    value = result.scores[metric.name].value
+    value, weak = result.scores[metric.name].value, ", which is no evidence" if evidence.level == "preview" else ""
+    attack = result.attack if result.queries == 1 else f"{result.attack} on {result.queries} releases"
     return {
         "originals": dataclasses.asdict(evidence.gallery),
         "reconstructions": dataclasses.asdict(result.gallery),
-        "attack": result.attack if result.queries == 1 else f"{result.attack}, {result.queries} releases",
-        "strength": f"{metric.label} {value:.3g}" if value is not None else "",
-        "level": evidence.level,
+        "note": f"From the audit's {evidence.level} level{weak}: {attack}, {metric.label} {value:.3g} on all test images.",
     }
 
 

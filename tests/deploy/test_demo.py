@@ -239,7 +239,7 @@ def test_the_attacker_is_shown_where_it_can_be(page):
     page.asked(page.all("#thumbnails input")[0].click)
     none, fresh, memoised = (one.text for one in page.all(".guess-note"))
     # Of two attacks that the audit shows, the stronger one.
-    assert none == "From the audit (preview): decoder, MSE 0.1 on all test images."
+    assert none == "From the audit's preview level, which is no evidence: decoder, MSE 0.1 on all test images."
     assert fresh == "This export holds no evidence.json: what attackers make of its client is in the report of its run."
     assert memoised == "The attacker was given what was sent, and nothing else."
     assert [one.is_displayed() for one in page.all(".guess")] == [True, False, True]

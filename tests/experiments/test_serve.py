@@ -1,7 +1,6 @@
 """Serving and asking from the command line: answers of the exported pair, and every mistake in one line with exit code 2."""
 
 import contextlib
-import json
 import os
 import pathlib
 import re
@@ -69,14 +68,23 @@ def cache(tmp_path_factory):
     return f"--cache_dir={tmp_path_factory.mktemp('cache')}"
 
 
+TOKEN = "correct-horse-battery"
+
+
 @pytest.fixture(scope="module")
-def url(exported, cache):
-    with serving(f"--artefact={exported}", "--rows=8", cache) as (address, _):
-        yield address
+def service(exported, cache, tmp_path_factory):
+    """The flags of a query to a service with a token, and that token's."""
+    path = tmp_path_factory.mktemp("token") / "token"
+    path.write_text(f"{TOKEN}\n")
+    token = f"--token_file={path}"
+    with serving(f"--artefact={exported}", "--rows=8", token, cache) as (url, process):
+        yield ("query", f"--artefact={exported}", f"--url={url}", cache), token
+    assert process.returncode == -15
 
 
-def test_images_of_its_data_set_are_answered_as_in_one_process(exported, cache, url):
-    found = call("query", f"--artefact={exported}", f"--url={url}", "--queries=40", "--clients=4", cache)
+def test_images_of_its_data_set_are_answered_as_in_one_process(exported, service):
+    asked, token = service
+    found = call(*asked, token, "--queries=40", "--clients=4")
     assert (found.returncode, found.stderr) == (0, "")
     pair, test = artefact.load(exported), catalog.load("digits", 0, 8).test
     right = np.asarray(pair.server(pair.send(test.image[:40]))).argmax(1) == np.asarray(test.label[:40])
@@ -87,67 +95,59 @@ def test_images_of_its_data_set_are_answered_as_in_one_process(exported, cache, 
     assert lines[3] == "192 bytes of z a query, of 192 of the raw image"
 
 
-def test_pictures_are_answered_by_name(exported, cache, url, tmp_path):
+def test_what_is_served_is_described(service):
+    (_, _, url, _), _ = service
+    document = httpx.get(
+        f"{url.removeprefix('--url=')}/openapi.json", headers={"authorization": f"Bearer {TOKEN}"}, trust_env=False
+    ).json()
+    schema = document["paths"]["/v1/infer"]["post"]["requestBody"]["content"]["application/msgpack"]["schema"]
+    assert schema["properties"]["shape"]["prefixItems"][1:] == [{"const": 4}, {"const": 4}, {"const": 3}]
+
+
+def test_refuses_without_the_token(service):
+    asked, _ = service
+    refused = call(*asked, "--queries=1")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert re.fullmatch(r"ani_jax: http://127.0.0.1:\d+: refused \(401: .*\)\n", refused.stderr)
+
+
+@pytest.mark.slow
+def test_pictures_are_answered_by_name(exported, service, tmp_path):
     pictures = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     paths = [tmp_path / f"{number}.png" for number in range(2)]
     for picture, path in zip(pictures, paths, strict=True):
         Image.fromarray(picture).save(path)
-    images = f"--image={','.join(map(str, paths))}"
-    found = call("query", f"--artefact={exported}", f"--url={url}", images, cache)
+    asked, token = service
+    found = call(*asked, token, f"--image={','.join(map(str, paths))}")
     pair = artefact.load(exported)
     logits = np.asarray(pair.server(pair.send(pictures.astype(np.float32) / 255)))
     for line, path, row in zip(found.stdout.splitlines(), paths, logits):
         assert line.startswith(f"{path}: {CLASSES[row.argmax()]} (")
 
 
-def test_what_is_served_is_described(exported, url):
-    document = httpx.get(f"{url}/openapi.json", trust_env=False).json()
-    schema = document["paths"]["/v1/infer"]["post"]["requestBody"]["content"]["application/msgpack"]["schema"]
-    assert schema["properties"]["shape"]["prefixItems"][1:] == [{"const": 4}, {"const": 4}, {"const": 3}]
-
-
-def test_a_token_opens_what_it_closes(exported, cache, tmp_path):
-    (tmp_path / "token").write_text("correct-horse-battery\n")
-    token = f"--token_file={tmp_path / 'token'}"
-    with serving(f"--artefact={exported}", "--rows=1", token, cache) as (url, process):
-        asked = ("query", f"--artefact={exported}", f"--url={url}", "--queries=1", cache)
-        assert call(*asked, token).returncode == 0
-        refused = call(*asked)
-        assert (refused.returncode, refused.stdout) == (2, "")
-        assert re.fullmatch(rf"ani_jax: {url}: refused \(401: .*\)\n", refused.stderr)
-    assert process.returncode == -15
+FEW = [
+    (["serve"], "flag --artefact=: name an exported folder"),
+    (["query", "--artefact={exported}", "--url=nowhere"], "flag --url=nowhere: must begin with http:// or https://"),
+]
+MORE = [
+    (["serve", "--artefact=/absent"], "flag --artefact=/absent: holds no exported client"),
+    (["serve", "--artefact={exported}", "--wait=-1"], "flag --wait=-1.0: must be at least 0"),
+    (["serve", "--artefact={exported}", "--rows=0"], "flag --rows=0: must be from 1 to 1024"),
+    (["serve", "--artefact={exported}", "--port=70000"], "flag --port=70000: must be from 0 to 65535"),
+    (["serve", "--artefact={exported}", "--token_file=/absent"], "flag --token_file=/absent: cannot be read"),
+    (["serve", "--artefact={exported}", "--token_file={short}"], "must hold a token of at least 16 ASCII characters"),
+    (["serve", "--artefact={exported}", "--tls_cert={short}"], "is no certificate with its key"),
+    (["serve", "--artefact={exported}", "--demo"], "flag --demo=True: "),
+    (["query", "--url=http://127.0.0.1:9"], "flag --artefact=: name an exported folder"),
+    (["query", "--artefact={exported}"], "flag --url=: name the address of a service"),
+    (["query", "--artefact={exported}", "--url=http://127.0.0.1:9", "--image={short}"], "is no picture"),
+    (["query", "--artefact={exported}", "--url=http://127.0.0.1:9", "--tries=0"], "flag --tries=0: must be 1 or more"),
+    (["query", "--artefact={exported}", "--url=http://127.0.0.1:9", "--tries=1"], "127.0.0.1:9: no answer in 1 tries"),
+]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["serve"], "flag --artefact=: name an exported folder"),
-        (["serve", "--artefact=/absent"], "flag --artefact=/absent: holds no exported client"),
-        (["serve", "--artefact={exported}", "--wait=-1"], "flag --wait=-1.0: must be at least 0"),
-        (["serve", "--artefact={exported}", "--rows=0"], "flag --rows=0: must be from 1 to 1024"),
-        (["serve", "--artefact={exported}", "--port=70000"], "flag --port=70000: must be from 0 to 65535"),
-        (["serve", "--artefact={exported}", "--token_file=/absent"], "flag --token_file=/absent: cannot be read"),
-        (
-            ["serve", "--artefact={exported}", "--token_file={short}"],
-            "must hold a token of at least 16 ASCII characters",
-        ),
-        (["serve", "--artefact={exported}", "--tls_cert={short}"], "is no certificate with its key"),
-        (["query", "--url=http://127.0.0.1:9"], "flag --artefact=: name an exported folder"),
-        (["query", "--artefact={exported}"], "flag --url=: name the address of a service"),
-        (
-            ["query", "--artefact={exported}", "--url=nowhere"],
-            "flag --url=nowhere: must begin with http:// or https://",
-        ),
-        (["query", "--artefact={exported}", "--url=http://127.0.0.1:9", "--image={short}"], "is no picture"),
-        (
-            ["query", "--artefact={exported}", "--url=http://127.0.0.1:9", "--tries=0"],
-            "flag --tries=0: must be 1 or more",
-        ),
-        (
-            ["query", "--artefact={exported}", "--url=http://127.0.0.1:9", "--tries=1"],
-            "127.0.0.1:9: no answer in 1 tries",
-        ),
-    ],
+    ("arguments", "message"), [*FEW, *(pytest.param(*one, marks=pytest.mark.slow) for one in MORE)]
 )
 def test_mistakes_cost_one_line_and_exit_code_2(exported, cache, tmp_path, arguments, message):
     short = tmp_path / "short"
@@ -157,15 +157,3 @@ def test_mistakes_cost_one_line_and_exit_code_2(exported, cache, tmp_path, argum
     assert (result.returncode, result.stdout) == (2, "")
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
-
-
-def test_another_pair_of_the_same_shapes_is_refused(exported, cache, url, tmp_path):
-    other = artefact.load(exported).card
-    for name in ("client.jax", "server.jax", artefact.WEIGHTS):
-        (tmp_path / name).write_bytes((exported / name).read_bytes())
-    (tmp_path / "more").write_text("another export")
-    export.seal(tmp_path, other)
-    result = call("query", f"--artefact={tmp_path}", f"--url={url}", "--queries=1", cache)
-    assert result.returncode == 2
-    assert "409" in result.stderr
-    assert json.loads(re.search(r"\{.*\}", result.stderr)[0])["error"].startswith("the artefact is not the one")

@@ -153,7 +153,7 @@ async function showGuess(side, z) {
     note.textContent = "This export carries the attacker's reconstructions of the audit's test images, not the attacker: choose one of them.";
   } else {
     guess = picture(gallery.reconstructions, state.chosen.place);
-    note.textContent = `From the audit (${gallery.level}): ${gallery.attack}, ${gallery.strength} on all test images.`;
+    note.textContent = gallery.note;
   }
   canvas.hidden = guess === null;
   if (guess !== null) {
@@ -183,7 +183,7 @@ async function update() {
       bytes += side.bytes;
       heard.push(`${side.defence}: ${answers[0][0]} (${(100 * answers[0][1]).toFixed(0)}%)`);
     }
-    say(`Sent: ${bytes.toLocaleString("en")} bytes of features, nothing of the picture. ${heard.join("; ")}.`);
+    say(`Sent: ${bytes.toLocaleString("en")} bytes of features; the picture stayed here. ${heard.join("; ")}.`);
   } catch (error) {
     if (turn === state.turn) say(`It failed: ${error.message}`, true);
   } finally {

@@ -11,12 +11,12 @@ attribute; independent noise averages out over repeated queries and over a strok
 """
 
 import dataclasses
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 from ani_jax.defenses.base import Defense, Forward, Phase, Terms
@@ -267,7 +267,8 @@ class NoiseInjector(nn.Module):
     def given(self, x: Images, unit: Images) -> Images:
         """What is sent with standard normal noise that somebody else has drawn."""
         if self.noise == "masking_uniform":
-            unit = norm.cdf(unit) - 0.5
+            # Uniform in (-1/2, 1/2): what a normal number's distribution function says of it.
+            unit = jax.lax.erf(unit / math.sqrt(2)) / 2
         return self.kept(self.describe(x, train=False), unit)
 
     def kept(self, noise: Noise, unit: Images) -> Images:

@@ -242,7 +242,7 @@ class ServerApply:
 
 def freeze(
     defense: Defense, params: Mapping[str, Any], statistics: Mapping[str, Any]
-) -> tuple[Release, Callable[[Features], Logits]]:
+) -> tuple[Release, jax.tree_util.Partial]:
     """Turns trained parameters into what an audit takes: ``release(x, key) -> z`` and ``predict(z) -> logits``.
 
     Args:

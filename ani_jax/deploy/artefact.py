@@ -10,6 +10,7 @@ device draws its own, for every query or, where noise is memoised, once and for 
 
 import dataclasses
 import hashlib
+import importlib.util
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -22,12 +23,16 @@ import numpy as np
 from jax import export
 from jaxtyping import Array
 
-from ani_jax.records import from_json
+from ani_jax.records import Evidence, from_json
 from ani_jax.types import Features, Images, Logits, Release
 
 VERSION = 1
 """Of the folder's layout."""
-CARD, WEIGHTS = "card.json", "weights.safetensors"
+CARD, WEIGHTS, GRAPH = "card.json", "weights.safetensors", "client.onnx"
+DECLARED = ("mean", "stddev")
+"""Of what a client declares, what is exported beside it."""
+EXTRA = ("flatbuffers", "safetensors")
+"""Packages that reading or writing a folder needs beyond jax."""
 SECRET_BYTES = 32
 """What a device draws, and keeps where noise is memoised."""
 SECRET = Path("~/.config/ani_jax/secret")
@@ -79,6 +84,27 @@ class Found:
     low: float | None = None
     high: float | None = None
 
+    @classmethod
+    def of(cls, evidence: Evidence) -> "tuple[Found, ...]":
+        """The strongest attack on every target, however often it asked; chosen on test, so an upper envelope."""
+        found = []
+        for words in evidence.targets:
+            sign = 1 if words.higher else -1
+            scores = [
+                (sign * score.value, score, one)
+                for one in evidence.attacks
+                if (one.target, one.status) == (words.name, "ok")
+                and (score := one.scores[words.strength]).value is not None
+            ]
+            label = words.metric(words.strength).label
+            if not scores:
+                found.append(cls(words.name, "none ran through", label, None))
+                continue
+            _, score, best = max(scores, key=lambda found: found[0])
+            often = f"{best.attack} on {best.queries} release{'s' if best.queries > 1 else ''}"
+            found.append(cls(words.name, often, label, score.value, score.low, score.high))
+        return tuple(found)
+
 
 @dataclasses.dataclass(frozen=True)
 class Card:
@@ -100,7 +126,6 @@ class Card:
         noise: "none", "fresh" with every query, or "memoised": a function of image and device.
         key_words: how many 32-bit words of randomness the client takes.
         level: how much the audit might compute that is summarised here, "" for none.
-        subject: what was audited: the run's client, or the quantised one.
         accuracy: of the provider's answer on test.
         evidence: what was found, a target each.
         gate: what a gate said of the client, by its name; empty without one.
@@ -125,7 +150,6 @@ class Card:
     noise: str = "none"
     key_words: int = 0
     level: str = ""
-    subject: str = ""
     accuracy: float | None = None
     evidence: tuple[Found, ...] = ()
     gate: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -135,6 +159,17 @@ class Card:
     made_with: dict[str, str] = dataclasses.field(default_factory=dict)
     hashes: dict[str, str] = dataclasses.field(default_factory=dict)
     version: int = VERSION
+
+    @property
+    def grid(self) -> tuple[float, float]:
+        """The feature that code 0 stands for, and how far codes are apart."""
+        low, high = self.low or 0.0, self.high or 0.0
+        return low, (high - low) / max(self.levels - 1, 1)
+
+    @property
+    def bytes_sent(self) -> int:
+        """Of one query."""
+        return math.prod(self.z_shape) * np.dtype(self.z_dtype).itemsize
 
     def check(self, z: np.ndarray) -> None:
         """Refuses what no client of this card sends.
@@ -168,12 +203,11 @@ class Card:
         """
         if not self.levels:
             return features
-        step = (self.high - self.low) / (self.levels - 1)  # type: ignore[operator]
-        codes = np.rint((features.astype(np.float64) - self.low) / step).clip(0, self.levels - 1)
-        codes = codes.astype(np.uint16 if self.bits > 8 else np.uint8)
+        low, step = self.grid
+        codes = np.rint((features.astype(np.float64) - low) / step).clip(0, self.levels - 1)
         if self.bits >= 8:
-            return codes
-        bits = np.unpackbits(codes.reshape(len(codes), -1, 1), axis=2)[..., -self.bits :]
+            return codes.astype(self.z_dtype)
+        bits = np.unpackbits(codes.astype(np.uint8).reshape(len(codes), -1, 1), axis=2)[..., -self.bits :]
         return np.packbits(bits.reshape(len(codes), -1), axis=1)
 
     def unpack(self, z: np.ndarray) -> np.ndarray:
@@ -189,8 +223,8 @@ class Card:
             bits = np.unpackbits(z, axis=1)[:, : count * self.bits].reshape(len(z), count, self.bits)
             z = np.packbits(bits, axis=2)[..., 0] >> (8 - self.bits)
             z = np.minimum(z, self.levels - 1)
-        step = (self.high - self.low) / (self.levels - 1)  # type: ignore[operator]
-        return (self.low + step * z.reshape(len(z), *self.feature_shape)).astype(np.float32)
+        low, step = self.grid
+        return (low + step * z.reshape(len(z), *self.feature_shape)).astype(np.float32)
 
 
 def wire(shape: tuple[int, ...], low: float | None, high: float | None, levels: int) -> dict[str, Any]:
@@ -270,7 +304,7 @@ class Artefact:
 
         declared = {
             name: lambda variables, x, program=self.programs[name]: program(x)
-            for name in ("mean", "stddev")
+            for name in DECLARED
             if name in self.programs
         }
         noise = self.card.noise
@@ -302,26 +336,26 @@ def load(folder: str | Path, secret: str | Path = SECRET) -> Artefact:
             raise ValueError(f"artefact={folder}: {name} cannot be read ({error.strerror})") from None
         if hashlib.sha256(files[name]).hexdigest() != told:
             raise ValueError(f"artefact={folder}: {name} is not the file that was exported; export it again")
-    try:
-        from safetensors.numpy import load as read
+    needed(f"artefact={folder}")
+    from safetensors.numpy import load as read
 
-        weights = {name: jnp.asarray(value) for name, value in read(files[WEIGHTS]).items()}
-        programs = {
-            name.removesuffix(".jax"): jax.tree_util.Partial(
-                jax.jit(export.deserialize(bytearray(data)).call), _of(weights, name.removesuffix(".jax"))
-            )
-            for name, data in files.items()
-            if name.endswith(".jax")
-        }
-    except ImportError as error:
-        raise ValueError(f"artefact={folder}: {error.name} is missing; pip install 'ani-jax[export]'") from None
+    weights = {name: jnp.asarray(value) for name, value in read(files[WEIGHTS]).items()}
+    programs = {}
+    for name, data in files.items():
+        if name.endswith(".jax"):
+            # The server's has weights of its own, whatever else is there the client's.
+            party = "server" if name == "server.jax" else "client"
+            own = {name: value for name, value in weights.items() if name.startswith(f"{party}/")}
+            call = jax.jit(export.deserialize(bytearray(data)).call)
+            programs[name.removesuffix(".jax")] = jax.tree_util.Partial(call, own)
     return Artefact(card, programs, Path(secret).expanduser())
 
 
-def _of(weights: Mapping[str, Array], program: str) -> dict[str, Array]:
-    """The weights that a program takes: the server's its own, the others the client's."""
-    party = "server" if program == "server" else "client"
-    return {name: value for name, value in weights.items() if name.startswith(f"{party}/")}
+def needed(place: str) -> None:
+    """Refuses to go on without the packages that the extra brings; ``place`` is what the message begins with."""
+    for name in EXTRA:
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"{place}: needs the package {name}; pip install 'ani-jax[export]'")
 
 
 def device_secret(path: Path) -> bytes:

@@ -14,7 +14,8 @@ import numpy as np
 from jax import export
 from jaxtyping import Array, UInt32
 
-from ani_jax.deploy.artefact import CARD, WEIGHTS, Card
+from ani_jax.deploy.artefact import CARD, DECLARED, GRAPH, WEIGHTS, Card, needed
+from ani_jax.deploy.translation import onnx_bytes
 from ani_jax.modules.pseudorandom import SECRET, fresh, normal
 from ani_jax.records import to_json
 from ani_jax.types import Features, Images, Release
@@ -53,39 +54,40 @@ def keyed(release: Release, x: Images, words: UInt32[Array, " k"]) -> Features:
     return release.given(release.variables, x, unit)
 
 
-def named(party: str, tree: Any) -> dict[str, Array]:
-    """The leaves of a tree by where they are in it: "client/params/first/kernel"."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {"/".join((party, jax.tree_util.keystr(path, simple=True, separator="/"))): leaf for path, leaf in leaves}
-
-
-def write(folder: Path, release: Release, predict: Callable[..., Array], card: Card) -> Card:
+def write(folder: Path, release: Release, predict: jax.tree_util.Partial, card: Card, *, onnx: bool = False) -> Card:
     """Writes programs, weights and card.
 
     Args:
-        folder: which is there, and empty.
+        folder: which is there, and empty but for what else the card shall hold the hashes of.
         release: the client.
-        predict: the provider's network, ``predict(z) -> logits``, a pytree.
+        predict: the provider's network, a ``Partial`` of its variables, as :func:`ani_jax.defenses.base.freeze` gives it.
         card: what is known of them; hashes and versions are added.
+        onnx: also write the client as an ONNX graph.
 
     Returns:
         The card as it was written.
+
+    Raises:
+        ValueError: one line: a package is missing, or the client cannot be an ONNX graph.
     """
+    needed(f"output={folder}")
     from safetensors.numpy import save_file
 
-    parties = {"client": release, "server": predict}
-    weights = {party: named(party, tree) for party, tree in parties.items()}
+    parties = {"client": release.variables, "server": predict.args[0]}
+    weights = {party: _named(party, tree) for party, tree in parties.items()}
     (batch,) = export.symbolic_shape("b")
     x = jax.ShapeDtypeStruct((batch, *card.image_shape), jnp.float32)
     z = jax.ShapeDtypeStruct((batch, *card.feature_shape), jnp.float32)
     words = jax.ShapeDtypeStruct((card.key_words,), jnp.uint32)
     programs: dict[str, tuple[str, Callable[..., Array], tuple[Any, ...]]] = {
-        "client": ("client", keyed, (x, words)),
-        "server": ("server", lambda predict, z: predict(z), (z,)),
+        "client": (
+            "client",
+            lambda own, x, words: keyed(dataclasses.replace(release, variables=own), x, words),
+            (x, words),
+        ),
+        "server": ("server", predict.func, (z,)),
+        **{name: ("client", declared, (x,)) for name in DECLARED if (declared := getattr(release, name)) is not None},
     }
-    for name in ("mean", "stddev"):
-        if getattr(release, name) is not None:
-            programs[name] = ("client", lambda one, x, name=name: getattr(one, name)(one.variables, x), (x,))
     for name, (party, function, specs) in programs.items():
         tree = jax.tree.structure(parties[party])
 
@@ -98,7 +100,35 @@ def write(folder: Path, release: Release, predict: Callable[..., Array], card: C
         exported = export.export(jax.jit(program), platforms=PLATFORMS)(like, *specs)
         (folder / f"{name}.jax").write_bytes(exported.serialize(vjp_order=1))
     save_file({name: np.asarray(leaf) for flat in weights.values() for name, leaf in flat.items()}, folder / WEIGHTS)
+    if onnx:
+        card = dataclasses.replace(card, onnx=_graph(folder, release, card))
     return seal(folder, card)
+
+
+def _named(party: str, tree: Any) -> dict[str, Array]:
+    """The leaves of a tree by where they are in it: "client/params/first/kernel"."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {"/".join((party, jax.tree_util.keystr(path, simple=True, separator="/"))): leaf for path, leaf in leaves}
+
+
+def _graph(folder: Path, release: Release, card: Card) -> str:
+    """Writes the ONNX graph of a client, and returns what it takes beside images."""
+    if release.stochastic and release.given is None:
+        raise ValueError("onnx=True: this client draws its noise by itself and cannot be given any; export without it")
+    if release.stochastic:
+        function: Callable[..., Array] = lambda x, unit: release.given(release.variables, x, unit)  # type: ignore[misc] # noqa: E731
+        shapes = {"images": card.image_shape, "unit": card.feature_shape}
+    else:
+        function, shapes = lambda x: release(x, jax.random.key(0)), {"images": card.image_shape}
+    (folder / GRAPH).write_bytes(onnx_bytes(function, shapes))
+    if not release.stochastic:
+        return "images alone"
+    whose = (
+        "of every query"
+        if not release.memoised
+        else "that the loader computes of image and secret (modules/pseudorandom.py)"
+    )
+    return f"unit: standard normal noise, {('b', *card.feature_shape)}, {whose}".replace("'", "")
 
 
 def seal(folder: Path, card: Card) -> Card:

@@ -169,7 +169,12 @@ def normal(secret: UInt32[Array, " 8"], x: Images, size: int) -> Float[Array, "b
 
 
 def fresh(words: UInt32[Array, " 8"], x: Images, size: int) -> Float[Array, "b n"]:
-    """Standard normal numbers of 256 bits that nobody keeps, so that equal images get different ones; of ``x`` only the number counts.
+    """Standard normal numbers likewise, of a key that serves one query: equal images get different ones.
+
+    Args:
+        words: of the key; 64 bits, as jax's own have, could be searched.
+        x: images, of which only the number counts.
+        size: n.
 
     Example:
         >>> words, x = secret_of(jax.random.key(0)), jnp.zeros((2, 2, 2, 3))

@@ -86,8 +86,9 @@ def picture(path: str, shape: Sequence[int]) -> np.ndarray:
     try:
         with Image.open(path) as file:
             found = file.convert("RGB" if channels == 3 else "L").resize((width, height))
-    except OSError as error:
-        raise ValueError(f"image={path}: is no picture ({error.strerror or error})") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Whatever the formats' readers raise.
+        raise ValueError(f"image={path}: is no picture ({getattr(error, 'strerror', None) or error})") from None
     return np.asarray(found, np.float32).reshape(height, width, channels) / 255
 
 

@@ -1,7 +1,6 @@
 """A page that shows what leaves a device, what is answered, and what an attacker makes of it; clients run in the browser."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -130,7 +129,7 @@ def routes(sides: Sequence[Side]) -> list[Route]:
     files = {path: FOLDER / name for path, name in PAGES.items()}
     files |= {f"/runtime/{name}": RUNTIME / name for name in PARTS}
     files |= {f"/client/{side.spec.artefact}.onnx": side.folder / CLIENT for side in sides}
-    document = json.loads(json.dumps({"sides": [told(side) for side in sides]}))
+    document = {"sides": [told(side) for side in sides]}
 
     def page(path: Path) -> Any:
         async def answer(request: Request) -> Response:

@@ -71,7 +71,7 @@ def write(folder: Path, release: Release, predict: jax.tree_util.Partial, card: 
         ValueError: one line: a package is missing, or the client cannot be an ONNX graph.
     """
     needed(f"output={folder}")
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     parties = {"client": release.variables, "server": predict.args[0]}
     weights = {party: _named(party, tree) for party, tree in parties.items()}
@@ -99,7 +99,8 @@ def write(folder: Path, release: Release, predict: jax.tree_util.Partial, card: 
         like = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in weights[party].items()}
         exported = export.export(jax.jit(program), platforms=PLATFORMS)(like, *specs)
         (folder / f"{name}.jax").write_bytes(exported.serialize(vjp_order=1))
-    save_file({name: np.asarray(leaf) for flat in weights.values() for name, leaf in flat.items()}, folder / WEIGHTS)
+    arrays = {name: np.asarray(leaf) for flat in weights.values() for name, leaf in flat.items()}
+    (folder / WEIGHTS).write_bytes(save(arrays))
     if onnx:
         card = dataclasses.replace(card, onnx=_graph(folder, release, card))
     return seal(folder, card)

@@ -69,24 +69,27 @@ class Page:
     def all(self, selector):
         return self.driver.find_elements("css selector", selector)
 
-    def settled(self):
-        """What the page says once everything is answered."""
-        for _ in range(400):
-            # Longer than a query takes, so that one which is under way has changed what is said.
+    def turns(self):
+        """How many pictures were to be shown so far, and how many of these were."""
+        return self.driver.execute_script(
+            "const {turn, shown} = document.body.dataset; return [turn ?? 0, shown ?? 0].map(Number)"
+        )
+
+    def settled(self, after=0):
+        """Waits for whatever is to be shown after so many pictures."""
+        for _ in range(600):
+            turn, shown = self.turns()
             said = self.find("#status").text
-            if said.startswith(("Sent", "It failed", "The clients did not")) and not self.driver.execute_script(
-                "return document.body.dataset.busy"
-            ):
-                assert said.startswith("Sent"), said
-                return said
+            if (turn > after and shown == turn) or said.startswith("The clients did not"):
+                break
             time.sleep(0.05)
-        raise AssertionError(self.find("#status").text)
+        assert said.startswith("Sent"), said
 
     def asked(self, act):
         """The messages that something causes to be sent, by artefact."""
-        before = len(self.bodies)
+        before, (after, _) = len(self.bodies), self.turns()
         act()
-        self.settled()
+        self.settled(after)
         return dict(wire.decode(body) for body in self.bodies[before:])
 
     def log(self):

@@ -12,7 +12,7 @@ const element = (id) => document.getElementById(id);
 const pad = element("pad");
 const pen = pad.getContext("2d", { willReadFrequently: true });
 const status = element("status");
-const state = { sides: [], chosen: null, turn: 0, at: [128, 128], down: false };
+const state = { sides: [], chosen: null, turn: 0, last: Promise.resolve(), at: [128, 128], down: false };
 
 const say = (text, bad = false) => {
   status.textContent = text;
@@ -162,11 +162,19 @@ async function showGuess(side, z) {
   }
 }
 
-/** Everything again for the picture that is there now; a newer picture overtakes an older one. */
-async function update() {
+/** Everything again for the picture that is there now: one picture after another, and of those that wait the last. */
+function update() {
   state.turn += 1;
   const { turn } = state;
-  document.body.dataset.busy = "yes";
+  document.body.dataset.turn = turn;
+  state.last = state.last.then(async () => {
+    if (turn === state.turn) await show();
+    document.body.dataset.shown = turn;
+  });
+  return state.last;
+}
+
+async function show() {
   const heard = [];
   let bytes = 0;
   try {
@@ -175,7 +183,6 @@ async function update() {
       const found = await features(side, image);
       const z = pack(found, side);
       const logits = await ask(side.artefact, side, z);
-      if (turn !== state.turn) return;
       tiles(side.view.querySelector(".sent"), side.feature_shape, found);
       const answers = likeliest(logits, side.classes);
       showAnswers(side, answers);
@@ -185,9 +192,7 @@ async function update() {
     }
     say(`Sent: ${bytes.toLocaleString("en")} bytes of features; the picture stayed here. ${heard.join("; ")}.`);
   } catch (error) {
-    if (turn === state.turn) say(`It failed: ${error.message}`, true);
-  } finally {
-    if (turn === state.turn) delete document.body.dataset.busy;
+    say(`It failed: ${error.message}`, true);
   }
 }
 

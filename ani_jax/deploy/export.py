@@ -1,10 +1,11 @@
 """Writes an exported folder: client and server as programs of any batch, their weights beside them."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,25 @@ def write(folder: Path, release: Release, predict: jax.tree_util.Partial, card: 
             return function(jax.tree.unflatten(tree, leaves), *args)
 
         like = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in weights[party].items()}
-        exported = export.export(jax.jit(program), platforms=PLATFORMS)(like, *specs)
-        (folder / f"{name}.jax").write_bytes(exported.serialize(vjp_order=1))
+        with _placeless():
+            exported = export.export(jax.jit(program), platforms=PLATFORMS)(like, *specs)
+            (folder / f"{name}.jax").write_bytes(exported.serialize(vjp_order=1))
     arrays = {name: np.asarray(leaf) for flat in weights.values() for name, leaf in flat.items()}
     (folder / WEIGHTS).write_bytes(save(arrays))
     if onnx:
         card = dataclasses.replace(card, onnx=_graph(folder, release, card))
     return seal(folder, card)
+
+
+@contextlib.contextmanager
+def _placeless() -> Iterator[None]:
+    """Leaves out of programs where they were written: files would hold this machine's paths, and no two be alike."""
+    before = jax.config.jax_traceback_in_locations_limit  # type: ignore[attr-defined]
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
 
 
 def _named(party: str, tree: Any) -> dict[str, Array]:

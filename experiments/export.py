@@ -39,7 +39,7 @@ def main(_: list[str]) -> None:
     """Exports what the flags name."""
     cache, values = flags.cache(), flags.FLAGS
     for name in ("workdir", "output"):
-        if values[name].value is None:
+        if not values[name].value:
             raise ValueError(f"{name}=: name a folder")
     run, folder = flags.placed(runs.load(Path(values.workdir))), Path(values.output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

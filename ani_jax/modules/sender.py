@@ -80,7 +80,7 @@ class Sender(nn.Module):
 
     @property
     def declares(self) -> tuple[str, ...]:
-        """What is granted: how noise is given, and its density; on a coarse grid that is no Gaussian, without noise there is none."""
+        """What is granted: how noise is given, and its density, which is no Gaussian on a coarse grid."""
         if not self.noise:
             return ()
         coarse = self.bits and self.step > FINE * self.noise

@@ -203,6 +203,23 @@ def test_what_no_client_sends_is_refused(own, z, reason):
         own.check(z)
 
 
+@pytest.mark.parametrize(
+    ("x", "reason"),
+    [
+        (
+            np.zeros((1, *SHAPE), np.uint8),
+            r"images: uint8 of shape \(1, 8, 8, 3\); must be floats of shape \(b, 8, 8, 3\)",
+        ),
+        (np.zeros((1, 8, 8, 1), np.float32), r"images: float32 of shape \(1, 8, 8, 1\)"),
+        (np.full((1, *SHAPE), 255.0), "images: hold something beyond 0 to 1"),
+        (np.full((1, *SHAPE), np.nan), "images: hold something beyond 0 to 1"),
+    ],
+)
+def test_what_is_no_image_is_refused(x, reason, tmp_path):
+    with pytest.raises(ValueError, match=reason):
+        loaded("none", tmp_path / "secret").send(x)
+
+
 def test_a_card_is_json_both_ways(tmp_path):
     own = dataclasses.replace(
         BARE,
@@ -260,8 +277,11 @@ def test_a_folder_that_is_not_whole_is_refused(copy, damage, reason):
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_of_another_version_is_refused(copy):
+def test_a_folder_of_another_version_or_without_a_client_is_refused(copy):
     text = json.loads((copy / "card.json").read_text())
+    (copy / "card.json").write_text(json.dumps({**text, "hashes": {}}))
+    with pytest.raises(ValueError, match="its card names no client.jax"):
+        load(copy)
     (copy / "card.json").write_text(json.dumps({**text, "version": 0}))
     with pytest.raises(ValueError, match="is of version 0; this code reads 1"):
         load(copy)
@@ -292,6 +312,8 @@ def test_a_secret_that_others_read_or_that_is_none_is_refused(tmp_path):
     path.write_bytes(b"short")
     with pytest.raises(ValueError, match="holds 5 bytes; must be 32"):
         artefact.device_secret(path)
+    with pytest.raises(ValueError, match=f"secret={path / 'below'}: cannot be kept there"):
+        artefact.device_secret(path / "below")
 
 
 ALONE = """

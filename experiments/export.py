@@ -8,7 +8,6 @@ bits of every feature, and is audited as it then is. ``ani_jax.deploy.artefact.l
 
 import dataclasses
 import json
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ def main(_: list[str]) -> None:
     """Exports what the flags name."""
     cache, values = flags.cache(), flags.FLAGS
     for name in ("workdir", "output"):
-        if values[name].value is None:
+        if not values[name].value:
             raise ValueError(f"{name}=: name a folder")
     run, folder = flags.placed(runs.load(Path(values.workdir))), Path(values.output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -47,16 +46,18 @@ def main(_: list[str]) -> None:
     level, bits = values.audit or AuditConfig.audit, int(values.bits or 0)
     sent = fewer(run, bits) if bits else None
     evidence = again(run, level, cache, sent=sent, name=f"{level}-{bits}bit") if bits else known(run, values.audit)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        write(partial / "evidence.json", to_json(evidence))
-        card = exported(run, partial, evidence, sent, values.onnx)
-        card = export.seal(partial, dataclasses.replace(card, undefended=undefended(run, cache)))
-        if folder.exists():
-            folder.rmdir()
-        partial.replace(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Beside it, and under its name once it is whole.
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.parent) as place:
+            partial = Path(place) / "artefact"
+            partial.mkdir()
+            write(partial / "evidence.json", to_json(evidence))
+            card = exported(run, partial, evidence, sent, values.onnx)
+            card = export.seal(partial, dataclasses.replace(card, undefended=undefended(run, cache)))
+            if folder.exists():
+                folder.rmdir()
+            partial.replace(folder)
     except OSError as error:
         raise ValueError(f"output={folder}: cannot be written ({error.strerror}); name a folder that can") from None
     print(f"{told(card)}\n\nartefact: {folder}")

@@ -219,7 +219,7 @@ class ClientApply:
 
 @dataclasses.dataclass(frozen=True)
 class ClientDensity:
-    """``mean``, ``stddev`` or ``log_prob`` of a client module whose ``declares`` names it (see ``types.Release``)."""
+    """``given``, ``mean``, ``stddev`` or ``log_prob`` of a client module whose ``declares`` names it (see ``types.Release``)."""
 
     client: nn.Module
     method: str

@@ -8,6 +8,7 @@ declares, ``mean.jax`` and ``stddev.jax``) for any batch on cpu, cuda and tpu, a
 device draws its own, for every query or, where noise is memoised, once and for all.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
@@ -276,7 +277,20 @@ class Artefact:
         """What leaves the device for images: (b, *z_shape) of ``z_dtype``.
 
         Its noise is drawn from the system for every query, or from the device's secret, which is made at the first.
+
+        Args:
+            images: (b, *image_shape) floats in [0, 1].
+
+        Raises:
+            ValueError: anything else, or a secret that cannot be used; one line.
         """
+        images, shape = np.asarray(images), self.card.image_shape
+        if images.shape[1:] != shape or not np.issubdtype(images.dtype, np.floating):
+            told = f"{images.dtype} of shape {images.shape}"
+            raise ValueError(f"images: {told}; must be floats of shape {('b', *shape)}".replace("'", ""))
+        if not ((images >= 0) & (images <= 1)).all():
+            raise ValueError("images: hold something beyond 0 to 1; must lie within")
+        images = images.astype(np.float32)
         return self.card.pack(np.asarray(self.client(jnp.asarray(images), self.words())))
 
     def words(self) -> np.ndarray:
@@ -328,6 +342,8 @@ def load(folder: str | Path, secret: str | Path = SECRET) -> Artefact:
         raise ValueError(f"artefact={folder}: holds no exported client ({error})") from None
     if card.version != VERSION:
         raise ValueError(f"artefact={folder}: is of version {card.version}; this code reads {VERSION}")
+    if absent := {"client.jax", "server.jax", WEIGHTS} - card.hashes.keys():
+        raise ValueError(f"artefact={folder}: its card names no {min(absent)}; export it again")
     files: dict[str, bytes] = {}
     for name, told in card.hashes.items():
         try:
@@ -362,21 +378,21 @@ def device_secret(path: Path) -> bytes:
     """The secret of this device, drawn where there is none and kept in a file that its owner alone can read.
 
     Raises:
-        ValueError: the file is not a secret, or others can read it.
+        ValueError: the file is not a secret, others can read it, or it cannot be kept; one line.
     """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        own = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-        with os.fdopen(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(os.urandom(SECRET_BYTES))
-        try:
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            own = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+            with os.fdopen(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(os.urandom(SECRET_BYTES))
             # Of two processes that make one at a time, the first keeps its own.
-            os.link(own, path)
-        except FileExistsError:
-            pass
-        finally:
+            with contextlib.suppress(FileExistsError):
+                os.link(own, path)
             own.unlink()
-    found = path.read_bytes()
+        found = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"secret={path}: cannot be kept there ({error.strerror}); name a file that can") from None
     if len(found) != SECRET_BYTES:
         raise ValueError(f"secret={path}: holds {len(found)} bytes; must be {SECRET_BYTES}, or not there yet")
     if os.stat(path).st_mode & 0o077:

@@ -1,10 +1,11 @@
 """Writes an exported folder: client and server as programs of any batch, their weights beside them."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def write(folder: Path, release: Release, predict: jax.tree_util.Partial, card: 
     from safetensors.numpy import save
 
     parties = {"client": release.variables, "server": predict.args[0]}
-    weights = {party: _named(party, tree) for party, tree in parties.items()}
+    weights = {party: named(party, tree) for party, tree in parties.items()}
     (batch,) = export.symbolic_shape("b")
     x = jax.ShapeDtypeStruct((batch, *card.image_shape), jnp.float32)
     z = jax.ShapeDtypeStruct((batch, *card.feature_shape), jnp.float32)
@@ -97,22 +98,34 @@ def write(folder: Path, release: Release, predict: jax.tree_util.Partial, card: 
             return function(jax.tree.unflatten(tree, leaves), *args)
 
         like = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in weights[party].items()}
-        exported = export.export(jax.jit(program), platforms=PLATFORMS)(like, *specs)
-        (folder / f"{name}.jax").write_bytes(exported.serialize(vjp_order=1))
+        with placeless():
+            exported = export.export(jax.jit(program), platforms=PLATFORMS)(like, *specs)
+            (folder / f"{name}.jax").write_bytes(exported.serialize(vjp_order=1))
     arrays = {name: np.asarray(leaf) for flat in weights.values() for name, leaf in flat.items()}
     (folder / WEIGHTS).write_bytes(save(arrays))
     if onnx:
-        card = dataclasses.replace(card, onnx=_graph(folder, release, card))
+        card = dataclasses.replace(card, onnx=onnx_graph(folder, release, card))
     return seal(folder, card)
 
 
-def _named(party: str, tree: Any) -> dict[str, Array]:
+@contextlib.contextmanager
+def placeless() -> Iterator[None]:
+    """Leaves out of programs where they were written: files would hold this machine's paths, and no two be alike."""
+    before = jax.config.jax_traceback_in_locations_limit  # type: ignore[attr-defined]
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
+
+
+def named(party: str, tree: Any) -> dict[str, Array]:
     """The leaves of a tree by where they are in it: "client/params/first/kernel"."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {"/".join((party, jax.tree_util.keystr(path, simple=True, separator="/"))): leaf for path, leaf in leaves}
 
 
-def _graph(folder: Path, release: Release, card: Card) -> str:
+def onnx_graph(folder: Path, release: Release, card: Card) -> str:
     """Writes the ONNX graph of a client, and returns what it takes beside images."""
     if release.stochastic and release.given is None:
         raise ValueError("onnx=True: this client draws its noise by itself and cannot be given any; export without it")

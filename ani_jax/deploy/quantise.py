@@ -103,8 +103,8 @@ def quantised(
     z = query(release, images, key)[0]
     # Of every channel, whatever its place; of vectors every number is one.
     axes = tuple(range(z.ndim - 1))
-    mean, deviation = z.mean(axes, keepdims=True), z.std(axes, keepdims=True)
-    deviation = jnp.where(deviation > 0, deviation, 1.0)
+    # What says nothing stays where it is, whatever value of the grid is nearest.
+    mean, deviation = z.mean(axes, keepdims=True), jnp.maximum(z.std(axes, keepdims=True), 1e-30)
     u = (z - mean) / deviation
     low, high = float(u.min()), float(u.max())
     for _ in range(ROUNDS if bits == 1 else 0):

@@ -135,11 +135,13 @@ class Graph:
         return self.add("Reshape", [value, np.array([s if isinstance(s, int) else -1 for s in shape], np.int64)])
 
 
-def _reshape(graph: Graph, inputs: list[Any], equation: core.JaxprEqn) -> str:
+def reshaped(graph: Graph, inputs: list[Any], equation: core.JaxprEqn) -> str:
+    """Another shape, of which the batch may be a part."""
     return graph.reshape(inputs[0], equation.outvars[0].aval.shape)  # type: ignore[union-attr]
 
 
-def _broadcast(graph: Graph, inputs: list[Any], equation: core.JaxprEqn) -> str:
+def broadcast(graph: Graph, inputs: list[Any], equation: core.JaxprEqn) -> str:
+    """Repeated along axes, new ones among them."""
     shape, lifted = equation.params["shape"], [1] * len(equation.params["shape"])
     for axis, size in zip(equation.params["broadcast_dimensions"], equation.invars[0].aval.shape):  # type: ignore[union-attr]
         lifted[axis] = size
@@ -149,7 +151,8 @@ def _broadcast(graph: Graph, inputs: list[Any], equation: core.JaxprEqn) -> str:
     return value if wider == [1] * len(wider) else graph.add("Expand", [value, graph.sizes(wider)])
 
 
-def _convolution(graph: Graph, inputs: list[Any], equation: core.JaxprEqn) -> str:
+def convolution(graph: Graph, inputs: list[Any], equation: core.JaxprEqn) -> str:
+    """ONNX convolves NCHW with OIHW alone."""
     options = equation.params
     image, kernel, out = options["dimension_numbers"]
     pads = np.array(options["padding"])
@@ -168,7 +171,8 @@ def _convolution(graph: Graph, inputs: list[Any], equation: core.JaxprEqn) -> st
     return graph.add("Transpose", [y], perm=np.argsort(out).tolist())
 
 
-def _product(graph: Graph, inputs: list[Any], equation: core.JaxprEqn) -> str:
+def product(graph: Graph, inputs: list[Any], equation: core.JaxprEqn) -> str:
+    """Any contraction of two arrays."""
     contracted, batched = equation.params["dimension_numbers"]
     letters = iter(string.ascii_letters)
     left, right = ([""] * variable.aval.ndim for variable in equation.invars)  # type: ignore[union-attr]
@@ -185,49 +189,55 @@ def _product(graph: Graph, inputs: list[Any], equation: core.JaxprEqn) -> str:
     return graph.add("Einsum", inputs, equation=f"{''.join(left)},{''.join(right)}->{''.join(shared + free)}")
 
 
-def _reduced(operator: str) -> Callable[..., str]:
+def reduced(operator: str) -> Callable[..., str]:
+    """What an operator leaves of some axes."""
+
     def form(graph: Graph, inputs: list[Any], equation: core.JaxprEqn) -> str:
         return graph.add(operator, [inputs[0], np.array(equation.params["axes"], np.int64)], keepdims=0)
 
     return form
 
 
-def _stacked(graph: Graph, inputs: list[Any], equation: core.JaxprEqn) -> str:
+def stacked(graph: Graph, inputs: list[Any], equation: core.JaxprEqn) -> str:
+    """Beside each other along a new axis."""
     axis = equation.params["axis"]
     parts = [graph.add("Unsqueeze", [value, np.array([axis], np.int64)]) for value in inputs]
     return graph.add("Concat", parts, axis=axis)
 
 
-def _cast(graph: Graph, value: Any, dtype: Any) -> str:
+def cast(graph: Graph, value: Any, dtype: Any) -> str:
+    """Another type."""
     from onnx import helper
 
     return graph.add("Cast", [value], to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
-def _largest(graph: Graph, inputs: list[Any], equation: core.JaxprEqn) -> str:
+def largest(graph: Graph, inputs: list[Any], equation: core.JaxprEqn) -> str:
+    """Where the largest value of an axis is."""
     (axis,) = equation.params["axes"]
-    return _cast(graph, graph.add("ArgMax", inputs, axis=axis, keepdims=0), equation.params["index_dtype"])
+    return cast(graph, graph.add("ArgMax", inputs, axis=axis, keepdims=0), equation.params["index_dtype"])
 
 
-def _round(graph: Graph, inputs: list[Any], equation: core.JaxprEqn) -> str:
+def rounded(graph: Graph, inputs: list[Any], equation: core.JaxprEqn) -> str:
+    """Halves to the even neighbour."""
     if equation.params["rounding_method"] != jax.lax.RoundingMethod.TO_NEAREST_EVEN:
         raise ValueError("onnx=True: the client rounds halves away from zero, which has no translation")
     return graph.add("Round", inputs)
 
 
 FORMS: dict[str, Callable[[Graph, list[Any], core.JaxprEqn], str]] = {
-    "argmax": _largest,
-    "broadcast_in_dim": _broadcast,
+    "argmax": largest,
+    "broadcast_in_dim": broadcast,
     "concatenate": lambda graph, inputs, equation: graph.add("Concat", inputs, axis=equation.params["dimension"]),
-    "conv_general_dilated": _convolution,
-    "convert_element_type": lambda graph, inputs, equation: _cast(graph, inputs[0], equation.params["new_dtype"]),
-    "dot_general": _product,
-    "reduce_max": _reduced("ReduceMax"),
-    "reduce_sum": _reduced("ReduceSum"),
-    "reshape": _reshape,
-    "round": _round,
-    "squeeze": _reshape,
-    "stack": _stacked,
+    "conv_general_dilated": convolution,
+    "convert_element_type": lambda graph, inputs, equation: cast(graph, inputs[0], equation.params["new_dtype"]),
+    "dot_general": product,
+    "reduce_max": reduced("ReduceMax"),
+    "reduce_sum": reduced("ReduceSum"),
+    "reshape": reshaped,
+    "round": rounded,
+    "squeeze": reshaped,
+    "stack": stacked,
     "transpose": lambda graph, inputs, equation: graph.add("Transpose", inputs, perm=equation.params["permutation"]),
 }
 """Primitive -> how it is written, where no operator does the same."""

@@ -80,7 +80,7 @@ class Sender(nn.Module):
 
     @property
     def declares(self) -> tuple[str, ...]:
-        """What an adaptive attacker is granted; on a coarse grid noise is no Gaussian, and without noise there is no density."""
+        """What is granted: how noise is given, and its density, which is no Gaussian on a coarse grid."""
         if not self.noise:
             return ()
         coarse = self.bits and self.step > FINE * self.noise

@@ -12,9 +12,12 @@ from ani_jax.deploy import artefact, export
 from ani_jax.types import Release
 from tests.deploy.exporting import SHAPE, card, folder, made
 
-PREDICT = jax.tree_util.Partial(
-    lambda variables, z: z.reshape(z.shape[0], -1) @ variables["w"], {"w": jnp.ones((64, 10))}
-)
+
+def answer(variables, z):
+    return z.reshape(z.shape[0], -1).sum(1, keepdims=True) * variables["w"]
+
+
+PREDICT = jax.tree_util.Partial(answer, {"w": jnp.ones((1, 10))})
 
 
 def test_weights_are_named_by_where_they_are():
@@ -34,7 +37,8 @@ def test_programs_are_for_every_platform_and_keep_a_gradient():
         exported = jax.export.deserialize(bytearray((folder("fresh") / f"{name}.jax").read_bytes()))
         assert exported.platforms == export.PLATFORMS
         assert exported.has_vjp()
-        assert "stablehlo.case" not in exported.mlir_module()
+        # Nor does it say on whose machine, and in which line, it was written.
+        assert b".py" not in (folder("fresh") / f"{name}.jax").read_bytes()
 
 
 def test_writing_twice_writes_the_same(tmp_path):

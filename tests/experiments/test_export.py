@@ -55,7 +55,7 @@ def test_a_run_is_exported_with_its_evidence_and_its_cost(run, tmp_path):
     release, predict = freeze(defense, state.params, state.statistics)
     x = data.test.image[:300]
     z = there.client(x)
-    np.testing.assert_allclose(z, release(x, None), atol=1e-5 * float(np.sqrt(np.square(z).mean())))
+    np.testing.assert_allclose(z, release(x, jax.random.key(0)), atol=1e-5 * float(np.sqrt(np.square(z).mean())))
     np.testing.assert_allclose(there.server(there.send(np.asarray(x))), predict(z), rtol=1e-4, atol=1e-5)
     assert (own.cost.parameters, own.cost.macs) == (run.evidence.cost.parameters, run.evidence.cost.macs)
     assert (own.cost.bytes_sent, own.cost.bytes_raw) == (4 * 4 * 4 * 8, 16 * 16 * 3)
@@ -72,10 +72,12 @@ def test_fewer_bits_are_audited_and_the_artefact_leaks_as_they_do(run, tmp_path,
     evidence = again(run, "preview", tmp_path / "cache", sent=sent, name="preview-1bit")
     kept = run.folder / "audits" / "preview-1bit" / "evidence.json"
     assert from_json(Evidence, kept.read_text()) == evidence
-    own = command.exported(run, tmp_path, evidence, sent)
+    place = tmp_path / "out"
+    place.mkdir()
+    own = command.exported(run, place, evidence, sent)
     assert (own.bits, own.z_dtype, own.z_shape, own.levels) == (1, "uint8", (4 * 4 * 8 // 8,), 2)
     assert own.cost.bytes_sent == 16
-    there, (data, _, _) = artefact.load(tmp_path), runs.trained(run)
+    there, (data, _, _) = artefact.load(place), runs.trained(run)
     there.card.check(there.send(np.asarray(data.test.image[:5])))
     found = few(there.release(), data, there.server, level="preview")
     for one, other in zip(evidence.attacks, found.attacks, strict=True):

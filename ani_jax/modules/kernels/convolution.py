@@ -88,7 +88,7 @@ def convolution(
     """``lax.conv_general_dilated``, for ``nn.Conv(conv_general_dilated=convolution)``.
 
     Forward and reverse mode of any order and ``vmap`` work. What the primitives do not know (dilation, groups, other
-    dimension numbers, a precision) goes to lax as it is.
+    dimension numbers, a precision, a symbolic batch) goes to lax as it is.
 
     Args:
         lhs: images or features; the primitives know NHWC.

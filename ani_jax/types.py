@@ -159,6 +159,8 @@ class Release:
         stddev: ``(variables, x) -> stddev`` of each element of z, where its noise is Gaussian and independent.
         memoised: whether its noise is a function of the image and of the device, which ``key`` then is: asked again, a device
             says the same again (see :mod:`ani_jax.modules.pseudorandom`).
+        given: ``(variables, x, unit) -> z``, what is sent with standard normal ``unit`` of z's shape in place of noise of the
+            client's own, where the release can say: then a device may draw that as it pleases.
     """
 
     variables: Any
@@ -168,6 +170,7 @@ class Release:
     log_prob: Callable[..., Array] | None = dataclasses.field(default=None, metadata={"static": True})
     stddev: Callable[..., Features] | None = dataclasses.field(default=None, metadata={"static": True})
     memoised: bool = dataclasses.field(default=False, metadata={"static": True})
+    given: Callable[..., Features] | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def varies(self) -> bool:

@@ -148,9 +148,20 @@ def of_run(run: Run, level: str | None, cache: Path) -> tuple[Path, list[Evidenc
     return target, found
 
 
-def again(run: Run, level: str, cache: Path, reference: Evidence | None = None, first: bool = False) -> Evidence:
-    """The evidence of a run at some level, read or established; ``first``, for another run's sake, is said and waited for."""
-    kept = run.folder / "audits" / level / "evidence.json"
+def again(
+    run: Run,
+    level: str,
+    cache: Path,
+    reference: Evidence | None = None,
+    first: bool = False,
+    sent: runs.Sent | None = None,
+    name: str = "",
+) -> Evidence:
+    """The evidence of a run at some level, read or established; ``first``, for another run's sake, is said and waited for.
+
+    It is that of what ``sent`` makes of the client, where it is given, and then kept under that ``name``.
+    """
+    kept = run.folder / "audits" / (name or level) / "evidence.json"
     if not kept.exists() and first:
         say(f"first its undefended reference is audited at level {level}, once and for as long: {run.folder}")
     with contextlib.nullcontext() if kept.exists() else claim(run.folder, run.config, wait=first):
@@ -159,7 +170,7 @@ def again(run: Run, level: str, cache: Path, reference: Evidence | None = None, 
             parts = Parts(kept.parent / "parts")
             with Progress(run.folder, run.config.defense) as progress:
                 options = {"level": level, "reference": reference, "store": parts, "on_event": progress}
-                evidence = runs.attacked(runs.trained(run), run.config.train.seed, cache, **options)
+                evidence = runs.attacked(runs.trained(run), run.config.train.seed, cache, sent, **options)
             kept.parent.mkdir(parents=True, exist_ok=True)
             write(kept, to_json(evidence))
             parts.clear()

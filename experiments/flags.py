@@ -122,6 +122,17 @@ def cache() -> Path:
     return found
 
 
+def token(path: str) -> str:
+    """What a file of a bearer token holds."""
+    try:
+        found = Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"token_file={path}: cannot be read ({error})") from None
+    if len(found) < 16 or not found.isascii() or not found.isprintable() or " " in found:
+        raise ValueError(f"token_file={path}: must hold a token of at least 16 ASCII characters without blanks")
+    return found
+
+
 def refuse(names: Collection[str], reason: str) -> None:
     """Raises a ValueError where one of these flags is on the command line."""
     for name in names:

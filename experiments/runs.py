@@ -32,7 +32,7 @@ from ani_jax.training.callbacks import Callback, Save, Stop, Stopped, Tell
 from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.loop import train
 from ani_jax.training.state import State, init
-from ani_jax.types import Data
+from ani_jax.types import Data, Release
 from experiments.flags import command
 from experiments.folders import Parts, WorkdirError, claim, write
 from experiments.machine import Machine, Told
@@ -40,6 +40,8 @@ from experiments.progress import Progress, log, say
 
 Trained = tuple[Data, Defense, State]
 """A client at the end of its training: what it was trained on, what was trained, and its state."""
+Sent = Callable[[Release, Any], tuple[Release, Any]]
+"""What makes another client and network of one client and its network: fewer bits, say."""
 DRAWS = 20
 """Batches that are drawn to time the drawing."""
 
@@ -162,19 +164,21 @@ def trained(run: Run) -> Trained:
     return data, defense, found[1]
 
 
-def attacked(client: Trained, seed: int, cache: Path, **options: Any) -> Evidence:
-    """The evidence about the client of a run; ``options`` are those of :func:`ani_jax.evaluation.audit.audit`."""
+def attacked(client: Trained, seed: int, cache: Path, sent: Sent | None = None, **options: Any) -> Evidence:
+    """The evidence about the client of a run, or about what ``sent`` makes of it; ``options`` are those of the audit."""
     data, defense, state = client
-    release, predict = freeze(defense, state.params, state.statistics)
+    frozen = freeze(defense, state.params, state.statistics)
     # The same client with fresh random weights, which are not those that training started from.
     fresh = init(defense, jax.random.fold_in(jax.random.key(seed), 1))
+    random = freeze(defense, fresh.params, fresh.statistics)
+    (release, predict), (copy, _) = (frozen, random) if sent is None else (sent(*frozen), sent(*random))
     return audit(
         release,
         data,
         predict,
         seed=seed,
         subject=defense.name,
-        random_release=freeze(defense, fresh.params, fresh.statistics)[0],
+        random_release=copy,
         common=Parts(cache / "controls"),
         **options,
     )

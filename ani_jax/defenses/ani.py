@@ -11,6 +11,7 @@ attribute; independent noise averages out over repeated queries and over a strok
 """
 
 import dataclasses
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -242,6 +243,15 @@ class NoiseInjector(nn.Module):
         tail = 0.0 if self.noise == "masking_uniform" else TAIL * self.stddev_max
         return -tail, 1.0 + tail
 
+    @property
+    def grid(self) -> tuple[float, float, int]:
+        """Smallest and largest number that is sent, and how many there are; 0 for any."""
+        low, high = self.released_range
+        if not self.memoised:
+            return low, high, 0
+        first, last = round(low / GRID), round(high / GRID)
+        return GRID * first, GRID * last, last - first + 1
+
     def __call__(self, x: Images, key: PRNGKey, *, train: bool) -> Sent:
         """Draws what is sent; one key, noise of its own for every element."""
         noise = self.describe(x, train=train)
@@ -252,11 +262,20 @@ class NoiseInjector(nn.Module):
             unit = normal(secret_of(key), x, x[0].size).reshape(x.shape)
         else:
             unit = jax.random.normal(key, x.shape, x.dtype)
+        return Sent(self.kept(noise, unit), {"amount": noise.amount, "location": noise.location})
+
+    def given(self, x: Images, unit: Images) -> Images:
+        """What is sent with standard normal noise that somebody else has drawn."""
+        if self.noise == "masking_uniform":
+            # Uniform in (-1/2, 1/2): what a normal number's distribution function says of it.
+            unit = jax.lax.erf(unit / math.sqrt(2)) / 2
+        return self.kept(self.describe(x, train=False), unit)
+
+    def kept(self, noise: Noise, unit: Images) -> Images:
+        """A draw within the range and on the grid."""
         # A declared range, and a kept one: noise that may grow without bound is undone by scaling (METHODS 2.1).
         z = jnp.clip(noise.location + noise.scale * unit, *self.released_range)
-        if self.memoised:
-            z = z + jax.lax.stop_gradient(GRID * jnp.round(z / GRID) - z)
-        return Sent(z, {"amount": noise.amount, "location": noise.location})
+        return z + jax.lax.stop_gradient(GRID * jnp.round(z / GRID) - z) if self.memoised else z
 
     def mean(self, x: Images) -> Features:
         """The mean of z given x, but for what clipping the far tails moves."""
@@ -265,7 +284,8 @@ class NoiseInjector(nn.Module):
     @property
     def declares(self) -> tuple[str, ...]:
         """What an adaptive attacker is granted; uniform noise has no stddev that describes it."""
-        return ("mean", "log_prob") if self.noise == "masking_uniform" else ("mean", "log_prob", "stddev")
+        known = ("given", "mean", "log_prob")
+        return known if self.noise == "masking_uniform" else (*known, "stddev")
 
     def stddev(self, x: Images) -> Features:
         """The stddev of Gaussian noise given x."""

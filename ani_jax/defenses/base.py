@@ -219,7 +219,7 @@ class ClientApply:
 
 @dataclasses.dataclass(frozen=True)
 class ClientDensity:
-    """``mean``, ``stddev`` or ``log_prob`` of a client module whose ``declares`` names it (see ``types.Release``)."""
+    """``given``, ``mean``, ``stddev`` or ``log_prob`` of a client module whose ``declares`` names it (see ``types.Release``)."""
 
     client: nn.Module
     method: str
@@ -242,7 +242,7 @@ class ServerApply:
 
 def freeze(
     defense: Defense, params: Mapping[str, Any], statistics: Mapping[str, Any]
-) -> tuple[Release, Callable[[Features], Logits]]:
+) -> tuple[Release, jax.tree_util.Partial]:
     """Turns trained parameters into what an audit takes: ``release(x, key) -> z`` and ``predict(z) -> logits``.
 
     Args:

@@ -94,7 +94,7 @@ class Answer(nn.Module):
     def __call__(self, x: Images, key: PRNGKey | None = None, *, train: bool) -> Sent:
         """Classifies images."""
         features: Array = self.blocks(x, key, train=train).z  # type: ignore[operator]
-        logits = nn.Dense(self.classes, name="classifier")(features.reshape(len(x), -1))
+        logits = nn.Dense(self.classes, name="classifier")(features.reshape(x.shape[0], -1))
         return Sent(jax.nn.one_hot(logits.argmax(1), self.classes, dtype=logits.dtype), {LOGITS: logits})
 
 

@@ -137,7 +137,7 @@ class TripletAttention(nn.Module):
             pooled = jnp.stack([x.max(axis), x.mean(axis)], axis=-1)
             y = Conv(1, (side, side), use_bias=False, name=f"{name}_conv")(pooled)
             y = batch_norm(train, self.axis_name, name=f"{name}_norm")(y)
-            gates.append(jnp.expand_dims(jax.nn.sigmoid(y[..., 0]), axis))
+            gates.append(jnp.expand_dims(jax.nn.sigmoid(y.squeeze(-1)), axis))
         height, width, channels = gates
         return x * (height + width + channels) / 3
 

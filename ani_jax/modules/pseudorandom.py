@@ -103,7 +103,7 @@ def chacha20(
         'ade0b876'
     """
     constants = np.frombuffer(b"expand 32-byte k", "<u4")
-    shape = (*key.shape[:-1], len(counter))
+    shape = (*key.shape[:-1], counter.shape[0])
     parts = [*constants, *(key[..., None, place] for place in range(8)), counter, *np.array(nonce, np.uint32)]
     start = [jnp.broadcast_to(jnp.asarray(part, jnp.uint32), shape) for part in parts]
 
@@ -144,12 +144,16 @@ def uniform(secret: UInt32[Array, " 8"], x: Images, size: int) -> Float[Array, "
         >>> bool((first == again).all()), bool((first[0] == first[1]).any())
         (True, False)
     """
-    pixels = jnp.round(x.clip(0, 1) * LEVELS).astype(jnp.uint32).reshape(len(x), -1)
+    pixels = jnp.round(x.clip(0, 1) * LEVELS).astype(jnp.uint32).reshape(x.shape[0], -1)
     # Four bytes a word, big-endian; what is missing of the last one is 0, for all images alike.
-    pixels = jnp.pad(pixels, ((0, 0), (0, -pixels.shape[1] % 4))).reshape(len(x), -1, 4)
+    pixels = jnp.pad(pixels, ((0, 0), (0, -pixels.shape[1] % 4))).reshape(x.shape[0], -1, 4)
     words = (pixels << jnp.array([24, 16, 8, 0], jnp.uint32)[None, None]).sum(-1, dtype=jnp.uint32)
-    keys = sha256(jnp.concatenate([jnp.broadcast_to(secret[None], (len(x), SECRET)), words], axis=1))
-    bits = chacha20(keys, jnp.arange(math.ceil(size / 16), dtype=jnp.uint32)).reshape(len(x), -1)[:, :size]
+    keys = sha256(jnp.concatenate([jnp.broadcast_to(secret[None], (x.shape[0], SECRET)), words], axis=1))
+    bits = chacha20(keys, jnp.arange(math.ceil(size / 16), dtype=jnp.uint32)).reshape(x.shape[0], -1)[:, :size]
+    return _unit(bits)
+
+
+def _unit(bits: UInt32[Array, "b n"]) -> Float[Array, "b n"]:
     return ((bits >> 8).astype(jnp.float32) + 0.5) / 2**24
 
 
@@ -162,3 +166,22 @@ def normal(secret: UInt32[Array, " 8"], x: Images, size: int) -> Float[Array, "b
         (True, True)
     """
     return math.sqrt(2) * jax.lax.erf_inv(2 * uniform(secret, x, size) - 1)
+
+
+def fresh(words: UInt32[Array, " 8"], x: Images, size: int) -> Float[Array, "b n"]:
+    """Standard normal numbers likewise, of a key that serves one query: equal images get different ones.
+
+    Args:
+        words: of the key; 64 bits, as jax's own have, could be searched.
+        x: images, of which only the number counts.
+        size: n.
+
+    Example:
+        >>> words, x = secret_of(jax.random.key(0)), jnp.zeros((2, 2, 2, 3))
+        >>> noise = fresh(words, x, 10_000)
+        >>> bool((noise[0] == noise[1]).any()), abs(float(noise.std()) - 1) < 0.05
+        (False, True)
+    """
+    blocks = math.ceil(size / 16)
+    bits = chacha20(words, jnp.arange(x.shape[0] * blocks, dtype=jnp.uint32)).reshape(x.shape[0], -1)[:, :size]
+    return math.sqrt(2) * jax.lax.erf_inv(2 * _unit(bits) - 1)

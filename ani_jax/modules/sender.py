@@ -69,17 +69,22 @@ class Sender(nn.Module):
         return EDGE * math.sqrt(1 + self.noise**2)
 
     @property
+    def grid(self) -> tuple[float, float, int]:
+        """Smallest and largest number that is sent, and how many there are; 0 for any."""
+        return -self.edge, self.edge, 2**self.bits if self.bits else 0
+
+    @property
     def step(self) -> float:
         """How far values of the grid are apart."""
         return 2 * self.edge / (2**self.bits - 1)
 
     @property
     def declares(self) -> tuple[str, ...]:
-        """What an adaptive attacker is granted; on a coarse grid noise is no Gaussian, and without noise there is no density."""
+        """What is granted: how noise is given, and its density, which is no Gaussian on a coarse grid."""
         if not self.noise:
             return ()
         coarse = self.bits and self.step > FINE * self.noise
-        return ("mean", "log_prob") if coarse else ("mean", "log_prob", "stddev")
+        return ("given", "mean", "log_prob") if coarse else ("given", "mean", "log_prob", "stddev")
 
     def __call__(self, x: Images, key: PRNGKey, *, train: bool) -> Sent:
         """Draws what is sent; one key, noise of its own for every feature."""
@@ -90,11 +95,19 @@ class Sender(nn.Module):
             own = self.memoised and not train
             unit = normal(secret_of(key), x, z[0].size).reshape(z.shape) if own else jax.random.normal(key, z.shape)
             z = z + self.noise * unit
+        return Sent(self.kept(z), aux)
+
+    def given(self, x: Images, unit: Features) -> Features:
+        """What is sent with standard normal noise that somebody else has drawn."""
+        return self.kept(self.mean(x) + self.noise * unit)
+
+    def kept(self, z: Features) -> Features:
+        """Features within the range and on the grid."""
         z = jnp.clip(z, -self.edge, self.edge)
-        if self.bits:
-            rounded = self.step * jnp.round((z + self.edge) / self.step) - self.edge
-            z = z + jax.lax.stop_gradient(rounded - z)
-        return Sent(z, aux)
+        if not self.bits:
+            return z
+        rounded = self.step * jnp.round((z + self.edge) / self.step) - self.edge
+        return z + jax.lax.stop_gradient(rounded - z)
 
     @nn.compact
     def clean(self, x: Images, key: PRNGKey | None, *, train: bool) -> Sent:

@@ -118,10 +118,10 @@ def test_the_mass_of_values_is_right_however_fine_the_grid(stddev):
 def test_what_is_declared_follows_from_what_is_done():
     assert Sender(SplitEdge(2)).declares == ()
     assert Sender(SplitEdge(2), bits=4).declares == ()
-    assert Sender(SplitEdge(2), 0.5, 4).declares == ("mean", "log_prob")
-    assert Sender(SplitEdge(2), 0.5).declares == ("mean", "log_prob", "stddev")
+    assert Sender(SplitEdge(2), 0.5, 4).declares == ("given", "mean", "log_prob")
+    assert Sender(SplitEdge(2), 0.5).declares == ("given", "mean", "log_prob", "stddev")
     # Noise on a fine grid is as good as Gaussian.
-    assert Sender(SplitEdge(2), 0.5, 8).declares == ("mean", "log_prob", "stddev")
+    assert Sender(SplitEdge(2), 0.5, 8).declares == ("given", "mean", "log_prob", "stddev")
 
 
 def test_memoised_noise_is_the_images_own_out_of_training():

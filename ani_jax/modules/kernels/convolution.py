@@ -69,8 +69,8 @@ def known(x: Array, kernel: Array, strides: Sequence[int], padding: Any, options
         return None
     if x.ndim != 4 or kernel.ndim != 4 or x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
         return None
-    (_, h, w, c), (m, n, channels, _) = x.shape, kernel.shape
-    if c != channels or not all(isinstance(size, int) and size > 0 for size in (h, w, *kernel.shape)):
+    (b, h, w, c), (m, n, channels, _) = x.shape, kernel.shape
+    if c != channels or not all(isinstance(size, int) and size > 0 for size in (b, h, w, *kernel.shape)):
         return None
     steps = (strides[0], strides[1])
     pads = lax.padtype_to_pads((h, w), (m, n), steps, padding) if isinstance(padding, str) else padding
@@ -88,7 +88,7 @@ def convolution(
     """``lax.conv_general_dilated``, for ``nn.Conv(conv_general_dilated=convolution)``.
 
     Forward and reverse mode of any order and ``vmap`` work. What the primitives do not know (dilation, groups, other
-    dimension numbers, a precision) goes to lax as it is.
+    dimension numbers, a precision, a symbolic batch) goes to lax as it is.
 
     Args:
         lhs: images or features; the primitives know NHWC.

@@ -1,0 +1,89 @@
+"""Writing a folder: what is refused, what is drawn where a client cannot be given its noise, and what lies in the files."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from ani_jax.deploy import artefact, export
+from ani_jax.types import Release
+from tests.deploy.exporting import SHAPE, card, folder, made
+
+
+def answer(variables, z):
+    return z.reshape(z.shape[0], -1).sum(1, keepdims=True) * variables["w"]
+
+
+PREDICT = jax.tree_util.Partial(answer, {"w": jnp.ones((1, 10))})
+
+
+def test_weights_are_named_by_where_they_are():
+    release, predict, _ = made("memoised")
+    found = load_file(folder("memoised") / artefact.WEIGHTS)
+    assert {name.split("/")[0] for name in found} == {"client", "server"}
+    assert sum(value.size for value in found.values()) == sum(
+        leaf.size for leaf in jax.tree.leaves((release.variables, predict))
+    )
+    np.testing.assert_array_equal(
+        found["server/params/classifier/kernel"], predict.args[0]["params"]["classifier"]["kernel"]
+    )
+
+
+def test_programs_are_for_every_platform_and_keep_a_gradient():
+    for name in ("client", "server", "mean", "stddev"):
+        exported = jax.export.deserialize(bytearray((folder("fresh") / f"{name}.jax").read_bytes()))
+        assert exported.platforms == export.PLATFORMS
+        assert exported.has_vjp()
+        # Nor does it say on whose machine, and in which line, it was written.
+        assert b".py" not in (folder("fresh") / f"{name}.jax").read_bytes()
+
+
+def test_writing_twice_writes_the_same(tmp_path):
+    release, predict, grid = made("memoised")
+    again = export.write(tmp_path, release, predict, card(release, grid), onnx=True)
+    assert again.hashes == artefact.load(folder("memoised")).card.hashes
+
+
+def test_a_client_that_draws_its_noise_by_itself_gets_a_key_of_jaxs(tmp_path):
+    noisy = Release({}, lambda variables, x, key: x.mean(3) + jax.random.normal(key, x.shape[:3]), True)
+    written = export.write(tmp_path, noisy, PREDICT, card(noisy, (None, None, 0)))
+    there = artefact.load(tmp_path)
+    assert (written.key_words, written.noise) == (2, "fresh")
+    x = jnp.ones((3, *SHAPE))
+    words = there.words()
+    np.testing.assert_allclose(there.client(x, words), noisy(x, jax.random.wrap_key_data(words)), atol=1e-6)
+    assert np.std(there.send(np.asarray(x))) > 0.5
+
+
+def test_a_graph_without_its_noise_as_an_input_is_refused(tmp_path):
+    noisy = Release({}, lambda variables, x, key: x + jax.random.normal(key, x.shape), True)
+    with pytest.raises(ValueError, match=r"^onnx=True: this client draws its noise by itself"):
+        export.write(tmp_path, noisy, PREDICT, card(noisy, (None, None, 0)), onnx=True)
+
+
+def test_equal_images_have_different_noise_in_one_query_unless_it_is_memoised(tmp_path):
+    for kind in ("fresh", "memoised"):
+        there = artefact.load(folder(kind), tmp_path / "secret")
+        first, second = there.send(np.full((2, *SHAPE), 0.5, np.float32))
+        assert (first == second).all() == (kind == "memoised")
+
+
+def test_noise_is_of_every_word_of_the_key():
+    release, _, _ = made("fresh")
+    x, words = jnp.full((1, *SHAPE), 0.5), jnp.arange(8, dtype=jnp.uint32)
+    base = export.keyed(release, x, words)
+    for place in range(8):
+        other = words.at[place].add(1 << 31)
+        assert (export.keyed(release, x, other) == base).mean() < 0.1
+
+
+def test_a_seal_is_of_all_that_is_there(tmp_path):
+    (tmp_path / "evidence.json").write_text("{}")
+    release, _, grid = made("none")
+    sealed = export.seal(tmp_path, card(release, grid))
+    assert list(sealed.hashes) == ["evidence.json"]
+    assert set(sealed.made_with) == set(export.VERSIONS)
+    assert export.seal(tmp_path, dataclasses.replace(sealed, hashes={})) == sealed

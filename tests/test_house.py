@@ -53,11 +53,12 @@ def census():
 
 def test_the_house_is_no_harder_to_live_in(census):
     counted = census.census(ROOT)
+    # Of the lines of experiments, 500 are the gate's and the three commands that take a client to a device.
     limits = {
         "branches on the target": 0,
         "parameters of train": 5,
         "functions that take data folders": 4,
-        "lines of experiments outside the benchmark": 1532,
+        "lines of experiments outside the benchmark": 1960,
         "of these named once": 60,
         "nine in ten functions are under": 60,
         "WORKSPACE.md, bytes": 8192,

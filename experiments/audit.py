@@ -1,6 +1,7 @@
-"""Audits a client that is there already: somebody's own function, or a finished run; nothing is trained.
+"""Audits a client that is there already: somebody's own function, a finished run, or rows that it sent; nothing is trained.
 
     python -m experiments.audit --release=package.module:function --predict=package.module:function --dataset=digits
+    python -m experiments.audit --pairs=FILE.npz
     python -m experiments.audit --workdir=RUN --audit=standard
     python -m experiments.audit --workdir=RUN --draws=FILE.npz
 
@@ -21,10 +22,11 @@ import jax
 import numpy as np
 
 from ani_jax.attacks.query import as_release, ask
-from ani_jax.config import AuditConfig
+from ani_jax.config import AuditConfig, PairsConfig
+from ani_jax.data.pairs import SPLITS, Pairs
 from ani_jax.defenses.base import freeze
 from ani_jax.evaluation.audit import audit
-from ani_jax.evaluation.draws import NOISY, ROWS, SPLITS, draws
+from ani_jax.evaluation.draws import NOISY, ROWS, draws
 from ani_jax.records import Evidence, from_json, to_json
 from ani_jax.reporting.table import summary
 from ani_jax.types import Data, Release
@@ -40,7 +42,15 @@ def main(_: list[str]) -> None:
     names = [field.name for field in dataclasses.fields(AuditConfig)]
     if values.draws is None:
         flags.refuse(("rows", "releases", "burst"), "belongs to --draws=FILE.npz")
-    if values.release is not None:
+    if values.pairs is not None:
+        settled = [name for name in names if name not in ("audit", "seed")]
+        flags.refuse([*settled, "draws"], "belongs to a client; --pairs are rows that one sent")
+        told = PairsConfig(values.pairs, **flags.given(("audit", "seed")))
+        folder = Path(values.workdir or f"runs/{Path(told.pairs).stem}-audit-{told.digest}")
+        pairs = Pairs.read(told.pairs)
+        again = [f"--pairs={told.pairs}", *flags.spelled(told, PairsConfig(told.pairs)), f"--workdir={folder}"]
+        found = established(told, folder, cache, pairs.name, again, pairs)
+    elif values.release is not None:
         config = AuditConfig(**flags.given(names))
         folder = Path(values.workdir or f"runs/{config.dataset}-audit-{config.digest}")
         if values.draws is not None:
@@ -48,7 +58,9 @@ def main(_: list[str]) -> None:
             return
         found = of_function(config, folder, cache)
     elif values.workdir is None:
-        raise ValueError("release=: name a client as package.module:function, or a finished run as --workdir=RUN")
+        raise ValueError(
+            "release=: name a client as package.module:function, a finished run as --workdir=RUN, or --pairs=FILE"
+        )
     else:
         settled = [name for name in names if name not in ("audit", "data_dir", "manual_dir")]
         flags.refuse(settled, "belongs to --release; a finished run has its own")
@@ -91,21 +103,23 @@ def client(config: AuditConfig) -> tuple[Release, Data, Callable[..., Any] | Non
 
 
 def of_function(config: AuditConfig, folder: Path, cache: Path) -> list[Evidence]:
-    """Audits somebody's own function; its finished parts are kept, so the same call again only reads them."""
-    release, data, predict = client(config)
-    options: dict[str, Any] = {"level": config.audit, "seed": config.seed, "common": Parts(cache / "controls")}
-    parts, subject = Parts(folder / "parts"), config.release.rpartition(":")[2]
-    with claim(folder, config, kind="audit"), Progress(folder, subject) as progress:
-        evidence = audit(release, data, predict, subject=subject, on_event=progress, store=parts, **options)
-        write(folder / "evidence.json", to_json(evidence))
-        runs.render(folder, [evidence], command(config, folder), config, {})
-    return [evidence]
-
-
-def command(config: AuditConfig, folder: Path) -> str:
-    """The command line that audits the function again, without what is a default anyway."""
+    """Audits somebody's own function."""
     given = [*flags.spelled(config, AuditConfig(config.release)), *flags.folders(config, folder)]
-    return " ".join(["python -m experiments.audit", f"--release={config.release}", *given])
+    subject = config.release.rpartition(":")[2]
+    return established(config, folder, cache, subject, [f"--release={config.release}", *given], *client(config))
+
+
+def established(
+    config: AuditConfig | PairsConfig, folder: Path, cache: Path, subject: str, flags_again: list[str], *client: Any
+) -> list[Evidence]:
+    """Audits a client, or pairs; finished parts are kept, so the same call again only reads them."""
+    options: dict[str, Any] = {"level": config.audit, "seed": config.seed, "common": Parts(cache / "controls")}
+    with claim(folder, config, kind="audit"), Progress(folder, subject) as progress:
+        evidence = audit(*client, subject=subject, on_event=progress, store=Parts(folder / "parts"), **options)
+        write(folder / "evidence.json", to_json(evidence))
+        line = " ".join(["python -m experiments.audit", *flags_again])
+        runs.render(folder, [evidence], line, config, {})
+    return [evidence]
 
 
 def imported(flag: str, name: str | None) -> Callable[..., Any] | None:
@@ -163,6 +177,7 @@ if __name__ == "__main__":
     flags.define(
         *flags.SHARED,
         release=(str, None, "The client, as package.module:function."),
+        pairs=(str, None, "Rows of what a client sent, .npz or .parquet, in place of one."),
         predict=(str, None, "The provider's network, likewise (default: none, and no utility)."),
         seed=(int, None, "Of split and audit (default 0)."),
         draws=(str, None, "Write what the client sends to this .npz file, and audit nothing."),

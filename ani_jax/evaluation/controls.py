@@ -169,7 +169,7 @@ class Plants:
         return found
 
 
-SENT = {RAW: "the image itself", NOTHING: "nothing"}
+SENT = {RAW: "the input itself", NOTHING: "nothing"}
 """What is said of clients that send all or nothing."""
 
 

@@ -102,5 +102,5 @@ class Vector(Target):
         def strength(rows: np.ndarray, part: metrics.Bootstrap) -> Estimate:
             return metrics.r_squared(errors[rows], floor[rows], part)
 
-        beside = {"cosine_mean": float(metrics.cosine(mean, truth).mean())}
+        beside: dict[str, float | None] = {"cosine_mean": float(metrics.cosine(mean, truth).mean())}
         return Judgement(scores, beside, leakage, errors, known.slices(known.classes, strength))

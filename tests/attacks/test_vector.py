@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ani_jax.attacks.base import Context, Fits, prepare
@@ -23,13 +24,16 @@ def strength(attack, client, seed=0):
     fits = Fits(asked, lambda attack: jax.random.key(2))
     found = attack.fit(Context(jax.random.key(2), asked, fits))
     guess = found.attacker(jax.random.key(3), query(release, test.image, jax.random.key(4)))
-    return attack.target.strength(guess, test)
+    return attack.target.strength(np.asarray(guess), test)
 
 
 @pytest.mark.parametrize("attack", [Ridge(Vector()), Corrected(Vector(), 60, width=32)])
 def test_a_line_is_read_whatever_the_scale(attack):
     assert strength(attack, lambda x: 1e-3 * x @ jnp.array([[1.0, 2, 0], [0, 1, 1], [1, 0, 3]])) > 0.9
-    assert abs(strength(attack, lambda x: jnp.zeros((len(x), 1)))) < 0.05
+
+
+def test_of_a_constant_the_mean_is_what_is_guessed():
+    assert abs(strength(Ridge(Vector()), lambda x: jnp.zeros((len(x), 1)))) < 0.05
 
 
 def test_curves_are_read_by_those_that_bend():

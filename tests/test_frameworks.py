@@ -59,6 +59,7 @@ def test_the_page_has_its_recipes():
     assert list(RECIPES) == ["PyTorch", "scikit-learn", "ONNX", "TFLite", "From a file"]
 
 
+@pytest.mark.slow
 def test_a_pytorch_client_is_asked(recipe):
     torch = pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
     torch.manual_seed(0)

@@ -156,8 +156,11 @@ def audit(
     if client is not None and client.memoised:
         notes.append(MEMOISED)
     if pairs is not None:
-        asking = families(wanted, level, knowledge._replace(release=as_release(send_nothing)))
-        absent = sorted({family.name for family in asking} - {family.name for family in chosen})
+        able, asking = (
+            {family.name for family in families(wanted, level, knowledge._replace(release=granted))}
+            for granted in (None, as_release(send_nothing))
+        )
+        absent = sorted(asking - able)
         left = f"; left out: {', '.join(absent)}" if absent else ""
         notes += [f"recorded pairs: no client could be asked, once more or about other inputs{left}", *pairs.notes]
     elif random is None:

@@ -64,6 +64,7 @@ def vectors():
     return {"z": x[:, [0, 1, 2, 6]], "x": x, "s_city": city, "label": topic}
 
 
+@pytest.mark.slow
 def test_a_report_of_vectors_says_nothing_of_images(vectors):
     level = dataclasses.replace(LEVELS["preview"], plants=True)
     evidence = audit(Pairs.of(vectors), level=level)
@@ -100,10 +101,10 @@ def test_what_needs_a_client_is_left_out_and_named(toy):
     assert {family.name for family in chosen} == {"attribute", "decoder"}
     assert {family.queries for family in chosen} == {1}
     pairs = Pairs.of(draws(client, toy, rows=300))
-    short = dataclasses.replace(LEVELS["standard"], plants=False, sample=300)
+    short = Level("short", sample=300, queries=(1,), base="preview", plants=False, settings={"WhiteBox": {"steps": 5}})
     evidence = audit(pairs, level=short, attacks=CLOSED[:1])
     (note,) = [note for note in evidence.notes if note.startswith("recorded pairs")]
-    assert re.search(r"left out: .*mismatched, whitebox", note)
+    assert note.endswith("left out: whitebox")
 
 
 def test_data_goes_with_a_client_and_not_with_pairs_or_it_is_refused(toy, vectors):

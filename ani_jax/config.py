@@ -33,91 +33,16 @@ FEWEST = 200
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """What every audit has to be told: the data, its tasks, and how much may be computed.
+    """What every audit has to be told: how much may be computed.
 
     Attributes:
-        dataset: a name in the catalogue, "folder:PATH", or any tfds data set that is prepared.
-        primary: the task, None for the catalogue's; needed for a data set that is not in the catalogue.
-        sensitive: the attributes that are attacked, None for the catalogue's.
-        group_column: column of a folder's table that says who is shown.
-        contents: digest of a folder's files, found when the config is made; None of everything else.
-        originals: use at most so many of the pictures; None is all that fit into memory.
-        image_size: side of the square images in pixels.
         audit: level of the audit.
-        data_dir: where prepared data lies, None for tfds's own default. It tells nothing about the result, so it takes no part in
-            equality, JSON and digest.
-        manual_dir: official files, from which data is prepared that is not there yet; likewise.
     """
 
-    dataset: str = "digits"
-    primary: str | None = None
-    sensitive: tuple[str, ...] | None = None
-    group_column: str | None = None
-    contents: str | None = None
-    originals: int | None = None
-    image_size: int = 32
     audit: str = "preview"
-    data_dir: str | None = dataclasses.field(default=None, compare=False)
-    manual_dir: str | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self):
         level_named(self.audit, "audit")
-        if self.sensitive is not None:
-            object.__setattr__(self, "sensitive", tuple(self.sensitive))
-        if self.dataset.startswith(own.PREFIX):
-            path = Path(self.dataset.removeprefix(own.PREFIX)).expanduser().resolve()
-            object.__setattr__(self, "dataset", f"{own.PREFIX}{path}")
-            if self.contents is None:
-                object.__setattr__(self, "contents", own.Folder(path).contents)
-        chosen = self.tasks
-        if self.dataset in catalog.names():
-            # The catalogue's own choice is written as None, however it was asked for.
-            entry = catalog.find(self.dataset)
-            if chosen[0] == entry.primary:
-                object.__setattr__(self, "primary", None)
-            if chosen[1] == entry.tasks(self.primary, None)[1]:
-                object.__setattr__(self, "sensitive", None)
-
-    @property
-    def tasks(self) -> tuple[str, tuple[str, ...]]:
-        """Names of the task and of the attributes."""
-        return catalog.find(self.dataset, self.primary, self.group_column).tasks(self.primary, self.sensitive)
-
-    @property
-    def stem(self) -> str:
-        """How the data is called in the name of a folder: a folder by what is in it, whatever it is called."""
-        return self.dataset if self.contents is None else f"folder-{self.contents}"
-
-    def load(self, seed: int, augmented: tuple[str, ...] = ()) -> Data:
-        """The data, split by a seed.
-
-        Args:
-            seed: of the splits.
-            augmented: how the pictures that train are changed.
-
-        Raises:
-            ValueError, DataError: see :func:`ani_jax.data.catalog.load`.
-        """
-        primary, sensitive = self.tasks
-        if (
-            self.contents is not None
-            and own.Folder(Path(self.dataset.removeprefix(own.PREFIX))).contents != self.contents
-        ):
-            raise DataError(
-                f"dataset={self.dataset}: its files are no longer those of this config; name another workdir"
-            )
-        return catalog.load(
-            self.dataset,
-            seed,
-            self.image_size,
-            primary=primary,
-            sensitive=sensitive,
-            group=self.group_column,
-            originals=self.originals,
-            augment=augmented,
-            data_dir=self.data_dir,
-            manual_dir=self.manual_dir,
-        )
 
     def json(self) -> str:
         """The config as it is written into its folder."""
@@ -164,8 +89,93 @@ class Config:
         return hashlib.sha256(self.json().encode()).hexdigest()[:10]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(Config):
+    """What an audit of a client has to be told as well: the data and its tasks.
+
+    Attributes:
+        dataset: a name in the catalogue, "folder:PATH", or any tfds data set that is prepared.
+        primary: the task, None for the catalogue's; needed for a data set that is not in the catalogue.
+        sensitive: the attributes that are attacked, None for the catalogue's.
+        group_column: column of a folder's table that says who is shown.
+        contents: digest of a folder's files, found when the config is made; None of everything else.
+        originals: use at most so many of the pictures; None is all that fit into memory.
+        image_size: side of the square images in pixels.
+        data_dir: where prepared data lies, None for tfds's own default. It tells nothing about the result, so it takes no part in
+            equality, JSON and digest.
+        manual_dir: official files, from which data is prepared that is not there yet; likewise.
+    """
+
+    dataset: str = "digits"
+    primary: str | None = None
+    sensitive: tuple[str, ...] | None = None
+    group_column: str | None = None
+    contents: str | None = None
+    originals: int | None = None
+    image_size: int = 32
+    data_dir: str | None = dataclasses.field(default=None, compare=False)
+    manual_dir: str | None = dataclasses.field(default=None, compare=False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.sensitive is not None:
+            object.__setattr__(self, "sensitive", tuple(self.sensitive))
+        if self.dataset.startswith(own.PREFIX):
+            path = Path(self.dataset.removeprefix(own.PREFIX)).expanduser().resolve()
+            object.__setattr__(self, "dataset", f"{own.PREFIX}{path}")
+            if self.contents is None:
+                object.__setattr__(self, "contents", own.Folder(path).contents)
+        chosen = self.tasks
+        if self.dataset in catalog.names():
+            # The catalogue's own choice is written as None, however it was asked for.
+            entry = catalog.find(self.dataset)
+            if chosen[0] == entry.primary:
+                object.__setattr__(self, "primary", None)
+            if chosen[1] == entry.tasks(self.primary, None)[1]:
+                object.__setattr__(self, "sensitive", None)
+
+    @property
+    def tasks(self) -> tuple[str, tuple[str, ...]]:
+        """Names of the task and of the attributes."""
+        return catalog.find(self.dataset, self.primary, self.group_column).tasks(self.primary, self.sensitive)
+
+    @property
+    def stem(self) -> str:
+        """How the data is called in the name of a folder: a folder by what is in it, whatever it is called."""
+        return self.dataset if self.contents is None else f"folder-{self.contents}"
+
+    def load(self, seed: int, augmented: tuple[str, ...] = ()) -> Data:
+        """The data, split by a seed.
+
+        Args:
+            seed: of the splits.
+            augmented: how the pictures that train are changed.
+
+        Raises:
+            ValueError, DataError: see :func:`ani_jax.data.catalog.load`.
+        """
+        primary, sensitive = self.tasks
+        path = Path(self.dataset.removeprefix(own.PREFIX))
+        if self.contents is not None and own.Folder(path).contents != self.contents:
+            raise DataError(
+                f"dataset={self.dataset}: its files are no longer those of this config; name another workdir"
+            )
+        return catalog.load(
+            self.dataset,
+            seed,
+            self.image_size,
+            primary=primary,
+            sensitive=sensitive,
+            group=self.group_column,
+            originals=self.originals,
+            augment=augmented,
+            data_dir=self.data_dir,
+            manual_dir=self.manual_dir,
+        )
+
+
 @dataclasses.dataclass(frozen=True)
-class AuditConfig(Config):
+class AuditConfig(DataConfig):
     """What determines the result of an audit of a function, its code aside.
 
     Attributes:
@@ -181,7 +191,21 @@ class AuditConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True)
-class RunConfig(Config):
+class PairsConfig(Config):
+    """What determines the result of an audit of recorded pairs, the file's content aside.
+
+    Attributes:
+        pairs: the file.
+        seed: of the audit, and of the splits where the file has none.
+    """
+
+    pairs: str
+    seed: int = 0
+    audit: str = dataclasses.field(default="standard", kw_only=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig(DataConfig):
     """What determines the result of a run.
 
     Attributes:

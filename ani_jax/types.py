@@ -15,6 +15,8 @@ from jaxtyping import Array, Float, Int, Key
 
 Images = Float[Array, "b h w c"]
 """Images in [0, 1]: batch, height, width, channels."""
+Inputs = Float[Array, "b ..."]
+"""What a client is given: images, or vectors (b, d) of any scale."""
 Labels = Int[Array, " b"]
 """Class indices counted from 0."""
 Logits = Float[Array, "b k"]
@@ -29,17 +31,21 @@ class Batch(NamedTuple):
     """Examples with the answer that the task needs and the attributes that it does not.
 
     Attributes:
-        image: pixels in [0, 1].
+        image: what a client is given: pixels in [0, 1], or vectors; of no numbers (b, 0) where it was not recorded.
         label: the primary task's class of each image.
         sensitive: attribute name -> class of each image.
         group: which original (a scan, an identity) each image shows; intervals are clustered by it. ``None`` means that
             every image is its own original.
+        z: what was sent of each, where that is recorded because there is no client to ask.
+        answer: the class that the provider answered to it, likewise.
     """
 
-    image: Images
+    image: Inputs
     label: Labels
     sensitive: Mapping[str, Labels]
     group: Labels | None = None
+    z: Features | None = None
+    answer: Labels | None = None
 
 
 class Sent(NamedTuple):
@@ -177,7 +183,7 @@ class Release:
         """Whether a device that is asked about the same image again may say something else."""
         return self.stochastic and not self.memoised
 
-    def __call__(self, x: Images, key: PRNGKey) -> Features:
+    def __call__(self, x: Inputs, key: PRNGKey) -> Features:
         """Sends a batch of images through the client; one key, per-example noise."""
         return self.apply(self.variables, x, key)
 
@@ -186,7 +192,8 @@ class Knowledge(NamedTuple):
     """What the threat model grants an attacker (METHODS 5); ``None`` is not granted.
 
     Attributes:
-        release: the client, to query and, where it is a JAX function, to differentiate.
+        release: the client, to query and, where it is a JAX function, to differentiate; without it, attackers have rows of
+            what it sent.
         predict: the provider's own network, ``predict(z) -> logits``; a pytree callable.
     """
 

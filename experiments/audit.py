@@ -1,6 +1,7 @@
-"""Audits a client that is there already: somebody's own function, or a finished run; nothing is trained.
+"""Audits a client that is there already: somebody's own function, a finished run, or rows that it sent; nothing is trained.
 
     python -m experiments.audit --release=package.module:function --predict=package.module:function --dataset=digits
+    python -m experiments.audit --pairs=FILE.npz
     python -m experiments.audit --workdir=RUN --audit=standard
     python -m experiments.audit --workdir=RUN --draws=FILE.npz
 
@@ -20,11 +21,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from ani_jax.attacks.base import level_named
 from ani_jax.attacks.query import as_release, ask
-from ani_jax.config import AuditConfig
+from ani_jax.config import AuditConfig, PairsConfig
+from ani_jax.data.pairs import SPLITS, Pairs
 from ani_jax.defenses.base import freeze
 from ani_jax.evaluation.audit import audit
-from ani_jax.evaluation.draws import NOISY, ROWS, SPLITS, draws
+from ani_jax.evaluation.draws import NOISY, ROWS, draws
 from ani_jax.records import Evidence, from_json, to_json
 from ani_jax.reporting.table import summary
 from ani_jax.targets import base as targets
@@ -43,7 +46,18 @@ def main(_: list[str]) -> None:
         flags.refuse(("rows", "releases", "burst"), "belongs to --draws=FILE.npz")
     else:
         flags.refuse(gate.OWN, "does not go with --draws, which audits nothing")
-    if values.release is not None:
+    if values.pairs is not None:
+        settled = [name for name in names if name not in ("audit", "seed")]
+        flags.refuse([*settled, "draws"], "belongs to a client; --pairs are rows that one sent")
+        told = PairsConfig(values.pairs, **flags.given(("audit", "seed")))
+        folder = Path(values.workdir or f"runs/{Path(told.pairs).stem}-audit-{told.digest}")
+        pairs = Pairs.read(told.pairs)
+        level = level_named(told.audit)
+        data, _ = pairs.data(level.sample, level.validation, level.test, told.seed)
+        asked.check([target.words for target in targets.of(data)], utility=pairs.answer is not None)
+        again = [f"--pairs={told.pairs}", *flags.spelled(told, PairsConfig(told.pairs)), f"--workdir={folder}"]
+        found = established(told, folder, cache, pairs.name, again, pairs)
+    elif values.release is not None:
         config = AuditConfig(**flags.given(names))
         folder = Path(values.workdir or f"runs/{config.stem}-audit-{config.digest}")
         if values.draws is not None:
@@ -51,7 +65,9 @@ def main(_: list[str]) -> None:
             return
         found = of_function(config, folder, cache, asked)
     elif values.workdir is None:
-        raise ValueError("release=: name a client as package.module:function, or a finished run as --workdir=RUN")
+        raise ValueError(
+            "release=: name a client as package.module:function, a finished run as --workdir=RUN, or --pairs=FILE"
+        )
     else:
         settled = [name for name in names if name not in ("audit", "data_dir", "manual_dir")]
         flags.refuse(settled, "belongs to --release; a finished run has its own")
@@ -96,23 +112,26 @@ def client(config: AuditConfig) -> tuple[Release, Data, Callable[..., Any] | Non
 
 
 def of_function(config: AuditConfig, folder: Path, cache: Path, asked: gate.Gate | None = None) -> list[Evidence]:
-    """Audits somebody's own function; its finished parts are kept, so the same call again only reads them."""
+    """Audits somebody's own function."""
+    given = [*flags.spelled(config, AuditConfig(config.release)), *flags.folders(config, folder)]
+    subject = config.release.rpartition(":")[2]
     release, data, predict = client(config)
     if asked is not None:
         asked.check([target.words for target in targets.of(data)], utility=predict is not None)
+    return established(config, folder, cache, subject, [f"--release={config.release}", *given], release, data, predict)
+
+
+def established(
+    config: AuditConfig | PairsConfig, folder: Path, cache: Path, subject: str, flags_again: list[str], *client: Any
+) -> list[Evidence]:
+    """Audits a client, or pairs; finished parts are kept, so the same call again only reads them."""
     options: dict[str, Any] = {"level": config.audit, "seed": config.seed, "common": Parts(cache / "controls")}
-    parts, subject = Parts(folder / "parts"), config.release.rpartition(":")[2]
     with claim(folder, config, kind="audit"), Progress(folder, subject) as progress:
-        evidence = audit(release, data, predict, subject=subject, on_event=progress, store=parts, **options)
+        evidence = audit(*client, subject=subject, on_event=progress, store=Parts(folder / "parts"), **options)
         write(folder / "evidence.json", to_json(evidence))
-        runs.render(folder, [evidence], command(config, folder), config, {})
+        line = " ".join(["python -m experiments.audit", *flags_again])
+        runs.render(folder, [evidence], line, config, {})
     return [evidence]
-
-
-def command(config: AuditConfig, folder: Path) -> str:
-    """The command line that audits the function again, without what is a default anyway."""
-    given = [*flags.spelled(config, AuditConfig(config.release)), *flags.folders(config, folder)]
-    return " ".join(["python -m experiments.audit", f"--release={config.release}", *given])
 
 
 def imported(flag: str, name: str | None) -> Callable[..., Any] | None:
@@ -181,6 +200,7 @@ if __name__ == "__main__":
     flags.define(
         *flags.SHARED,
         release=(str, None, "The client, as package.module:function."),
+        pairs=(str, None, "Rows of what a client sent, .npz or .parquet, in place of one."),
         predict=(str, None, "The provider's network, likewise (default: none, and no utility)."),
         seed=(int, None, "Of split and audit (default 0)."),
         draws=(str, None, "Write what the client sends to this .npz file, and audit nothing."),

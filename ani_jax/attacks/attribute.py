@@ -246,8 +246,9 @@ class Joint(Trained):
         return self.learning_rate * RATES.get(self.form, 1.0)
 
     def contained(self, asked: Asked) -> bool:
-        """Of a vector there are no squares."""
-        return self.seen == "contrast" and asked.sample_z.ndim != 4
+        """Of a vector there are no squares, and what is guessed of one is no picture but another line."""
+        shown = {"contrast": asked.sample_z, "guessed": asked.sample.image}
+        return self.seen in shown and shown[self.seen].ndim != 4
 
     def module(self, asked: Asked) -> nn.Module:
         """The network."""
@@ -261,7 +262,7 @@ class Joint(Trained):
         # For one network, and where its rows stay as they are, since the provider's may cost more than the attacker's: where
         # noise is fresh at every step, trees alone have them. Nor does it hear several releases.
         alone = (self.form, self.seen) == ("perceptron", "standardised")
-        told = predict is not None and alone and asked.queries == 1 and not asked.release.stochastic
+        told = predict is not None and alone and asked.queries == 1 and not asked.fresh
         return Joined((view, Answered.of(predict, asked.sample_z[:FITTED]))) if told else view  # type: ignore[arg-type]
 
 

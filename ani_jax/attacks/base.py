@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ani_jax.attacks.density import Library, Pairs, declares, gaussian, library_of
-from ani_jax.attacks.query import CHUNK, Observed, answers, flat, gathered, padded, query, summarise
+from ani_jax.attacks.query import CHUNK, Observed, answers, flat, gathered, observed, padded, summarise
 from ani_jax.records import BURST, Look
 from ani_jax.targets.base import Target
 from ani_jax.types import Batch, Features, Knowledge, PRNGKey, Release, Source
@@ -204,9 +204,8 @@ class Attack:
 
     @classmethod
     def able(cls, knowledge: Knowledge) -> bool:
-        """Whether the threat model grants what it needs."""
-        del knowledge
-        return True
+        """Whether the threat model grants what it needs; images of its own are nothing without a client to ask."""
+        return cls.owns is None or knowledge.release is not None
 
     @classmethod
     def at(cls, target: Target, level: Level) -> tuple[Self, ...]:
@@ -319,7 +318,7 @@ def families(targets: Sequence[Target], level: Level, knowledge: Knowledge) -> t
         if name not in known:
             raise ValueError(f"level.settings={name}: must be one of {', '.join(sorted(known))}")
     release = knowledge.release
-    bursts = level.bursts if (release is not None and release.stochastic) or level.insistent else ()
+    bursts = level.bursts if release is not None and (release.stochastic or level.insistent) else ()
     found: list[Family] = []
     for target in targets:
         rivals: dict[str, list[Attack]] = {}
@@ -430,13 +429,20 @@ class Asked:
         return summarise(self.held)
 
     @property
+    def fresh(self) -> bool:
+        """Whether the client can be asked at every step, and then says something else each time."""
+        return self.knowledge.release is not None and self.knowledge.release.stochastic
+
+    @property
     def release(self) -> Release:
         """The client.
 
         Raises:
             ValueError: the threat model does not grant it.
         """
-        return _granted(self.knowledge)
+        if self.knowledge.release is None:
+            raise ValueError("knowledge.release is None: this attack needs to query the client")
+        return self.knowledge.release
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -554,9 +560,11 @@ def prepare(
 ) -> Asked:
     """Asks the client about ``count`` auxiliary images and the validation images.
 
+    Where there is none to ask, what was recorded of at most so many rows stands for its answers.
+
     Args:
         key: of the drawing and of the client's noise.
-        knowledge: must grant the release.
+        knowledge: what the threat model grants.
         auxiliary: the attacker's images.
         validation: held-out images.
         count: size of the fixed sample.
@@ -568,7 +576,7 @@ def prepare(
             same client declared need not be asked for twice. None draws images.
 
     Raises:
-        ValueError: the threat model does not grant the release.
+        ValueError: neither a client nor rows of what it sent.
 
     Example:
         >>> from ani_jax.attacks.query import as_release
@@ -579,14 +587,19 @@ def prepare(
         (5, 2, 2, 1)
     """
     draw_key, sample_key, held_key = jax.random.split(key, 3)
-    release = _granted(knowledge)
+    release = knowledge.release
+    # A row that is recorded once says no more when it is seen twice.
+    count = count if release is not None else min(count, auxiliary.size)
     owned = gathered(dealt(auxiliary, draw_key, count), count) if like is None else like.sample
     sample = _first(owned, count)
     # Summarised chunk by chunk: 64 releases of every image at once would take gigabytes.
-    sent = answers(release, sample.image, sample_key, queries, burst)
-    sample_z = gathered(map(summarise, sent), len(sample.image))
-    held, weighed = query(release, validation.image, held_key, queries, burst), None
-    if declares(release) and not burst:
+    if release is None:
+        sample_z = observed(release, sample, sample_key, queries, burst)[0]
+    else:
+        sent = answers(release, sample.image, sample_key, queries, burst)
+        sample_z = gathered(map(summarise, sent), len(sample.image))
+    held, weighed = observed(release, validation, held_key, queries, burst), None
+    if release is not None and declares(release) and not burst:
         owned = _first(owned, library)
         # No release of them is needed, so there may be more of them than a network is shown several releases of.
         if like is not None and like.knowledge is knowledge and gaussian(release):
@@ -632,12 +645,6 @@ def dealt(source: Source, key: PRNGKey, count: int) -> Iterator[Batch]:
 
 
 _batch = jax.jit(Source.batch)
-
-
-def _granted(knowledge: Knowledge) -> Release:
-    if knowledge.release is None:
-        raise ValueError("knowledge.release is None: this attack needs to query the client")
-    return knowledge.release
 
 
 def in_chunks(attacker: Any, z: Observed) -> Array:

@@ -32,7 +32,8 @@ from ani_jax.modules.adversaries import doublings, space_to_depth
 from ani_jax.modules.readers import DecoderReader, folded
 from ani_jax.targets.base import Target
 from ani_jax.targets.image import Image
-from ani_jax.types import Features, Images, PRNGKey
+from ani_jax.targets.vector import Vector
+from ani_jax.types import Features, Inputs, PRNGKey
 
 PENALTIES = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Ridge penalties, as parts of the mean eigenvalue of the matrix that is inverted."""
@@ -53,6 +54,7 @@ PRIMAL = 4096
 
 
 @register(Image)
+@register(Vector)
 @dataclasses.dataclass(frozen=True)
 class Ridge(Attack):
     """The best linear decoder, in closed form; a fixed permutation or rotation of the pixels hides nothing from it.
@@ -78,7 +80,7 @@ class Ridge(Attack):
         """Keeps the penalty with the lowest MSE on ``validation``."""
         asked = context.asked
         if asked.sample_z[0].size > PRIMAL:
-            return _closed_form(asked, [None], self.penalties)
+            return _closed_form(asked, self.target.limits, [None], self.penalties)
         rows, size = min(RIDGE, len(asked.sample_z)), asked.sample_z[0].size
         held, truth = _doubled(asked.standardise(asked.held_z)), _doubled(asked.validation.image)
         # Of one image after the other, in place: a slice of all would be a copy of them.
@@ -97,7 +99,7 @@ class Ridge(Attack):
                 continue
             # For the images rather than for the pixels, of which there are more.
             guess = scipy.linalg.cho_solve(factor, held.T).T @ target + bias
-            error = np.square(guess.clip(0, 1) - truth).mean()
+            error = np.square(guess.clip(*self.target.limits) - truth).mean()
             best, least, worse = (factor, error, 0) if error < least else (best, least, worse + 1)
             # Behind the best penalty stronger ones only get worse, and each costs as much as all rows did.
             if best is not None and worse == PATIENCE:
@@ -106,10 +108,11 @@ class Ridge(Attack):
             return Fitted(None, "no penalty gave a finite decoder")
         weights, shape = scipy.linalg.cho_solve(best, target), asked.validation.image.shape[1:]
         found = (jnp.asarray(one, jnp.float32) for one in (weights, bias))
-        return Fitted(ClosedForm(*found, None, None, asked.standardise, shape))  # type: ignore[arg-type]
+        return Fitted(ClosedForm(*found, None, None, asked.standardise, shape, self.target.limits))  # type: ignore[arg-type]
 
 
 @register(Image)
+@register(Vector)
 @dataclasses.dataclass(frozen=True)
 class Kernel(Attack):
     """Ridge regression with a Gaussian kernel: a curved decoder in closed form, for clients that bend what they send.
@@ -137,14 +140,16 @@ class Kernel(Attack):
         # Standardised features: the mean squared distance is twice the number of those that are not constant; 1 where all
         # are, since it divides.
         distance = 2 * jnp.maximum(jnp.square(z).sum(1).mean(), 0.5)
-        return _closed_form(asked, [width * distance for width in self.bandwidths], self.penalties)
+        return _closed_form(asked, self.target.limits, [width * distance for width in self.bandwidths], self.penalties)
 
 
 def _doubled(x: Array) -> Float[np.ndarray, "n d"]:
     return np.asarray(flat(x), np.float64)
 
 
-def _closed_form(asked: Asked, widths: Sequence[Array | None], penalties: Sequence[float]) -> Fitted:
+def _closed_form(
+    asked: Asked, limits: tuple[float, float], widths: Sequence[Array | None], penalties: Sequence[float]
+) -> Fitted:
     """The best kernel width (None: linear) and penalty on ``validation``."""
     # A kernel's cost grows with the cube of its support, and so does a linear one's of more features than rows.
     size = SUPPORT if widths[0] is not None else RIDGE if asked.sample_z[0].size <= len(asked.sample_z) else DUAL
@@ -163,14 +168,14 @@ def _closed_form(asked: Asked, widths: Sequence[Array | None], penalties: Sequen
             matrix, coordinates = (_kernel(*likeness, width) for likeness in products)  # type: ignore[misc]
             target = centred
         for penalty in penalties:
-            error = float(_error(matrix, target, bias, coordinates, images, penalty))
+            error = float(_error(matrix, target, bias, coordinates, images, penalty, limits))
             # Where float32 cannot solve, the error is not a number, which is never less.
             if error < least:
                 # Unsolved: only the chosen one is solved for the pixels, of which there are more than held images.
                 best, least = (matrix, target, penalty, width), error
     if best is None:
         return Fitted(None, "no penalty gave a finite decoder")
-    return Fitted(ClosedForm(solve(*best[:3]), bias, support, best[3], asked.standardise, shape))  # type: ignore[arg-type]
+    return Fitted(ClosedForm(solve(*best[:3]), bias, support, best[3], asked.standardise, shape, limits))  # type: ignore[arg-type]
 
 
 # One program: op by op the differences end in other bits where n is no power of two (measured, jax 0.10.2).
@@ -214,11 +219,12 @@ def _error(
     coordinates: Float[Array, "m r"],
     images: Float[Array, "m p"],
     penalty: float,
+    limits: tuple[float, float],
 ) -> Float[Array, ""]:
     """MSE of one penalty on m images, solving for the images rather than for the pixels, of which there are more."""
     guess = product(solve(matrix, coordinates.T, penalty).T, target) + bias[None]
     # Clipped, as the finished decoder clips: what is chosen by is what is scored.
-    return jnp.square(guess.clip(0, 1) - images).mean()
+    return jnp.square(guess.clip(*limits) - images).mean()
 
 
 def product(left: Array, right: Array) -> Array:
@@ -229,7 +235,7 @@ def product(left: Array, right: Array) -> Array:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ClosedForm:
-    """A fitted linear or kernel decoder; its images are clipped to [0, 1].
+    """A fitted linear or kernel decoder of images, or of vectors.
 
     Attributes:
         weights: (d, p), or (n, p) where ``support`` is given.
@@ -237,7 +243,8 @@ class ClosedForm:
         support: the sample's standardised features in the dual form, else None.
         width: of the Gaussian kernel, None for a linear decoder.
         standardise: of the input.
-        image_shape: (height, width, channels), static.
+        image_shape: of what is guessed, static.
+        limits: between which each number of it is clipped, static.
     """
 
     weights: Float[Array, "r p"]
@@ -245,19 +252,21 @@ class ClosedForm:
     support: Float[Array, "n d"] | None
     width: Float[Array, ""] | None
     standardise: Standardiser
-    image_shape: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
+    image_shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    limits: tuple[float, float] = dataclasses.field(default=Image.limits, metadata={"static": True})
 
-    def __call__(self, key: PRNGKey, z: Observed) -> Images:
-        """Reconstructions (n, h, w, c)."""
+    def __call__(self, key: PRNGKey, z: Observed) -> Inputs:
+        """Reconstructions (n, h, w, c), or (n, d)."""
         del key
         return in_chunks(self, z)
 
-    def on(self, z: Features) -> Images:
+    def on(self, z: Features) -> Inputs:
         """Reconstructions from summarised features."""
         coordinates = flat(self.standardise(z))
         if self.support is not None:
             coordinates = _kernel(*_likeness(coordinates, self.support), self.width)
-        return (product(coordinates, self.weights) + self.bias[None]).clip(0, 1).reshape(-1, *self.image_shape)
+        guess = product(coordinates, self.weights) + self.bias[None]
+        return guess.clip(*self.limits).reshape(-1, *self.image_shape)
 
 
 @jax.tree_util.register_dataclass

@@ -416,7 +416,7 @@ def train(attack: Trained, context: Context, begun: Fitted | None = None, ahead:
     # What several releases, or a view that makes much more numbers of one, would fill the memory with.
     wide = jax.eval_shape(shaped, view, asked.sample_z[:1]).size > WIDE * asked.sample_z[0].size
     # Asking several times at every step would take longer than the step; and without noise the answer is known.
-    if asked.queries == 1 and asked.release.stochastic:
+    if asked.queries == 1 and asked.fresh:
         told = Told(asked.release, view, asked.plants, drawn)
     data = Lessons(
         seen(view, asked.sample_z if told is None else asked.sample_z[:STATISTICS], wide or asked.queries > 1),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ani_jax.types import Features, Images, Logits, PRNGKey, Release
+from ani_jax.types import Batch, Features, Inputs, Logits, PRNGKey, Release
 
 CHUNK = 256
 """Images that go through a client or an attacker at once: one compiled shape, bounded memory."""
@@ -30,7 +30,7 @@ class _Call:
     function: Callable[..., Features]
     keyed: bool
 
-    def __call__(self, variables: Any, x: Images, key: PRNGKey) -> Features:
+    def __call__(self, variables: Any, x: Inputs, key: PRNGKey) -> Features:
         args, keywords = variables
         return self.function(*args, x, key, **keywords) if self.keyed else self.function(*args, x, **keywords)
 
@@ -92,11 +92,11 @@ def _hashable(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def near(images: Images, key: PRNGKey) -> Images:
+def near(images: Inputs, key: PRNGKey) -> Inputs:
     """Near-duplicates, as in a burst of photographs: each shifted by up to a pixel, and a little brighter or darker.
 
     Args:
-        images: (n, h, w, c) in [0, 1]; what a shift uncovers repeats the edge.
+        images: (n, h, w, c) in [0, 1]; what a shift uncovers repeats the edge. Of vectors the length alone is changed.
         key: of shifts and brightness, which every image has of its own.
 
     Example:
@@ -104,6 +104,8 @@ def near(images: Images, key: PRNGKey) -> Images:
         (3, 2, 2, 1)
     """
     shift_key, light_key = jax.random.split(key)
+    if images.ndim != 4:
+        return images * (1 + jax.random.uniform(light_key, (len(images), 1), images.dtype, -BRIGHTER, BRIGHTER))
     begin = jax.random.randint(shift_key, (len(images), 2), 0, 3)
     bordered = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     moved = jax.vmap(lambda one, at: jax.lax.dynamic_slice(one, (*at, 0), images.shape[1:]))(bordered, begin)
@@ -111,12 +113,12 @@ def near(images: Images, key: PRNGKey) -> Images:
     return (moved + light).clip(0, 1)
 
 
-def query(release: Release, images: Images, key: PRNGKey, queries: int = 1, burst: bool = False) -> Observed:
+def query(release: Release, images: Inputs, key: PRNGKey, queries: int = 1, burst: bool = False) -> Observed:
     """Asks a client ``queries`` times about each image, ``CHUNK`` images at a time.
 
     Args:
         release: the client.
-        images: (n, h, w, c).
+        images: (n, h, w, c), or vectors (n, d).
         key: every call to the client gets a key of its own; ``CHUNK`` images are sent by one device.
         queries: k.
         burst: whether it is asked about k near-duplicates of each image instead, see :func:`near`.
@@ -134,7 +136,22 @@ def query(release: Release, images: Images, key: PRNGKey, queries: int = 1, burs
     return gathered(answers(release, images, key, queries, burst), len(images), axis=1)
 
 
-def answers(release: Release, images: Images, key: PRNGKey, queries: int, burst: bool = False) -> Iterator[Observed]:
+def observed(release: Release | None, batch: Batch, key: PRNGKey, queries: int = 1, burst: bool = False) -> Observed:
+    """:func:`query` about the images of a batch; what was recorded of them, once each, where there is no client to ask.
+
+    Example:
+        >>> recorded = Batch(jnp.zeros((1, 0)), jnp.zeros(1, int), {}, z=jnp.array([[5.0]]))
+        >>> observed(None, recorded, jax.random.key(0)).tolist()
+        [[[5.0]]]
+    """
+    if release is not None:
+        return query(release, batch.image, key, queries, burst)
+    if batch.z is None or queries != 1:
+        raise ValueError(f"queries={queries}: there is no client to ask; must be 1, of rows that were recorded")
+    return batch.z[None]
+
+
+def answers(release: Release, images: Inputs, key: PRNGKey, queries: int, burst: bool = False) -> Iterator[Observed]:
     """The k releases of ``CHUNK`` images after the other."""
     at_once = min(queries, AT_ONCE)
     if queries > 1 and (release.varies or burst):
@@ -154,7 +171,7 @@ def answers(release: Release, images: Images, key: PRNGKey, queries: int, burst:
 
 def ask(
     release: Release,
-    images: Images,
+    images: Inputs,
     key: PRNGKey,
     queries: int = 1,
     burst: bool = False,

@@ -23,7 +23,7 @@ from ani_jax.attacks.descent import ROWS, Goal, Pixels, Setting, descend, goal_o
 from ani_jax.attacks.query import Observed
 from ani_jax.targets.base import Target
 from ani_jax.targets.image import Image
-from ani_jax.types import Images, PRNGKey, Release
+from ani_jax.types import Images, Knowledge, PRNGKey, Release
 
 SCATTER = 0.1
 """Standard deviation of what is added to the mean image for the third start and those after it."""
@@ -42,6 +42,11 @@ class Starting(Attack):
     """
 
     starters: tuple[Attack, ...] = ()
+
+    @classmethod
+    def able(cls, knowledge: Knowledge) -> bool:
+        """Where there is a client to differentiate."""
+        return knowledge.release is not None
 
     @classmethod
     def at(cls, target: Target, level: Level) -> tuple[Self, ...]:

@@ -18,9 +18,11 @@ import numpy as np
 from ani_jax.attacks.attribute import DIVERGED, line
 from ani_jax.attacks.base import Family, Level, OnEvent, answered_alike, families, level_named, reason
 from ani_jax.attacks.query import as_predictor, as_release
+from ani_jax.data.pairs import Pairs
 from ani_jax.evaluation import contest, controls
 from ani_jax.evaluation.cost import cost_card
 from ani_jax.evaluation.progress import Progress, interactive
+from ani_jax.evaluation.references import send_nothing
 from ani_jax.evaluation.scene import NOTHING, RANDOM, RAW, Ceiling, Scene, named
 from ani_jax.information.criterion import LEVELS as CRITICS
 from ani_jax.information.criterion import criterion
@@ -39,8 +41,8 @@ Store = MutableMapping[str, str]
 
 
 def audit(
-    release: Callable[..., Features] | Release,
-    data: Data,
+    release: Callable[..., Features] | Release | Pairs,
+    data: Data | None = None,
     predict: Callable[[Features], Logits] | None = None,
     *,
     level: str | Level = "standard",
@@ -58,8 +60,8 @@ def audit(
 
     Args:
         release: the client: a :class:`ani_jax.types.Release`, or any JAX function ``f(x)`` or ``f(x, key)`` of a batch
-            of images.
-        data: ``auxiliary`` trains the attackers, ``validation`` chooses among them, ``test`` is reported.
+            of images or vectors; or recorded pairs, which nobody can be asked about: what needs a client is left out.
+        data: ``auxiliary`` trains the attackers, ``validation`` chooses among them, ``test`` is reported; None with pairs.
         predict: the provider's network, ``predict(z) -> logits``; without it utility, the label-mediated floor and the
             class-mean floor are left out, with a note.
         level: how much attackers may compute: a name in ``LEVELS``, or a level of your own.
@@ -85,7 +87,8 @@ def audit(
         as privacy.
 
     Raises:
-        ValueError: an unknown level, a negative seed, or a release that does not give one floating-point row an image.
+        ValueError: an unknown level, a negative seed, no data or data beside pairs, or a release that does not give one
+            floating-point row an image.
     """
     if isinstance(level, str):
         level = level_named(level)
@@ -98,9 +101,15 @@ def audit(
         for listener in listeners:
             listener(event)
 
-    release = as_release(release)
+    pairs, client = (release, None) if isinstance(release, Pairs) else (None, as_release(release))
+    if pairs is not None and data is None:
+        data, originals = pairs.data(level.sample, level.validation, level.test, seed)
+    elif pairs is None and data is not None:
+        originals = data.auxiliary.size
+    else:
+        raise ValueError(f"data={data if data is None else 'Data'}: must be given with a client, and None with pairs")
     random = None if random_release is None else as_release(random_release)
-    knowledge = Knowledge(release, None if predict is None else as_predictor(predict))
+    knowledge = Knowledge(client, None if predict is None else as_predictor(predict))
     wanted = targets.of(data)
     chosen = families(wanted, level, knowledge) if attacks is None else tuple(attacks)
     # The data's own targets in their order, then whatever else a caller asked for.
@@ -117,7 +126,8 @@ def audit(
         return parts.part(client, some, Ceilings, lambda: Ceilings(contest.elsewhere(scene, some, client))).all
 
     read = tuple(family for family in chosen if family.target.ceilings)
-    whole = elsewhere(RAW, chosen if plants else read, shared)
+    # Of what was not recorded nothing can be sent.
+    whole = elsewhere(RAW, chosen if plants else read, shared) if scene.data.test.image.size else ()
     nothing = elsewhere(NOTHING, chosen, shared) if plants else ()
     untrained = () if random is None else elsewhere(RANDOM, read, kept)
     scene = dataclasses.replace(scene, ceilings=whole + untrained)
@@ -141,20 +151,31 @@ def audit(
         # Without networks on an attribute nobody would look for it, at any level.
         kind = "nothing was planted" if level.plants else "a preview, not evidence: nothing was planted"
         notes.insert(0, f"{kind} that it should have noticed")
-    if predict is None:
+    if scene.answers is None:
         notes.append("no predictor was given: utility, label-mediated floor and class-mean floor are missing")
-    if release.memoised:
+    if client is not None and client.memoised:
         notes.append(MEMOISED)
-    if random is None:
+    if pairs is not None:
+        able, asking = (
+            {family.name for family in families(wanted, level, knowledge._replace(release=granted))}
+            for granted in (None, as_release(send_nothing))
+        )
+        absent = sorted(asking - able)
+        left = f"; left out: {', '.join(absent)}" if absent else ""
+        notes += [f"recorded pairs: no client could be asked, once more or about other inputs{left}", *pairs.notes]
+    elif random is None:
         notes.append("no random copy of the client was given: what its architecture alone lets through is not shown")
     for family, result in zip(chosen, results, strict=True):
         notes += [attacker.note for attacker in result.attackers if attacker.note]
         notes += [f"{family.title}: {one.name} {one.status}" for one in result.attackers if one.status != "ok"]
     emit({"kind": "audit_end"})
     test = scene.data.test
-    height, width, channels = test.image.shape[1:]
-    mean = release.mean
-    clean = jax.jit(mean)(release.variables, test.image[:SOME]) if mean else scene.asked.sample_z[:SOME]
+    cost = None
+    # Weights that are hidden in a closure are no leaves: counting them as none would flatter the client.
+    if client is not None and jax.tree.leaves(client.variables):
+        mean = client.mean
+        clean = jax.jit(mean)(client.variables, test.image[:SOME]) if mean else scene.asked.sample_z[:SOME]
+        cost = cost_card(client, test.image.shape[1:], clean)
     return Evidence(
         subject=subject,
         dataset=data.name,
@@ -162,8 +183,8 @@ def audit(
         level=level.name,
         steps={f"{family.title}: {attack.name}": attack.steps for family, attack in attackers},
         sizes={
-            "auxiliary_originals": data.auxiliary.size,
-            "auxiliary_sample": level.rows(1),
+            "auxiliary_originals": originals,
+            "auxiliary_sample": len(scene.asked.sample.label),
             "validation": len(scene.data.validation.label),
             "test": len(test.label),
             "test_originals": len(test.label) if test.group is None else len(np.unique(np.asarray(test.group))),
@@ -171,8 +192,7 @@ def audit(
         utility=_utility(scene),
         attacks=tuple(results),
         gallery=scene.gallery,
-        # Weights that are hidden in a closure are no leaves: counting them as none would flatter the client.
-        cost=cost_card(release, (height, width, channels), clean) if jax.tree.leaves(release.variables) else None,
+        cost=cost,
         # An attacker's finding about the client is one finding, however many made it.
         notes=tuple(dict.fromkeys((*notes, *problem))),
         criterion=measured,
@@ -227,7 +247,7 @@ def _criterion(scene: Scene, kept: _Kept, shared: _Kept) -> tuple[Criterion | No
     """The inversion-difficulty criterion where the level has critics for it, or a note why it is missing."""
     # As attacks do, a level of one's own takes what its base has.
     critics = CRITICS.get(scene.level.base or scene.level.name)
-    if critics is None:
+    if critics is None or not scene.data.test.image.size:
         return None, ()
 
     def work() -> Criterion:
@@ -249,20 +269,24 @@ def _criterion(scene: Scene, kept: _Kept, shared: _Kept) -> tuple[Criterion | No
 
 
 def _utility(scene: Scene) -> dict[str, Estimate]:
-    if scene.answers is None:
+    asked, answers = scene.asked, scene.answers
+    # Without a provider, rows whose labels are recorded still say what z tells of them.
+    if answers is None and (asked.knowledge.release is not None or scene.data.primary.classes < 2):
         return {}
     label = np.asarray(scene.data.test.label)
     majority = float(np.bincount(label).max() / len(label))
     # How much of the task the client has done already: what a line reads off z, the provider need not work out.
-    asked = scene.asked
     found = line(asked, asked.sample.label, asked.validation.label, scene.data.primary.classes)
     read = None if found is None else np.asarray(found(scene.key, scene.test_z)).argmax(1)
-    right = scene.answers.test == label
-    before = None if scene.reference is None else scene.paired(scene.reference.right)
+    told: dict[str, Estimate] = {}
+    if answers is not None:
+        right = answers.test == label
+        told["accuracy"] = scene.bootstrap.mean(right)
+        if scene.reference is not None and (before := scene.paired(scene.reference.right)) is not None:
+            # Of the same images, so that what is hard for both is in neither's favour.
+            told["accuracy_lost"] = scene.bootstrap.mean(before - right)
     return {
-        "accuracy": scene.bootstrap.mean(right),
-        # Of the same images, so that what is hard for both is in neither's favour.
-        **({} if before is None else {"accuracy_lost": scene.bootstrap.mean(before - right)}),
+        **told,
         "linear_accuracy": scene.bootstrap.mean(read == label) if read is not None else Estimate(None, note=DIVERGED),
         "majority_class": Estimate(
             majority, note="the share of the most frequent class, which an answer without z would reach"

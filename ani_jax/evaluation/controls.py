@@ -169,7 +169,7 @@ class Plants:
         return found
 
 
-SENT = {RAW: "the image itself", NOTHING: "nothing"}
+SENT = {RAW: "the input itself", NOTHING: "nothing"}
 """What is said of clients that send all or nothing."""
 
 
@@ -291,7 +291,7 @@ def found(scene: Scene, results: Mapping[Family, AttackResult]) -> tuple[Control
         scored = [(one.validation or 0.0, one.name) for one in result.attackers if one.name in some]
         strongest.append(some[max(scored)[1]] if scored else next(iter(some.values())))
         # What one layer tells costs little, unless noise must be drawn at every step.
-        strongest += [] if scene.asked.release.stochastic else [one for one in some.values() if one.form == "linear"]
+        strongest += [] if scene.asked.fresh else [one for one in some.values() if one.form == "linear"]
     heads = Heads("planted", tuple(Attribute(*one) for one in scene.asked.attributes))
     for attack, name in {one.alone(heads): one.name for one in strongest}.items():
         if (attacker := fits(attack).attacker) is not None:

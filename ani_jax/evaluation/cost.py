@@ -15,13 +15,13 @@ from ani_jax.records import CostCard
 from ani_jax.types import Features, Images, PRNGKey, Release
 
 
-def cost_card(release: Release, image_shape: tuple[int, int, int], features: Features | None = None) -> CostCard:
+def cost_card(release: Release, image_shape: tuple[int, ...], features: Features | None = None) -> CostCard:
     """The cost card of a client.
 
     Args:
         release: the client. Leaves of a "params" collection count as parameters; without one, all floating-point
             leaves do.
-        image_shape: (height, width, channels).
+        image_shape: (height, width, channels), or the numbers of a vector.
         features: z of some images, noise aside, to count live channels by.
 
     Returns:

@@ -9,14 +9,13 @@ import numpy as np
 
 from ani_jax.attacks.base import dealt, level_named
 from ani_jax.attacks.query import Observed, as_predictor, as_release, predicted, query, summarise
+from ani_jax.data.pairs import SPLITS
 from ani_jax.evaluation.scene import Scene, named
 from ani_jax.losses.checks import require
 from ani_jax.types import Batch, Data, Features, Knowledge, Logits, PRNGKey, Release, Source
 
 ROWS, NOISY = 40_000, 120_000
 """Auxiliary rows by default, of a client without noise and of one with."""
-SPLITS = ("auxiliary", "validation", "test")
-"""What the numbers 0, 1 and 2 of ``split`` mean."""
 
 
 def draws(

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 
 from ani_jax.attacks.base import Asked
 from ani_jax.attacks.query import Observed, predicted
 from ani_jax.modules.adversaries import space_to_depth
 from ani_jax.targets.base import Answers
-from ani_jax.types import Features, Images, Logits
+from ani_jax.types import Data, Features, Inputs, Logits
 
 ANSWERED = 10_240
 """Images of the sample that the provider answers for at most: means and frequencies of them are known well enough."""
@@ -31,11 +32,25 @@ def answered(predict: Callable[[Features], Logits], asked: Asked, test_z: Observ
     return Answers(sample.argmax(1), test.argmax(1), test.shape[1])
 
 
-def send_nothing(x: Images) -> Features:
+def recorded(asked: Asked, data: Data) -> Answers | None:
+    """The provider's answers where they are recorded, of as many rows as it would be asked about.
+
+    Args:
+        asked: whose sample they are of.
+        data: whose test rows, and number of classes.
+    """
+    own, test = asked.sample.answer, data.test.answer
+    if own is None or test is None:
+        return None
+    return Answers(np.asarray(own[:ANSWERED]), np.asarray(test), data.primary.classes)
+
+
+def send_nothing(x: Inputs) -> Features:
     """One number, the same for every image."""
     return jnp.zeros((len(x), 1), x.dtype)
 
 
-def send_raw(x: Images) -> Images:
-    """The image, folded where its sides allow it."""
-    return space_to_depth(x, FOLD) if x.shape[1] % FOLD == 0 and x.shape[2] % FOLD == 0 else jnp.asarray(x)
+def send_raw(x: Inputs) -> Inputs:
+    """The image, folded where its sides allow it; a vector as it is."""
+    folds = x.ndim == 4 and x.shape[1] % FOLD == 0 and x.shape[2] % FOLD == 0
+    return space_to_depth(x, FOLD) if folds else jnp.asarray(x)

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Array
 
 from ani_jax.attacks.base import Asked, Family, Fits, Level, OnEvent, prepare
-from ani_jax.attacks.query import Observed, as_release, query
-from ani_jax.evaluation.references import answered, send_nothing, send_raw
+from ani_jax.attacks.query import Observed, as_release, observed
+from ani_jax.evaluation.references import answered, recorded, send_nothing, send_raw
 from ani_jax.records import AttackResult, Evidence, Picture, to_json
 from ani_jax.targets.base import Answers, Target
 from ani_jax.targets.metrics import Bootstrap
@@ -119,7 +119,7 @@ class Scene:
             bootstrap=Bootstrap.of(data.test.group, len(data.test.label), seed),
             asked=asked,
             test_z=test_z,
-            answers=None if knowledge.predict is None else answered(knowledge.predict, asked, test_z),
+            answers=answered(knowledge.predict, asked, test_z) if knowledge.predict else recorded(asked, data),
             shown=shown,
             rows=np.arange(len(labels)),
             order=np.concatenate([shown, np.random.default_rng(seed).permutation(others)]),
@@ -180,7 +180,7 @@ class Scene:
     def gallery(self) -> Picture | None:
         """The images of the galleries as they are, where they can be shown."""
         images = np.asarray(self.data.test.image)[self.shown]
-        return Picture.of(images) if images.shape[-1] in (1, 3) else None
+        return Picture.of(images) if images.ndim == 4 and images.shape[-1] in (1, 3) else None
 
     def undefended(self, family: Family) -> AttackResult | None:
         """What the same family found on the reference; None where it was not there, or there is none."""
@@ -296,7 +296,7 @@ def _look(
         attributes=tuple((task.name, task.classes) for task in data.sensitive),
         like=like,
     )
-    return asked, query(asked.release, data.test.image, keys[1], queries, burst)
+    return asked, observed(knowledge.release, data.test, keys[1], queries, burst)
 
 
 def _sample(batch: Batch, most: int, seed: int) -> Batch:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ani_jax.attacks.base import SAMPLE, Asked, prepare
-from ani_jax.attacks.query import as_release, flat, query, summarise
+from ani_jax.attacks.query import as_release, flat, observed, summarise
 from ani_jax.information.critics import Critics, finite
 from ani_jax.information.estimates import TRUTHS, estimate_information
 from ani_jax.losses import estimates
@@ -79,7 +79,7 @@ def criterion(
         release = prepare(ask_key, Knowledge(as_release(release)), data.auxiliary, data.validation, count=sample)
     asked = release
     require(asked.queries == 1, "release.queries", asked.queries, "1")
-    own, test_z = flat(asked.sample_z[:ROWS]), flat(summarise(query(asked.release, data.test.image, query_key)))
+    own, test_z = flat(asked.sample_z[:ROWS]), flat(summarise(observed(asked.knowledge.release, data.test, query_key)))
     information = estimate_information(
         critic_key,
         (asked.sample.image[:ROWS], own),

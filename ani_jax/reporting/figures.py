@@ -201,7 +201,7 @@ def plateaus(evidence: Evidence, columns: int = 3) -> bytes | None:
             axis.set_xticks(sorted({look.steps for one in result.attackers for look in one.curve}))
             axis.xaxis.set_major_formatter("{x:,.0f}")
             axis.tick_params(axis="x", labelsize=7.5)
-            axis.set_xlabel("steps, or images of a library")
+            axis.set_xlabel("steps, or rows of a library")
             axis.set_ylabel(drawable(f"{metric.label}{', %' if metric.unit == 'percent' else ''}"))
         legend(figure, axes)
         return svg(figure)

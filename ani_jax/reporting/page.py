@@ -10,7 +10,7 @@ import jinja2
 
 from ani_jax.records import Evidence, Picture
 from ani_jax.reporting import figures
-from ani_jax.reporting.findings import caveats, form, headline, reference, small
+from ani_jax.reporting.findings import caveats, form, headline, reference, small, targets
 from ani_jax.reporting.frame import ATTACK, frame
 from ani_jax.reporting.table import footnotes, parts, sections
 
@@ -97,6 +97,7 @@ def render(
         sections=found,
         parts=divided,
         notes=footnotes((*found, *divided)),
+        shown={metric.name for words in targets(evidences) for metric in words.metrics},
         scatters=scatters,
         galleries=galleries,
         curves=curves,

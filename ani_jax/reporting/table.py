@@ -57,10 +57,10 @@ CRITERION = {
 }
 COSTS = {
     "parameters": "client parameters",
-    "macs": "MACs per image",
+    "macs": "MACs per input",
     "floats": "floats sent per query",
     "bytes_quantised": "bytes sent, 8 bits",
-    "bytes_raw": "bytes of the raw image",
+    "bytes_raw": "bytes of the raw input",
     "channels": "channels sent",
     "live_channels": "of these say something of their own",
 }
@@ -233,7 +233,9 @@ def _controls(found: Frame, runs: range) -> Section:
         rows.append(_row(name, read(found, part="control", metric=name), runs, points, "no control of this client"))
         known = read(found, part="planted", metric=name)
         rows.append(_row("can be found", known, runs, points, "no control", "reference"))
-    return Section("Would the audit have noticed? Points over chance, of images 100 R² over the mean", tuple(rows))
+    return Section(
+        "Would the audit have noticed? Points over chance, of reconstructions 100 R² over the mean", tuple(rows)
+    )
 
 
 def _criterion(found: Frame, runs: range) -> Section:

@@ -127,6 +127,8 @@ class Target:
     """A strength that nothing can exceed."""
     solved: ClassVar[float] = 0.0
     """How near to it nothing is left to find."""
+    limits: ClassVar[tuple[float, float]] = (-float("inf"), float("inf"))
+    """Between which each number of a guess must lie."""
     ceilings: ClassVar[bool] = False
     """Whether the same attack on raw images, on a random encoder and on the undefended client is shown beside its score."""
 

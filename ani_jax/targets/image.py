@@ -32,14 +32,14 @@ class Image(Target):
 
     # Less than what 8 bits round off.
     perfect, solved = 0.0, 1e-6
+    limits = (0.0, 1.0)
     # One loss for training and selection: what a network is kept by is what it learns (METHODS 5.2).
     loss = selection = staticmethod(image_mse)
 
     @classmethod
     def of(cls, data: Data) -> "tuple[Image, ...]":
-        """Every data set has one."""
-        del data
-        return (cls(),)
+        """One, of data that has images."""
+        return (cls(),) if data.test.image.ndim == 4 else ()
 
     @property
     def words(self) -> TargetWords:
@@ -110,12 +110,12 @@ class Image(Target):
         return Picture.of(guess) if guess.shape[-1] in (1, 3) else None
 
 
-def class_mean(answers: Answers, sample: np.ndarray) -> Float[np.ndarray, "m h w c"]:
-    """The sample's mean image given the provider's answer, for each test image.
+def class_mean(answers: Answers, sample: np.ndarray) -> Float[np.ndarray, "m ..."]:
+    """The sample's mean image, or vector, given the provider's answer, for each test image.
 
     Args:
         answers: the provider's.
-        sample: images (n, h, w, c), those that are answered for first.
+        sample: images (n, h, w, c) or vectors (n, d), those that are answered for first.
     """
     sample = sample[: len(answers.sample)]
     # Of a class that is never answered for the sample there is no mean: the mean image answers for it.

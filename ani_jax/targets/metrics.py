@@ -316,6 +316,22 @@ def retrieval(guess: ArrayLike, truth: ArrayLike, group: ArrayLike | None = None
     return np.concatenate(hits).astype(np.float64)
 
 
+def cosine(guess: ArrayLike, truth: ArrayLike) -> Float[np.ndarray, " n"]:
+    """Cosine similarity of each pair of vectors, 0 where one of them is 0.
+
+    Args:
+        guess: (n, d).
+        truth: (n, d).
+
+    Example:
+        >>> cosine([[1.0, 0.0], [0.0, 0.0]], [[2.0, 0.0], [1.0, 1.0]]).tolist()
+        [1.0, 0.0]
+    """
+    guess, truth = np.asarray(guess, np.float64), np.asarray(truth, np.float64)
+    lengths = np.linalg.norm(guess, axis=1) * np.linalg.norm(truth, axis=1)
+    return _over((guess * truth).sum(1), lengths, 0.0)
+
+
 def reconstruction(
     guess: ArrayLike,
     truth: ArrayLike,

@@ -121,10 +121,10 @@ def test_an_audit_finds_what_was_planted_and_nothing_else(data):
     assert found["planted linear, 25 points"].found > 0.08
     assert not any(control.withholds for control in evidence.controls)
     # Attackers that read all that is sent read nothing where nothing is.
-    whole, none = (f"image where {what} is sent" for what in ("the image itself", "nothing"))
+    whole, none = (f"image where {what} is sent" for what in ("the input itself", "nothing"))
     assert (found[whole].known, found[whole].found) == (pytest.approx(1.0, abs=1e-4), pytest.approx(1.0, abs=1e-3))
     assert (found[none].known, found[none].found) == (0.0, pytest.approx(0.0, abs=0.02))
-    assert found["coin where the image itself is sent"].known is None
+    assert found["coin where the input itself is sent"].known is None
     assert found["coin where nothing is sent"].heard
     assert evidence.groups == ()
     assert audit(lumpy, grouped(data), level="preview").groups == tuple(place // 4 for place in range(1024))
@@ -177,9 +177,9 @@ def test_what_is_read_where_nothing_is_sent_withholds_the_verdict():
 
     assert withheld("ink where nothing is sent", 0.0, 0.2)
     assert not withheld("ink where nothing is sent", 0.0, 0.02)
-    assert withheld("image where the image itself is sent", 1.0, 0.5)
-    assert not withheld("ink where the image itself is sent", None, 0.1)
-    assert withheld("ink where the image itself is sent", None, None)
+    assert withheld("image where the input itself is sent", 1.0, 0.5)
+    assert not withheld("ink where the input itself is sent", None, 0.1)
+    assert withheld("ink where the input itself is sent", None, None)
 
 
 @pytest.mark.slow

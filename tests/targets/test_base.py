@@ -13,10 +13,11 @@ from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.base import KINDS, Answers, Known, Target
 from ani_jax.targets.image import Image
 from ani_jax.targets.metrics import Bootstrap
+from ani_jax.targets.vector import Vector
 from ani_jax.types import Batch, Data, Source, Task, fixed
 
 SIDE = 16
-EVERY = (Attribute("ink", 3), Image())
+EVERY = (Attribute("ink", 3), Image(), Vector())
 UNITS = {"percent", "points", "ratio", "decibel", "small"}
 
 
@@ -27,15 +28,17 @@ def batch(seed, count=60):
     return Batch(jnp.asarray(image), jnp.asarray(label), {"ink": jnp.asarray(ink)})
 
 
-def known(answers=True):
+def known(target, answers=True):
     sample, test = batch(0), batch(1)
+    if target == Vector():
+        sample, test = (part._replace(image=part.image.reshape(len(part.label), -1)) for part in (sample, test))
     said = Answers(np.asarray(sample.label), np.asarray(test.label), 2) if answers else None
     return Known(sample, test, said, Bootstrap.of(None, len(test.label)))
 
 
 def right(target, test):
     """Guesses without a mistake."""
-    return np.asarray(test.image) if target == Image() else np.eye(3)[np.asarray(test.sensitive["ink"])]
+    return np.asarray(test.image) if target.words.is_input else np.eye(3)[np.asarray(test.sensitive["ink"])]
 
 
 def wrong(target, test):
@@ -48,7 +51,7 @@ def test_all_kinds_are_in_these_tests():
 
 @pytest.mark.parametrize("target", EVERY, ids=lambda target: target.name)
 def test_words_name_what_is_measured(target):
-    found = target.judge(right(target, known().test), known())
+    found = target.judge(right(target, known(target).test), known(target))
     words, names = target.words, [metric.name for metric in target.words.metrics]
     assert set(names) <= set(found.scores)
     assert len(set(names)) == len(names)
@@ -76,27 +79,27 @@ def test_words_travel_with_the_record(target):
 
 @pytest.mark.parametrize("target", EVERY, ids=lambda target: target.name)
 def test_a_better_guess_is_stronger_and_none_is_stronger_than_perfect(target):
-    test = known().test
+    test = known(target).test
     best, worst = (target.strength(guess(target, test), test) for guess in (right, wrong))
     assert best > worst
     assert target.perfect in (None, best)
-    score = target.judge(right(target, test), known()).scores[target.words.strength].value
+    score = target.judge(right(target, test), known(target)).scores[target.words.strength].value
     # Strengths are compared; the score that stands for them moves the way the words say.
-    poor = target.judge(wrong(target, test), known()).scores[target.words.strength].value
+    poor = target.judge(wrong(target, test), known(target)).scores[target.words.strength].value
     assert (score > poor) == target.words.higher
 
 
 @pytest.mark.parametrize("target", EVERY, ids=lambda target: target.name)
 @pytest.mark.parametrize("answers", [True, False])
 def test_judgements_are_plain_numbers(target, answers):
-    found = target.judge(right(target, known().test), known(answers))
-    assert found.per_example.shape == known().test.label.shape
+    found = target.judge(right(target, known(target).test), known(target, answers))
+    assert found.per_example.shape == known(target).test.label.shape
     assert all(isinstance(estimate, Estimate) for estimate in found.scores.values())
     assert all(value is None or isinstance(value, float) for value in found.references.values())
     assert found.leakage.value is None
     assert found.leakage.note
     # The same scores whether or not the answers are known, or a note why they are missing.
-    assert set(found.scores) == set(target.judge(right(target, known().test), known()).scores)
+    assert set(found.scores) == set(target.judge(right(target, known(target).test), known(target)).scores)
     records.to_json(Evidence("x", "y", 0, "standard", {}, {}, found.scores, ()))
 
 
@@ -111,6 +114,15 @@ def test_the_targets_of_data_are_its_attributes_then_the_image():
     found = base.of(data(paper=("p", "q"), ink=("a", "b", "c")))
     assert found == (Attribute("paper", 2), Attribute("ink", 3), Image())
     assert base.of(data()) == (Image(),)
+
+
+def test_of_data_without_images_the_vector_is_a_target_and_of_neither_nothing():
+    own = data(ink=("a", "b", "c"))
+    vectors = own.test._replace(image=own.test.image.reshape(60, -1))
+    assert base.of(dataclasses.replace(own, test=vectors)) == (Attribute("ink", 3), Vector())
+    assert base.of(dataclasses.replace(own, test=vectors._replace(image=vectors.image[:, :0]))) == (
+        Attribute("ink", 3),
+    )
 
 
 def test_a_kind_of_your_own_comes_after_those_that_were_known(monkeypatch):

@@ -53,7 +53,7 @@ def main(_: list[str]) -> None:
         folder = Path(values.workdir or f"runs/{Path(told.pairs).stem}-audit-{told.digest}")
         pairs = Pairs.read(told.pairs)
         level = level_named(told.audit)
-        data, _ = pairs.data(level.sample, level.validation, level.test, told.seed)
+        data = pairs.data(level.sample, level.validation, level.test, told.seed)[0]
         asked.check([target.words for target in targets.of(data)], utility=pairs.answer is not None)
         again = [f"--pairs={told.pairs}", *flags.spelled(told, PairsConfig(told.pairs)), f"--workdir={folder}"]
         found = established(told, folder, cache, pairs.name, again, pairs)

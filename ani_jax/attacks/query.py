@@ -147,7 +147,7 @@ def observed(release: Release | None, batch: Batch, key: PRNGKey, queries: int =
     if release is not None:
         return query(release, batch.image, key, queries, burst)
     if batch.z is None or queries != 1:
-        raise ValueError(f"queries={queries}: there is no client to ask; must be 1, of rows that were recorded")
+        raise ValueError(f"release=None: must be a client, to be asked {queries} times; once, recorded rows would do")
     return batch.z[None]
 
 

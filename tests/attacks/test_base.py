@@ -34,7 +34,8 @@ from ani_jax.types import Batch, Knowledge, Release, Source, fixed
 INK, PAPER = Attribute("ink", 2), Attribute("paper", 3)
 TARGETS = (INK, PAPER, Image())
 NOTHING = Knowledge()
-PREDICT = Knowledge(None, as_predictor(lambda z: z))
+PLAIN = Knowledge(as_release(lambda x: x))
+PREDICT = Knowledge(PLAIN.release, as_predictor(lambda z: z))
 NOISY = Knowledge(Release((), lambda variables, x, key: x, stochastic=True))
 DECLARED = Knowledge(
     Release((), lambda v, x, key: x, stochastic=True, mean=lambda v, x: x, stddev=lambda v, x: x), PREDICT.predict
@@ -99,7 +100,7 @@ def test_settings_are_fields_and_attacks_are_static(name):
 
 
 @pytest.mark.parametrize("name", LEVELS)
-@pytest.mark.parametrize("knowledge", [NOTHING, DECLARED])
+@pytest.mark.parametrize("knowledge", [NOTHING, PLAIN, DECLARED])
 def test_every_target_is_attacked(name, knowledge):
     found = families(TARGETS, LEVELS[name], knowledge)
     once = [family for family in found if family.queries == 1]
@@ -111,7 +112,7 @@ def test_every_target_is_attacked(name, knowledge):
 
 
 @pytest.mark.parametrize("name", LEVELS)
-@pytest.mark.parametrize("knowledge", [NOTHING, DECLARED])
+@pytest.mark.parametrize("knowledge", [NOTHING, PLAIN, DECLARED])
 def test_names_within_a_family_are_unique_and_closed_forms_come_first(name, knowledge):
     for family in families(TARGETS, LEVELS[name], knowledge):
         names = [attack.name for attack in family.attacks]
@@ -146,9 +147,16 @@ def test_the_order_is_that_of_targets_then_families_then_releases():
     ]
 
 
-def names(level, knowledge=NOTHING):
+def names(level, knowledge=PLAIN):
     found = families((INK, Image()), LEVELS[level], knowledge)
     return [(f.name, f.queries) for f in found if f.target == Image() and f.name != "mismatched" and not f.burst]
+
+
+def test_who_needs_a_client_sits_out_where_there_are_rows_alone():
+    for name in LEVELS:
+        found = families(TARGETS, LEVELS[name], NOTHING)
+        assert {family.name for family in found} == {"attribute", "decoder"}
+        assert {(family.queries, family.burst) for family in found} == {(1, False)}
 
 
 def test_who_optimises_every_image():
@@ -199,7 +207,7 @@ def test_a_level_of_your_own_changes_settings_adds_attacks_and_leaves_them_out()
         "Ridge": {"penalties": (1.0,)},
     }
     level = Level("mine", 64, (1,), base="preview", settings=own)
-    ink, image, whitebox = families((INK, Image()), level, NOTHING)
+    ink, image, whitebox = families((INK, Image()), level, PLAIN)
     assert ink.attacks == (Probe(INK),)
     # One block and 32 images a step are those of "preview"; "preview" has no white box.
     residual = Residual(Image(), steps=7, blocks=1, width=32, batch_size=32)
@@ -209,7 +217,7 @@ def test_a_level_of_your_own_changes_settings_adds_attacks_and_leaves_them_out()
     assert set(whitebox.attacks[0].starters) == {*image.attacks, Reconstruction(Image())}
     assert dataclasses.replace(whitebox.attacks[0], starters=()) == WhiteBox(Image(), steps=3)
     # On top of no level only what is named attacks.
-    alone, _ = families((INK, Image()), dataclasses.replace(level, base=""), NOTHING)
+    alone, _ = families((INK, Image()), dataclasses.replace(level, base=""), PLAIN)
     assert alone.attacks == (ridge, Residual(Image(), steps=7))
 
 
@@ -217,7 +225,7 @@ def test_a_level_of_your_own_changes_settings_adds_attacks_and_leaves_them_out()
     ("wrong", "message"),
     [
         ({"base": "quik"}, "level.base=quik: must be one of preview, standard, thorough"),
-        ({"settings": {"Residul": None}}, "level.settings=Residul: must be one of Boosted, Discriminant, Kernel"),
+        ({"settings": {"Residul": None}}, "level.settings=Residul: must be one of Boosted, Corrected, Discriminant"),
     ],
 )
 def test_a_level_with_a_misspelt_name_is_refused(wrong, message):

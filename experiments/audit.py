@@ -55,8 +55,7 @@ def main(_: list[str]) -> None:
         level = level_named(told.audit)
         data = pairs.data(level.sample, level.validation, level.test, told.seed)[0]
         asked.check([target.words for target in targets.of(data)], utility=pairs.answer is not None)
-        again = [f"--pairs={told.pairs}", *flags.spelled(told, PairsConfig(told.pairs)), f"--workdir={folder}"]
-        found = established(told, folder, cache, pairs.name, again, pairs)
+        found = established(told, folder, cache, pairs.name, pairs)
     elif values.release is not None:
         config = AuditConfig(**flags.given(names))
         folder = Path(values.workdir or f"runs/{config.stem}-audit-{config.digest}")
@@ -113,24 +112,29 @@ def client(config: AuditConfig) -> tuple[Release, Data, Callable[..., Any] | Non
 
 def of_function(config: AuditConfig, folder: Path, cache: Path, asked: gate.Gate | None = None) -> list[Evidence]:
     """Audits somebody's own function."""
-    given = [*flags.spelled(config, AuditConfig(config.release)), *flags.folders(config, folder)]
-    subject = config.release.rpartition(":")[2]
     release, data, predict = client(config)
     if asked is not None:
         asked.check([target.words for target in targets.of(data)], utility=predict is not None)
-    return established(config, folder, cache, subject, [f"--release={config.release}", *given], release, data, predict)
+    return established(config, folder, cache, config.release.rpartition(":")[2], release, data, predict)
+
+
+def command(config: AuditConfig | PairsConfig, folder: Path) -> str:
+    """The command line that audits a function or pairs again, without what is a default anyway."""
+    name = "pairs" if isinstance(config, PairsConfig) else "release"
+    value = getattr(config, name)
+    given = [*flags.spelled(config, type(config)(value)), *flags.folders(config, folder)]
+    return " ".join(["python -m experiments.audit", f"--{name}={value}", *given])
 
 
 def established(
-    config: AuditConfig | PairsConfig, folder: Path, cache: Path, subject: str, flags_again: list[str], *client: Any
+    config: AuditConfig | PairsConfig, folder: Path, cache: Path, subject: str, *client: Any
 ) -> list[Evidence]:
     """Audits a client, or pairs; finished parts are kept, so the same call again only reads them."""
     options: dict[str, Any] = {"level": config.audit, "seed": config.seed, "common": Parts(cache / "controls")}
     with claim(folder, config, kind="audit"), Progress(folder, subject) as progress:
         evidence = audit(*client, subject=subject, on_event=progress, store=Parts(folder / "parts"), **options)
         write(folder / "evidence.json", to_json(evidence))
-        line = " ".join(["python -m experiments.audit", *flags_again])
-        runs.render(folder, [evidence], line, config, {})
+        runs.render(folder, [evidence], command(config, folder), config, {})
     return [evidence]
 
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from ani_jax.config import Config, DataConfig, RunConfig
+from ani_jax.config import Config, RunConfig
 from ani_jax.data.augment import AUGMENTATIONS
 from ani_jax.defenses import registry
 from ani_jax.training.config import TrainConfig
@@ -148,9 +148,9 @@ def spelled(config: Config, default: Config) -> list[str]:
     return [f"--{name}={','.join(value) if isinstance(value, tuple) else value}" for name, value in changed.items()]
 
 
-def folders(config: DataConfig, workdir: Path) -> list[str]:
+def folders(config: Config, workdir: Path) -> list[str]:
     """The flags that say where data lies and what is written."""
-    places = {"data_dir": config.data_dir, "manual_dir": config.manual_dir, "workdir": workdir}
+    places = {name: getattr(config, name, None) for name in ("data_dir", "manual_dir")} | {"workdir": workdir}
     return [f"--{name}={value}" for name, value in places.items() if value is not None]
 
 

@@ -70,17 +70,15 @@ def test_a_file_is_audited_and_the_same_call_again_reads_it(few, tmp_path, monke
     np.savez(tmp_path / "mine.npz", **rows())
     config, folder = PairsConfig(str(tmp_path / "mine.npz"), audit="preview"), tmp_path / "audit"
     pairs = Pairs.read(config.pairs)
-    call = functools.partial(
-        command.established, config, folder, tmp_path / "cache", "mine", ["--pairs=mine.npz"], pairs
-    )
+    call = functools.partial(command.established, config, folder, tmp_path / "cache", "mine", pairs)
     (evidence,) = call()
     assert (evidence.subject, evidence.dataset, evidence.level) == ("mine", "mine", "preview")
     assert evidence.attack("attribute", "city").scores["balanced_accuracy"].value > 0.6
     assert from_json(Evidence, (folder / "evidence.json").read_text()) == evidence
-    assert "experiments.audit --pairs=mine.npz" in (folder / "report.html").read_text()
+    assert f"experiments.audit --pairs={config.pairs} --audit=preview" in (folder / "report.html").read_text()
     monkeypatch.setattr(Probe, "fit", None)
     assert call() == [evidence]
     other = PairsConfig(config.pairs, seed=1, audit="preview")
     with pytest.raises(ValueError, match="belongs to an audit with another config"):
-        command.established(other, folder, tmp_path / "cache", "mine", [], pairs)
+        command.established(other, folder, tmp_path / "cache", "mine", pairs)
     assert PairsConfig.read(config.json()) == config

@@ -538,7 +538,7 @@ def from_json(kind: type[R], text: str) -> R:
     """Reads a record back: ``from_json(Evidence, to_json(e)) == e``.
 
     Raises:
-        ValueError: the text is not JSON, or lacks a field of ``kind``.
+        ValueError: the text is not JSON, lacks a field of ``kind``, or has one of another type.
 
     Example:
         >>> from_json(Estimate, '{"value": 0.5}')
@@ -563,6 +563,9 @@ def _decode(kind: Any, value: Any) -> Any:
     if origin is dict:
         return {key: _decode(arguments[1], item) for key, item in value.items()}
     if not dataclasses.is_dataclass(kind):
+        # A float may be written without its point.
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise TypeError(f"{value!r} is no {kind.__name__}")
         return value
     hints = typing.get_type_hints(kind)
     try:

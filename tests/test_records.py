@@ -212,3 +212,23 @@ def test_attack_finds_by_name_target_and_queries():
     assert record.attack("decoder", "image", 16) is often
     with pytest.raises(KeyError, match="'ink'"):
         record.attack("decoder", "ink")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"utility": {"accuracy": {"value": "0.9"}}},
+        {"subject": 3},
+        {"seed": "0"},
+        {"notes": [1]},
+        {"attacks": [3]},
+        {"utility": 3},
+        {"right": ["1"]},
+    ],
+)
+def test_a_record_of_other_types_is_refused(wrong):
+    text = json.dumps(
+        {**json.loads(records.to_json(records.Evidence("x", "digits", 0, "standard", {}, {}, {}, ()))), **wrong}
+    )
+    with pytest.raises(ValueError, match="not a"):
+        records.from_json(records.Evidence, text)

@@ -67,7 +67,7 @@ def logits(one: artefact.Artefact, z: np.ndarray) -> np.ndarray:
 
 def pixels(one: artefact.Artefact, z: np.ndarray) -> np.ndarray:
     """What an exported attacker makes of z, who sees what the provider sees: a row of pixels for each."""
-    return np.asarray(one.programs["attacker"](one.card.unpack(z))).reshape(len(z), -1)
+    return np.asarray(one.attacker(z)).reshape(len(z), -1)
 
 
 if __name__ == "__main__":

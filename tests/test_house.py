@@ -58,7 +58,7 @@ def test_the_house_is_no_harder_to_live_in(census):
         "branches on the target": 0,
         "parameters of train": 5,
         "functions that take data folders": 4,
-        "lines of experiments outside the benchmark": 1980,
+        "lines of experiments outside the benchmark": 2010,
         "of these named once": 60,
         "nine in ten functions are under": 60,
         "WORKSPACE.md, bytes": 8192,

@@ -268,6 +268,8 @@ class ClosedForm:
         guess = product(coordinates, self.weights) + self.bias[None]
         return guess.clip(*self.limits).reshape(-1, *self.image_shape)
 
+    at_once = on
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

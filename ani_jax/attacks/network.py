@@ -205,6 +205,11 @@ class Answers:
         parts = [in_chunks(one, told)[..., slice(*cut)] for one, cut in zip(self.networks, self.cuts, strict=True)]
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
 
+    def at_once(self, z: Features) -> Array:
+        """The same from summarised features, in one program: what can be exported."""
+        told = self.on(z)
+        return jnp.concatenate([one.on(told)[..., slice(*cut)] for one, cut in zip(self.networks, self.cuts)], axis=1)
+
     def part(self, index: int) -> "Answers":
         """The attacker that answers one question alone."""
         return Answers(self.view, (self.networks[index],), (self.cuts[index],))

@@ -4,8 +4,9 @@
     logits = artefact.server(artefact.send(images))
 
 The folder holds ``card.json``, which says what is in it, programs (``client.jax``, ``server.jax`` and, of what the client
-declares, ``mean.jax`` and ``stddev.jax``) for any batch on cpu, cuda and tpu, and ``weights.safetensors``. No key lies in it: a
-device draws its own, for every query or, where noise is memoised, once and for all.
+declares, ``mean.jax`` and ``stddev.jax``) for any batch on cpu, cuda and tpu, and the weights of each party beside them. A device
+needs no file of the server's, and a provider none of the client's. No key lies in it: a device draws its own, for every query or,
+where noise is memoised, once and for all.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ from ani_jax.types import Features, Images, Logits, Release
 
 VERSION = 1
 """Of the folder's layout."""
-CARD, WEIGHTS, GRAPH = "card.json", "weights.safetensors", "client.onnx"
+CARD, WEIGHTS, GRAPH = "card.json", "{}.safetensors", "client.onnx"
 DECLARED = ("mean", "stddev")
 """Of what a client declares, what is exported beside it."""
 EXTRA = ("flatbuffers", "safetensors")
@@ -133,6 +134,7 @@ class Card:
         cost: of the client.
         undefended: of the undefended split's, None where there is none.
         onnx: what ``client.onnx`` takes beside images, "" where there is no such file.
+        attacker: which attacker ``attacker.jax`` is, "" where there is none.
         made_with: versions that wrote it.
         hashes: file name -> SHA-256, of every file but the card.
     """
@@ -157,6 +159,7 @@ class Card:
     cost: Cost | None = None
     undefended: Cost | None = None
     onnx: str = ""
+    attacker: str = ""
     made_with: dict[str, str] = dataclasses.field(default_factory=dict)
     hashes: dict[str, str] = dataclasses.field(default_factory=dict)
     version: int = VERSION
@@ -171,30 +174,6 @@ class Card:
     def bytes_sent(self) -> int:
         """Of one query."""
         return math.prod(self.z_shape) * np.dtype(self.z_dtype).itemsize
-
-    def check(self, z: np.ndarray) -> None:
-        """Refuses what no client of this card sends.
-
-        Args:
-            z: (b, *z_shape), what was received.
-
-        Raises:
-            ValueError: one line that says what is wrong with it and what is allowed.
-        """
-        if z.dtype != np.dtype(self.z_dtype):
-            raise ValueError(f"z: dtype {z.dtype}; must be {self.z_dtype}")
-        if z.ndim != 1 + len(self.z_shape) or z.shape[1:] != self.z_shape or not len(z):
-            raise ValueError(f"z: shape {z.shape}; must be {('b', *self.z_shape)}, b at least 1".replace("'", ""))
-        if self.levels:
-            if self.bits >= 8:
-                largest = int(z.max())
-                if largest >= self.levels:
-                    raise ValueError(f"z: holds the code {largest}; must be below {self.levels}")
-            return
-        if not np.isfinite(z).all():
-            raise ValueError("z: holds a number that is not finite")
-        if self.low is not None and self.high is not None and not self.low <= z.min() <= z.max() <= self.high:
-            raise ValueError(f"z: from {z.min()} to {z.max()}; must lie within [{self.low}, {self.high}]")
 
     def pack(self, features: np.ndarray) -> np.ndarray:
         """What is sent of features: themselves, or the codes of their grid, close together.
@@ -271,7 +250,7 @@ class Artefact:
         """
         if not self.card.key_words:
             words = np.zeros(0, np.uint32)
-        return self.programs["client"](images, words)
+        return self.program("client")(images, words)
 
     def send(self, images: np.ndarray) -> np.ndarray:
         """What leaves the device for images: (b, *z_shape) of ``z_dtype``.
@@ -297,7 +276,7 @@ class Artefact:
         """The words of one query."""
         if self.card.noise == "memoised":
             # Two clients of one device must not share noise: the difference of what they send would be without any.
-            name = "".join(self.card.hashes[file] for file in ("client.jax", WEIGHTS))
+            name = "".join(self.card.hashes[file] for file in ("client.jax", WEIGHTS.format("client")))
             drawn = hashlib.sha256(device_secret(self.secret) + name.encode()).digest()
         else:
             drawn = os.urandom(4 * self.card.key_words)
@@ -307,7 +286,23 @@ class Artefact:
         """The provider's answer to what was sent, or to features as :meth:`client` computes them."""
         if not jnp.issubdtype(z.dtype, jnp.floating):
             z = self.card.unpack(np.asarray(z))
-        return self.programs["server"](z)
+        return self.program("server")(z)
+
+    def attacker(self, z: Array | np.ndarray) -> Images:
+        """What the exported attacker makes of what was sent, or of features."""
+        if not jnp.issubdtype(z.dtype, jnp.floating):
+            z = self.card.unpack(np.asarray(z))
+        return self.program("attacker")(z)
+
+    def program(self, name: str) -> Callable[..., Array]:
+        """A party's program.
+
+        Raises:
+            ValueError: the folder that was read holds none of it.
+        """
+        if name not in self.programs:
+            raise ValueError(f"artefact: this folder holds no {name}; copy its files, which the card names, into it")
+        return self.programs[name]
 
     def release(self) -> Release:
         """The client as :func:`ani_jax.audit` takes one; it can be differentiated, not mapped over."""
@@ -325,15 +320,26 @@ class Artefact:
         return Release((), apply, noise != "none", memoised=noise == "memoised", **declared)
 
 
+def party(name: str) -> str:
+    """Whose a file is: "server", "attacker" or "evidence", which may be left out, or the client's.
+
+    Example:
+        >>> [party(name) for name in ("client.onnx", "mean.jax", "server.safetensors")]
+        ['client', 'client', 'server']
+    """
+    stem = name.partition(".")[0]
+    return stem if stem in ("server", "attacker", "evidence") else "client"
+
+
 def load(folder: str | Path, secret: str | Path = SECRET) -> Artefact:
-    """Reads an exported folder, once all of its files are what its card says.
+    """Reads an exported folder, or one party's part of it, once all of its files are what its card says.
 
     Args:
-        folder: which.
+        folder: which; a party of which no file is there is left out.
         secret: the file that the device keeps its secret in; made where noise is memoised and there is none.
 
     Raises:
-        ValueError: one line: no card, a file that is missing or not the card's.
+        ValueError: one line: no card, a file of a party that is missing or not the card's.
     """
     folder = Path(folder)
     try:
@@ -342,10 +348,16 @@ def load(folder: str | Path, secret: str | Path = SECRET) -> Artefact:
         raise ValueError(f"artefact={folder}: holds no exported client ({error})") from None
     if card.version != VERSION:
         raise ValueError(f"artefact={folder}: is of version {card.version}; this code reads {VERSION}")
-    if absent := {"client.jax", "server.jax", WEIGHTS} - card.hashes.keys():
+    halves = {f"{one}.jax" for one in ("client", "server")} | {WEIGHTS.format(one) for one in ("client", "server")}
+    if absent := halves - card.hashes.keys():
         raise ValueError(f"artefact={folder}: its card names no {min(absent)}; export it again")
+    here = {party(name) for name in card.hashes if (folder / name).exists()}
+    if not here & {"client", "server"}:
+        raise ValueError(f"artefact={folder}: holds a card alone; copy client.* or server.* beside it")
     files: dict[str, bytes] = {}
     for name, told in card.hashes.items():
+        if party(name) not in here:
+            continue
         try:
             files[name] = (folder / name).read_bytes()
         except OSError as error:
@@ -355,14 +367,12 @@ def load(folder: str | Path, secret: str | Path = SECRET) -> Artefact:
     needed(f"artefact={folder}")
     from safetensors.numpy import load as read
 
-    weights = {name: jnp.asarray(value) for name, value in read(files[WEIGHTS]).items()}
     programs = {}
     for name, data in files.items():
         if name.endswith(".jax"):
-            # The server's has weights of its own, whatever else is there the client's.
-            party = "server" if name == "server.jax" else "client"
-            own = {name: value for name, value in weights.items() if name.startswith(f"{party}/")}
+            weights = read(files[WEIGHTS.format(party(name))])
             call = jax.jit(export.deserialize(bytearray(data)).call)
+            own = {leaf: jnp.asarray(value) for leaf, value in weights.items()}
             programs[name.removesuffix(".jax")] = jax.tree_util.Partial(call, own)
     return Artefact(card, programs, Path(secret).expanduser())
 

@@ -154,5 +154,6 @@ def told(side: Side) -> dict[str, Any]:
         "dtype": side.spec.dtype,
         "bytes": side.spec.bytes,
         "attacker": side.asked.artefact if side.attacker else None,
+        "attack": card["attacker"],
         "gallery": gallery(side.folder),
     }

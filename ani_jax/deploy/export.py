@@ -15,6 +15,7 @@ import numpy as np
 from jax import export
 from jaxtyping import Array, UInt32
 
+from ani_jax.attacks.query import summarise
 from ani_jax.deploy.artefact import CARD, DECLARED, GRAPH, WEIGHTS, Card, needed
 from ani_jax.deploy.translation import onnx_bytes
 from ani_jax.modules.pseudorandom import SECRET, fresh, normal
@@ -55,7 +56,15 @@ def keyed(release: Release, x: Images, words: UInt32[Array, " k"]) -> Features:
     return release.given(release.variables, x, unit)
 
 
-def write(folder: Path, release: Release, predict: jax.tree_util.Partial, card: Card, *, onnx: bool = False) -> Card:
+def write(
+    folder: Path,
+    release: Release,
+    predict: jax.tree_util.Partial,
+    card: Card,
+    *,
+    onnx: bool = False,
+    attacker: Any = None,
+) -> Card:
     """Writes programs, weights and card.
 
     Args:
@@ -64,6 +73,7 @@ def write(folder: Path, release: Release, predict: jax.tree_util.Partial, card: 
         predict: the provider's network, a ``Partial`` of its variables, as :func:`ani_jax.defenses.base.freeze` gives it.
         card: what is known of them; hashes and versions are added.
         onnx: also write the client as an ONNX graph.
+        attacker: a pytree whose ``at_once`` makes something of summarised features; None for none.
 
     Returns:
         The card as it was written.
@@ -75,6 +85,7 @@ def write(folder: Path, release: Release, predict: jax.tree_util.Partial, card: 
     from safetensors.numpy import save
 
     parties = {"client": release.variables, "server": predict.args[0]}
+    parties |= {} if attacker is None else {"attacker": attacker}
     weights = {party: named(party, tree) for party, tree in parties.items()}
     (batch,) = export.symbolic_shape("b")
     x = jax.ShapeDtypeStruct((batch, *card.image_shape), jnp.float32)
@@ -87,6 +98,9 @@ def write(folder: Path, release: Release, predict: jax.tree_util.Partial, card: 
             (x, words),
         ),
         "server": ("server", predict.func, (z,)),
+        **(
+            {} if attacker is None else {"attacker": ("attacker", lambda own, z: own.at_once(summarise(z[None])), (z,))}
+        ),
         **{name: ("client", declared, (x,)) for name in DECLARED if (declared := getattr(release, name)) is not None},
     }
     for name, (party, function, specs) in programs.items():
@@ -101,8 +115,9 @@ def write(folder: Path, release: Release, predict: jax.tree_util.Partial, card: 
         with placeless():
             exported = export.export(jax.jit(program), platforms=PLATFORMS)(like, *specs)
             (folder / f"{name}.jax").write_bytes(exported.serialize(vjp_order=1))
-    arrays = {name: np.asarray(leaf) for flat in weights.values() for name, leaf in flat.items()}
-    (folder / WEIGHTS).write_bytes(save(arrays))
+    for party, flat in weights.items():
+        arrays = {name: np.asarray(leaf) for name, leaf in flat.items()}
+        (folder / WEIGHTS.format(party)).write_bytes(save(arrays))
     if onnx:
         card = dataclasses.replace(card, onnx=onnx_graph(folder, release, card))
     return seal(folder, card)

@@ -25,6 +25,7 @@ WORDS = TargetWords(
     is_input=True,
 )
 CARD = {
+    "attacker": "",
     "defence": "none",
     "classes": ["zero", "one", "two"],
     "image_shape": [SIDE, SIDE, 3],

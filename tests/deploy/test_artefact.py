@@ -105,7 +105,7 @@ def test_one_device_repeats_itself_only_where_the_card_says_so(tmp_path):
 
 def test_two_clients_of_one_device_share_no_noise(tmp_path):
     here = loaded("memoised", tmp_path / "secret")
-    hashes = {**here.card.hashes, "weights.safetensors": hashlib.sha256(b"others").hexdigest()}
+    hashes = {**here.card.hashes, "client.safetensors": hashlib.sha256(b"others").hexdigest()}
     other = dataclasses.replace(here, card=dataclasses.replace(here.card, hashes=hashes))
     assert not (here.words() == other.words()).any()
     np.testing.assert_array_equal(here.words(), here.words())
@@ -168,7 +168,6 @@ def test_codes_come_back_as_the_features_that_they_stand_for(bits, levels, dtype
     z = own.pack(features)
     assert (z.shape, z.dtype) == ((7, *own.z_shape), np.dtype(dtype))
     assert own.bytes_sent == z[0].nbytes == (-(-15 * bits // 8) if bits < 8 else 15 * (1 + (bits > 8)))
-    own.check(z)
     np.testing.assert_allclose(own.unpack(z), features, atol=1e-6)
     np.testing.assert_array_equal(own.pack(own.unpack(z)), z)
 
@@ -178,29 +177,6 @@ def test_a_server_takes_what_was_sent_and_what_it_stands_for(tmp_path):
     z = there.send(np.asarray(images(4)))
     assert (z.dtype, z.shape) == (np.uint8, (4, *there.card.z_shape))
     np.testing.assert_allclose(there.server(z), there.server(there.card.unpack(z)), rtol=1e-6)
-
-
-BARE = Card("x", "digits", ("a", "b"), (4, 4, 1), **wire((2,), -1.0, 1.0, 0))
-
-
-@pytest.mark.parametrize(
-    ("own", "z", "reason"),
-    [
-        (BARE, np.zeros((1, 2)), "z: dtype float64; must be float32"),
-        (BARE, np.zeros((1, 3), np.float32), r"z: shape \(1, 3\); must be \(b, 2\), b at least 1"),
-        (BARE, np.zeros((0, 2), np.float32), r"z: shape \(0, 2\)"),
-        (BARE, np.full((1, 2), np.nan, np.float32), "z: holds a number that is not finite"),
-        (BARE, np.full((1, 2), 1.5, np.float32), r"z: from 1.5 to 1.5; must lie within \[-1.0, 1.0\]"),
-        (
-            Card("x", "d", (), (4, 4, 1), **wire((2,), 0.0, 1.0, 200)),
-            np.full((1, 2), 200, np.uint8),
-            "z: holds the code 200; must be below 200",
-        ),
-    ],
-)
-def test_what_no_client_sends_is_refused(own, z, reason):
-    with pytest.raises(ValueError, match=reason):
-        own.check(z)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +198,7 @@ def test_what_is_no_image_is_refused(x, reason, tmp_path):
 
 def test_a_card_is_json_both_ways(tmp_path):
     own = dataclasses.replace(
-        BARE,
+        Card("x", "digits", ("a", "b"), (4, 4, 1), **wire((2,), -1.0, 1.0, 0)),
         evidence=(Found("ink", "attribute on 1 release", "balanced accuracy", 0.3, 0.2, 0.4),),
         cost=artefact.Cost(1, 2, 3, 4, 0.5, 0.6, 7.0, 8.0),
         gate={"ink<=0.35": "holds"},
@@ -265,16 +241,36 @@ def spoil(path):
         (lambda path: (path / "card.json").unlink(), "holds no exported client"),
         (lambda path: (path / "card.json").write_text("{}"), "holds no exported client"),
         (lambda path: (path / "server.jax").unlink(), "server.jax cannot be read"),
-        (lambda path: spoil(path / "weights.safetensors"), "weights.safetensors is not the file that was exported"),
+        (lambda path: spoil(path / "server.safetensors"), "server.safetensors is not the file that was exported"),
+        (lambda path: [file.unlink() for file in path.glob("[!c]*")], "mean.jax cannot be read"),
+        (lambda path: [file.unlink() for file in path.iterdir() if file.name != "card.json"], "holds a card alone"),
         (lambda path: spoil(path / "client.jax"), "client.jax is not the file that was exported"),
     ],
-    ids=["none", "empty", "missing", "weights", "program"],
+    ids=["none", "empty", "missing", "weights", "declared", "alone", "program"],
 )
 def test_a_folder_that_is_not_whole_is_refused(copy, damage, reason):
     damage(copy)
     with pytest.raises(ValueError, match=f"^artefact={copy}: {reason}") as error:
         load(copy)
     assert "\n" not in str(error.value)
+
+
+def test_each_party_needs_its_own_files_alone(tmp_path):
+    whole, x = loaded("memoised", tmp_path / "secret"), np.asarray(images(3))
+    halves = {}
+    for name in ("client", "server"):
+        place = shutil.copytree(folder("memoised"), tmp_path / name)
+        for file in place.iterdir():
+            if file.name != "card.json" and artefact.party(file.name) != name:
+                file.unlink()
+        halves[name] = load(place, tmp_path / "secret")
+    z = halves["client"].send(x)
+    np.testing.assert_array_equal(z, whole.send(x))
+    np.testing.assert_array_equal(halves["server"].server(z), whole.server(z))
+    with pytest.raises(ValueError, match="artefact: this folder holds no server; copy its files"):
+        halves["client"].server(z)
+    with pytest.raises(ValueError, match="artefact: this folder holds no client"):
+        halves["server"].send(x)
 
 
 def test_a_folder_of_another_version_or_without_a_client_is_refused(copy):

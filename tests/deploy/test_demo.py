@@ -45,7 +45,7 @@ def page(tmp_path_factory):
     sides = [
         browser.side(folder / "none"),
         browser.side(folder / "fresh", "fresh", "fresh", gallery=False, accuracy=None),
-        browser.side(folder / "memoised", "memoised", "memoised", gallery=False),
+        browser.side(folder / "memoised", "memoised", "memoised", gallery=False, attacker="ridge of level preview"),
     ]
     sides[2] = demo.dataclasses.replace(sides[2], attacker=True)
     models = [*(service.Model(side.spec, browser.network) for side in sides), service.Model(sides[2].asked, invert)]
@@ -244,7 +244,7 @@ def test_the_attacker_is_shown_where_it_can_be(page):
     # Of two attacks that the audit shows, the stronger one.
     assert none == "From the audit's preview level, which is no evidence: decoder, MSE 0.1 on all test images."
     assert fresh == "This export holds no evidence.json: what attackers make of its client is in the report of its run."
-    assert memoised == "The attacker was given what was sent, and nothing else."
+    assert memoised == "The attacker (ridge of level preview) was given what was sent, and nothing else."
     assert [one.is_displayed() for one in page.all(".guess")] == [True, False, True]
     page.asked(page.find("#clear").click)
     assert "choose one of them" in page.find(".guess-note").text

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from ani_jax.attacks.base import Context, prepare
+from ani_jax.attacks.decoder import Residual, Ridge
+from ani_jax.data import digits
 from ani_jax.deploy import artefact, export
-from ani_jax.types import Release
-from tests.deploy.exporting import SHAPE, card, folder, made
+from ani_jax.targets.image import Image
+from ani_jax.types import Knowledge, Release
+from tests.deploy.exporting import SHAPE, card, folder, images, made
 
 
 def answer(variables, z):
@@ -20,16 +24,30 @@ def answer(variables, z):
 PREDICT = jax.tree_util.Partial(answer, {"w": jnp.ones((1, 10))})
 
 
-def test_weights_are_named_by_where_they_are():
+def test_weights_are_named_by_where_they_are_and_lie_with_their_party():
     release, predict, _ = made("memoised")
-    found = load_file(folder("memoised") / artefact.WEIGHTS)
-    assert {name.split("/")[0] for name in found} == {"client", "server"}
-    assert sum(value.size for value in found.values()) == sum(
-        leaf.size for leaf in jax.tree.leaves((release.variables, predict))
-    )
+    for party, tree in (("client", release.variables), ("server", predict)):
+        found = load_file(folder("memoised") / artefact.WEIGHTS.format(party))
+        assert {name.split("/")[0] for name in found} == {party}
+        assert sum(value.size for value in found.values()) == sum(leaf.size for leaf in jax.tree.leaves(tree))
     np.testing.assert_array_equal(
         found["server/params/classifier/kernel"], predict.args[0]["params"]["classifier"]["kernel"]
     )
+
+
+@pytest.mark.parametrize("kind", [Ridge, Residual])
+def test_an_attacker_is_exported_as_it_guesses(tmp_path, kind):
+    release, predict, grid = made("memoised")
+    data = digits.load(image_size=SHAPE[0])
+    asked = prepare(jax.random.key(0), Knowledge(release), data.auxiliary, data.validation, count=300)
+    settings = {} if kind is Ridge else {"steps": 4, "width": 4, "batch_size": 8}
+    attacker = kind(Image(), **settings).fit(Context(jax.random.key(1), asked, None)).attacker
+    export.write(tmp_path, release, predict, card(release, grid), attacker=attacker)
+    there = artefact.load(tmp_path, tmp_path / "secret")
+    z = there.send(np.asarray(images(5)))
+    told = attacker(jax.random.key(2), jnp.asarray(there.card.unpack(z))[None])
+    np.testing.assert_allclose(there.attacker(z), told, atol=1e-5)
+    assert np.std(told) > 1e-3
 
 
 def test_programs_are_for_every_platform_and_keep_a_gradient():

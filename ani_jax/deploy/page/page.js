@@ -146,7 +146,7 @@ async function showGuess(side, z) {
   let guess = null;
   if (side.attacker) {
     guess = await ask(side.attacker, side, z);
-    note.textContent = "The attacker was given what was sent, and nothing else.";
+    note.textContent = `The attacker (${side.attack}) was given what was sent, and nothing else.`;
   } else if (gallery.missing) {
     note.textContent = gallery.missing;
   } else if (state.chosen === null || state.chosen.of !== gallery.originals.pixels) {

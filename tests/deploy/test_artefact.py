@@ -242,11 +242,11 @@ def spoil(path):
         (lambda path: (path / "card.json").write_text("{}"), "holds no exported client"),
         (lambda path: (path / "server.jax").unlink(), "server.jax cannot be read"),
         (lambda path: spoil(path / "server.safetensors"), "server.safetensors is not the file that was exported"),
-        (lambda path: [file.unlink() for file in path.glob("[!c]*")], "mean.jax cannot be read"),
+        (lambda path: (path / "client.safetensors").unlink(), "client.safetensors cannot be read"),
         (lambda path: [file.unlink() for file in path.iterdir() if file.name != "card.json"], "holds a card alone"),
         (lambda path: spoil(path / "client.jax"), "client.jax is not the file that was exported"),
     ],
-    ids=["none", "empty", "missing", "weights", "declared", "alone", "program"],
+    ids=["none", "empty", "missing", "weights", "half", "alone", "program"],
 )
 def test_a_folder_that_is_not_whole_is_refused(copy, damage, reason):
     damage(copy)

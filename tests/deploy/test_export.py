@@ -41,7 +41,8 @@ def test_an_attacker_is_exported_as_it_guesses(tmp_path, kind):
     data = digits.load(image_size=SHAPE[0])
     asked = prepare(jax.random.key(0), Knowledge(release), data.auxiliary, data.validation, count=300)
     settings = {} if kind is Ridge else {"steps": 4, "width": 4, "batch_size": 8}
-    attacker = kind(Image(), **settings).fit(Context(jax.random.key(1), asked, None)).attacker
+    bare = Context(jax.random.key(1), asked, lambda other: other.fit(bare))
+    attacker = kind(Image(), **settings).fit(bare).attacker
     export.write(tmp_path, release, predict, card(release, grid), attacker=attacker)
     there = artefact.load(tmp_path, tmp_path / "secret")
     z = there.send(np.asarray(images(5)))

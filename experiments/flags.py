@@ -136,7 +136,7 @@ def token(path: str) -> str:
 def refuse(names: Collection[str], reason: str) -> None:
     """Raises a ValueError where one of these flags is on the command line."""
     for name in names:
-        if FLAGS[name].present:
+        if name in FLAGS and FLAGS[name].present:
             raise ValueError(f"{FLAGS[name].serialize().removeprefix('--')}: {reason}")
 
 

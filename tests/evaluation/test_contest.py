@@ -197,13 +197,13 @@ def test_a_family_that_is_scored_on_fewer_images_is_paired_with_these(toy):
     few = dataclasses.replace(client, reference=told).fewer(50)
     often = dataclasses.replace(ATTRIBUTE, queries=64)
     assert few.undefended(often) is found
-    np.testing.assert_array_equal(few.paired(found), np.array(values)[few.rows])
+    np.testing.assert_array_equal(few.paired(found.per_example), np.array(values)[few.rows])
     # The rows are those of the images.
     np.testing.assert_array_equal(few.data.test.image, client.data.test.image[few.rows])
     # What was found on fewer says nothing about the rest, and on others nothing at all.
     for count in (49, 51, 150):
-        assert few.paired(dataclasses.replace(found, per_example=values[:count])) is None
-    assert client.paired(found) is None
+        assert few.paired(values[:count]) is None
+    assert client.paired(found.per_example) is None
     assert client.undefended(often) is None
 
 

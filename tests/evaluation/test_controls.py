@@ -156,6 +156,7 @@ def test_an_audit_that_is_gone_on_with_finds_the_same(data):
     assert audit(lumpy, data, level=dataclasses.replace(level, settings={"Reader": None})).controls == ()
 
 
+@pytest.mark.slow
 def test_what_depends_on_the_data_alone_is_attacked_once(data):
     level = dataclasses.replace(BRIEF, settings={**BRIEF.settings, "Reader": {"steps": 20, "batch_size": 64}})
     common, told = {}, []

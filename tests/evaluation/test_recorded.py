@@ -84,6 +84,7 @@ def test_a_report_of_vectors_says_nothing_of_images(vectors):
     assert re.findall(r"image|pixel|picture", shown + repr(evidence), re.I) == []
 
 
+@pytest.mark.slow
 def test_without_x_nothing_is_reconstructed_and_no_control_sends_all(vectors):
     level = dataclasses.replace(LEVELS["preview"], plants=True)
     del (columns := dict(vectors))["x"]

@@ -263,11 +263,11 @@ def test_module_is_linens(key):
 
 CLIENTS = [
     ("none", "cnn"),
-    ("none", "resnet"),
+    pytest.param("none", "resnet", marks=pytest.mark.slow),
     ("funnel", "cnn"),
     pytest.param("funnel", "resnet", marks=pytest.mark.slow),
     ("partition", "cnn"),
-    ("ani", ""),
+    pytest.param("ani", "", marks=pytest.mark.slow),
 ]
 
 

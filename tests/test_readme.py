@@ -41,7 +41,7 @@ def test_a_function_and_the_models_of_two_libraries_are_audited_in_five_lines(do
         evidence = names["evidence"]
         assert [result.status for result in evidence.attacks] == ["ok", "ok"]
         # None of these clients hides anything.
-        assert evidence.attack("attribute", "bold").scores["balanced_accuracy"].value > 0.9
+        assert evidence.attack("attribute", "bold").scores["balanced_accuracy"].value > 0.8
         assert evidence.attack("decoder", "image").scores["r2_mean"].value > 0.8
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -497,6 +498,29 @@ class Evidence:
     def save(self, path: Any) -> None:
         """Writes the report as one self-contained page, see :func:`ani_jax.reporting.shown.save`."""
         ani_jax.save(self, path)
+
+    def strongest(
+        self, words: TargetWords, able: Callable[[AttackResult], bool] = lambda result: True
+    ) -> AttackResult | None:
+        """The strongest attack on a target, of all families and however often it asked; chosen on test, so an upper envelope.
+
+        Args:
+            words: of the target.
+            able: which results count.
+
+        Returns:
+            The first of equals; None where none has a score.
+        """
+        sign = 1 if words.higher else -1
+        scores = [
+            (sign * score.value, result)
+            for result in self.attacks
+            if result.target == words.name
+            and able(result)
+            and (score := result.scores.get(words.strength)) is not None
+            and score.value is not None
+        ]
+        return max(scores, key=lambda pair: pair[0], default=(0.0, None))[1]
 
     def words(self, target: str) -> TargetWords:
         """What a report needs to know of a target.

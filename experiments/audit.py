@@ -52,9 +52,11 @@ def main(_: list[str]) -> None:
         told = PairsConfig(values.pairs, **flags.given(("audit", "seed")))
         folder = Path(values.workdir or f"runs/{Path(told.pairs).stem}-audit-{told.digest}")
         pairs = Pairs.read(told.pairs)
-        level = level_named(told.audit)
-        data = pairs.data(level.sample, level.validation, level.test, told.seed)[0]
-        asked.check([target.words for target in targets.of(data)], utility=pairs.answer is not None)
+        if asked.requirements:
+            # Rows are read for it, of which there may be many.
+            level = level_named(told.audit)
+            data = pairs.data(level.sample, level.validation, level.test, told.seed)[0]
+            asked.check([target.words for target in targets.of(data)], utility=pairs.answer is not None)
         found = established(told, folder, cache, pairs.name, pairs)
     elif values.release is not None:
         config = AuditConfig(**flags.given(names))

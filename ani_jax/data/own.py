@@ -4,6 +4,7 @@ data = from_arrays(images, label, sensitive={"ink": ink}, group=writer)
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -161,9 +162,10 @@ class Folder:
     path: pathlib.Path
     group: str | None = None
 
-    @property
+    # Read once for whoever holds this folder: every row is looked up in it.
+    @functools.cached_property
     def table(self) -> dict[str, np.ndarray]:
-        """Columns of text, that of the pictures' paths first and in order.
+        """Columns of text, that of the pictures' paths among them.
 
         Raises:
             DataError: no such folder, no picture, no column of paths, an empty cell, or a file that is not there.
@@ -171,9 +173,8 @@ class Folder:
         flag = f"dataset={PREFIX}{self.path}"
         if not self.path.is_dir():
             raise DataError(f"{flag}: no such folder")
-        listed = self.path / TABLE
-        if listed.exists():
-            found = _listed(listed)
+        if (self.path / TABLE).exists():
+            found = listed(self.path / TABLE)
         else:
             files = [file for file in sorted(self.path.glob("*/**/*")) if file.suffix.lower() in PICTURES]
             inner = [file.relative_to(self.path) for file in files]
@@ -194,8 +195,7 @@ class Folder:
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the columns that may be a task."""
-        listed = self.path / TABLE
-        return tuple(name for name in _listed(listed) if name != PATH) if listed.exists() else (FOLDERS,)
+        return tuple(name for name in self.table if name != PATH)
 
     @property
     def contents(self) -> str:
@@ -234,8 +234,15 @@ class Folder:
         return {feature: column(place, feature, table[feature]) for feature in features}
 
 
-def _listed(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """A table's columns as text."""
+def listed(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """A table's columns as text.
+
+    Args:
+        path: of a ``labels.csv``; errors name the folder that it lies in.
+
+    Raises:
+        DataError: it cannot be read, has no column of paths or nothing beside it, or an empty cell.
+    """
     import pandas as pd
 
     try:

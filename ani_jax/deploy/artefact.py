@@ -91,18 +91,11 @@ class Found:
         """The strongest attack on every target, however often it asked; chosen on test, so an upper envelope."""
         found = []
         for words in evidence.targets:
-            sign = 1 if words.higher else -1
-            scores = [
-                (sign * score.value, score, one)
-                for one in evidence.attacks
-                if (one.target, one.status) == (words.name, "ok")
-                and (score := one.scores[words.strength]).value is not None
-            ]
-            label = words.metric(words.strength).label
-            if not scores:
+            best, label = evidence.strongest(words, lambda one: one.status == "ok"), words.metric(words.strength).label
+            if best is None:
                 found.append(cls(words.name, "none ran through", label, None))
                 continue
-            _, score, best = max(scores, key=lambda found: found[0])
+            score = best.scores[words.strength]
             often = f"{best.attack} on {best.queries} release{'s' if best.queries > 1 else ''}"
             found.append(cls(words.name, often, label, score.value, score.low, score.high))
         return tuple(found)
@@ -284,15 +277,15 @@ class Artefact:
 
     def server(self, z: Array | np.ndarray) -> Logits:
         """The provider's answer to what was sent, or to features as :meth:`client` computes them."""
-        if not jnp.issubdtype(z.dtype, jnp.floating):
-            z = self.card.unpack(np.asarray(z))
-        return self.program("server")(z)
+        return self.program("server")(self.features(z))
 
     def attacker(self, z: Array | np.ndarray) -> Images:
         """What the exported attacker makes of what was sent, or of features."""
-        if not jnp.issubdtype(z.dtype, jnp.floating):
-            z = self.card.unpack(np.asarray(z))
-        return self.program("attacker")(z)
+        return self.program("attacker")(self.features(z))
+
+    def features(self, z: Array | np.ndarray) -> Array | np.ndarray:
+        """What was sent as features, which stay as they are."""
+        return z if jnp.issubdtype(z.dtype, jnp.floating) else self.card.unpack(np.asarray(z))
 
     def program(self, name: str) -> Callable[..., Array]:
         """A party's program.

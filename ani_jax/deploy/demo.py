@@ -68,13 +68,12 @@ def strongest(evidence: Evidence) -> AttackResult | None:
     Example:
         >>> strongest(Evidence("none", "digits", 0, "preview", {}, {}, {}, ()))
     """
-    found = []
-    for result in evidence.attacks:
-        if result.gallery is not None and result.status == "ok":
-            words = evidence.words(result.target)
-            if (value := result.scores[words.strength].value) is not None:
-                found.append((value if words.higher else -value, result))
-    return max(found, key=lambda one: one[0], default=(0.0, None))[1]
+    shown = (
+        evidence.strongest(words, lambda one: one.gallery is not None and one.status == "ok")
+        for words in evidence.targets
+    )
+    # One target alone is what a client was given.
+    return next((one for one in shown if one is not None), None)
 
 
 def gallery(folder: Path) -> dict[str, Any]:

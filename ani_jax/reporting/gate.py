@@ -435,14 +435,9 @@ def compare(evidence: Evidence, earlier: Evidence) -> tuple[Verdict, ...]:
 
 
 def strongest(evidence: Evidence, words: TargetWords) -> Reading:
-    """The strongest attack on a target, of all families and however often it asked."""
-    able = [
-        Reading(title(one), one.scores[words.strength], one)
-        for one in evidence.attacks
-        if one.target == words.name and one.scores.get(words.strength, ABSENT).value is not None
-    ]
-    sign = 1 if words.higher else -1
-    return max(able, key=lambda one: sign * (one.measured.value or 0.0), default=Reading("no attack", ABSENT))
+    """What the strongest attack on a target read, see :meth:`ani_jax.records.Evidence.strongest`."""
+    one = evidence.strongest(words)
+    return Reading("no attack", ABSENT) if one is None else Reading(title(one), one.scores[words.strength], one)
 
 
 def apart(before: Estimate, now: Estimate, higher: bool) -> Estimate:

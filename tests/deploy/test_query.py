@@ -11,7 +11,7 @@ import pytest
 from ani_jax.deploy import wire
 from ani_jax.deploy.query import PATIENCE, Provider, Unanswered
 from ani_jax.deploy.service import Limits, Model, application
-from tests.deploy.conftest import SPEC, features, loopback, network
+from tests.deploy.conftest import SPEC, features, held, loopback, network
 
 
 class Script:
@@ -151,14 +151,8 @@ def test_refuses_a_service_that_is_not_there_and_finds_it_once_it_is():
 
 def test_refuses_a_service_that_is_too_slow():
     gate = threading.Event()
-
-    def slow(z):
-        if z.any():
-            gate.wait(20)
-        return network(z)
-
     with (
-        loopback(application([Model(SPEC, slow)])) as url,
+        loopback(application([Model(SPEC, held(gate))])) as url,
         contextlib.closing(Provider(url, SPEC, tries=1, timeout=0.2)) as ask,
     ):
         with pytest.raises(Unanswered, match="no answer in 1 tries"):

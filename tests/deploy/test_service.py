@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from ani_jax.deploy import service, wire
 from ani_jax.deploy.service import Limits, Model, Rate, application
-from tests.deploy.conftest import SPEC, features, loopback, network
+from tests.deploy.conftest import SPEC, features, held, loopback, network
 
 HEADERS = {"content-type": wire.MEDIA}
 TOKEN = "correct-horse-battery"
@@ -184,13 +184,7 @@ def test_a_rate_is_of_each_address_and_forgets_who_is_silent():
 
 def test_refuses_a_body_that_never_ends_and_an_answer_that_never_comes():
     gate = threading.Event()
-
-    def slow(z):
-        if z.any():
-            gate.wait(20)
-        return network(z)
-
-    with loopback(application([Model(SPEC, slow)], Limits(timeout=0.2))) as url:
+    with loopback(application([Model(SPEC, held(gate))], Limits(timeout=0.2))) as url:
         address = urllib.parse.urlsplit(url)
         with socket.create_connection((address.hostname, address.port)) as raw:
             head = (
@@ -208,14 +202,8 @@ def test_refuses_a_body_that_never_ends_and_an_answer_that_never_comes():
 
 def test_refuses_more_than_may_wait():
     gate = threading.Event()
-
-    def slow(z):
-        if z.any():
-            gate.wait(20)
-        return network(z)
-
     with (
-        loopback(application([Model(SPEC, slow)], Limits(waiting=2, wait=0))) as url,
+        loopback(application([Model(SPEC, held(gate))], Limits(waiting=2, wait=0))) as url,
         concurrent.futures.ThreadPoolExecutor(8) as pool,
     ):
         asked = [pool.submit(post, url, GOOD, HEADERS, timeout=20) for _ in range(8)]

@@ -546,7 +546,7 @@ class Evidence:
 
 
 def to_json(record: Any) -> str:
-    """Serialises a record deterministically (fields in order, floats in full, no NaN).
+    """Serialises a record, or a tuple of records, deterministically (fields in order, floats in full, no NaN).
 
     Raises:
         ValueError: a float is NaN or infinite; the message is json's own.
@@ -555,7 +555,7 @@ def to_json(record: Any) -> str:
         >>> to_json(Estimate(0.5))
         '{"value": 0.5, "low": null, "high": null, "note": ""}'
     """
-    return json.dumps(dataclasses.asdict(record), allow_nan=False)
+    return json.dumps(record, default=dataclasses.asdict, allow_nan=False)
 
 
 def from_json(kind: type[R], text: str) -> R:

@@ -13,9 +13,9 @@ import threading
 os.environ.setdefault("NPROC", "32")
 # scikit-learn's threads wait for one another where workers share the cores: a test of a second took seven minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Programs of tests are small and run once or twice: to optimise them fully takes a sixth of a cold run.
+# Programs of tests are small and run once or twice: to optimise them takes most of a cold run.
 os.environ["XLA_FLAGS"] = " ".join(
-    (os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=1")
+    (os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0")
 )
 
 import jax

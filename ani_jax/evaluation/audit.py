@@ -123,7 +123,7 @@ def audit(
     shared = _Kept(common, "" if common is None else scene.digest(client=False))
 
     def elsewhere(client: str, some: tuple[Family, ...], parts: _Kept) -> tuple[Ceiling, ...]:
-        return parts.part(client, some, Ceilings, lambda: Ceilings(contest.elsewhere(scene, some, client))).all
+        return parts.part(client, some, tuple[Ceiling, ...], lambda: contest.elsewhere(scene, some, client))
 
     read = tuple(family for family in chosen if family.target.ceilings)
     # Of what was not recorded nothing can be sent.
@@ -143,7 +143,7 @@ def audit(
     results = [found[family] for family in chosen]
     noticed = ends
     if plants:
-        noticed += kept.part("controls", chosen, Controls, lambda: Controls(controls.found(scene, found))).all
+        noticed += kept.part("controls", chosen, tuple[Control, ...], lambda: controls.found(scene, found))
     measured, problem = _criterion(scene, kept, shared)
     attackers = [(family, attack) for family in chosen for attack in family.attacks]
     notes = [attack.caveat for _, attack in attackers if attack.caveat]
@@ -205,27 +205,6 @@ def audit(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Controls:
-    """All controls of one audit, as they are kept."""
-
-    all: tuple[Control, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Ceilings:
-    """All that was found of another client, as it is kept."""
-
-    all: tuple[Ceiling, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class SelfTests:
-    """All that the criterion's estimator read of Gaussians, as it is kept."""
-
-    all: tuple[SelfTest, ...]
-
-
 class _Kept:
     """The finished parts of one audit, by name and by what determines them."""
 
@@ -256,7 +235,7 @@ def _criterion(scene: Scene, kept: _Kept, shared: _Kept) -> tuple[Criterion | No
         sizes = (critics, told.examples, told.dimensions)
         tests = functools.partial(self_tests, named(scene.key, "self-test"), *sizes)
         # Of numbers and dimensions alone, and two thirds of the time: clients that send as much share them.
-        tested = shared.part("self-tests", sizes, SelfTests, lambda: SelfTests(tests())).all
+        tested = shared.part("self-tests", sizes, tuple[SelfTest, ...], tests)
         return dataclasses.replace(found, information=dataclasses.replace(told, self_tests=tested))
 
     scene.emit({"kind": "attack_start", "name": "criterion", "total": 0})

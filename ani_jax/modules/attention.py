@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ani_jax.modules.kernels import Conv
+from ani_jax.modules.kernels import Conv, peak
 
 
 def _check(x: Array, reduction: int = 1, kernel_size: int = 1) -> None:
@@ -90,9 +90,11 @@ class CBAM(nn.Module):
         channels = x.shape[-1]
         squeeze = nn.Dense(max(1, channels // self.reduction), use_bias=False, name="squeeze")
         excite = nn.Dense(channels, use_bias=False, name="excite")
-        gate = excite(nn.relu(squeeze(x.mean((1, 2))))) + excite(nn.relu(squeeze(x.max((1, 2)))))
+        gate = excite(nn.relu(squeeze(x.mean((1, 2))))) + excite(
+            nn.relu(squeeze(peak(x.reshape(len(x), -1, channels), 1)))
+        )
         x = x * jax.nn.sigmoid(gate)[:, None, None, :]
-        pooled = jnp.stack([x.mean(-1), x.max(-1)], axis=-1)
+        pooled = jnp.stack([x.mean(-1), peak(x, -1)], axis=-1)
         side = self.kernel_size
         return x * jax.nn.sigmoid(Conv(1, (side, side), use_bias=False, name="spatial")(pooled))
 
@@ -134,7 +136,7 @@ class TripletAttention(nn.Module):
         gates = []
         for axis, name in ((1, "height"), (2, "width"), (3, "channels")):
             # The maximum comes first, where CBAM has the mean first: a trained kernel depends on it.
-            pooled = jnp.stack([x.max(axis), x.mean(axis)], axis=-1)
+            pooled = jnp.stack([peak(x, axis), x.mean(axis)], axis=-1)
             y = Conv(1, (side, side), use_bias=False, name=f"{name}_conv")(pooled)
             y = batch_norm(train, self.axis_name, name=f"{name}_norm")(y)
             gates.append(jnp.expand_dims(jax.nn.sigmoid(y.squeeze(-1)), axis))

@@ -1,4 +1,4 @@
-"""One max pooling for every network."""
+"""Largest values for every network, with gradients that no compiler can make infinite."""
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,28 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b p q c"]:
     return largest(x)
 
 
+def peak(x: Float[Array, "*n"], axis: int) -> Float[Array, "*m"]:
+    """The largest value along an axis; the gradient goes to its first place.
+
+    The gradient of ``x.max(axis)`` is shared among the places where x equals the maximum. A compiler that computes x a second
+    time on the way back, in another order of rounding, finds none, and divides by zero (XLA on CPU at optimisation level 0).
+
+    Args:
+        x: any shape.
+        axis: of ``x``.
+
+    Returns:
+        ``x`` without the axis.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> x = jnp.array([[1.0, 3.0, 3.0]])
+        >>> peak(x, 1).item(), jax.grad(lambda x: peak(x, 1).sum())(x).tolist()
+        (3.0, [[0.0, 1.0, 0.0]])
+    """
+    return jnp.take_along_axis(x, jnp.argmax(x, axis, keepdims=True), axis).squeeze(axis)
+
+
 def _cells(x: Array) -> Array:
     b, h, w, c = x.shape
     return x.reshape(b, h // 2, 2, w // 2, 2, c)
@@ -55,6 +77,7 @@ def _tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arra
     (x,), (t,) = primals, tangents
     y, cells = largest(x), _cells(x)
     # A sum of four comparisons rather than a reduction: XLA's CPU code for it is three times faster.
-    ties = sum((cells[:, :, i, :, j] == y).astype(t.dtype) for i in (0, 1) for j in (0, 1))
+    # At least one: see peak.
+    ties = jnp.maximum(sum((cells[:, :, i, :, j] == y).astype(t.dtype) for i in (0, 1) for j in (0, 1)), 1)
     chosen = jnp.where(cells == y[:, :, None, :, None, :], _cells(t), 0)
     return y, chosen.sum((2, 4)) / ties

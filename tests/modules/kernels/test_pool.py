@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ani_jax.modules.kernels import max_pool
+from ani_jax.modules.kernels import max_pool, peak
 
 
 def plain(x):
@@ -40,6 +40,18 @@ def test_pool_on_ties_passes_on_what_it_received():
     for derivative in (jax.grad, jax.jacfwd):
         slope = derivative(lambda scale: (max_pool(scale * x) * 3).sum())(1.0)
         np.testing.assert_allclose(slope, 4 * 3 * 0.3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_peak_gives_its_gradient_to_the_first_as_torch_does(axis, key):
+    """Values are rounded so that many tie."""
+    torch = pytest.importorskip("torch")
+    x = jnp.round(2 * jax.random.normal(key, (3, 4, 5))) / 2
+    there = torch.tensor(np.asarray(x), requires_grad=True)
+    expected = there.max(axis).values
+    (expected**2).sum().backward()
+    np.testing.assert_array_equal(peak(x, axis), expected.detach())
+    np.testing.assert_array_equal(jax.grad(lambda x: jnp.square(peak(x, axis)).sum())(x), there.grad)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 1), (1, 4, 5, 1), (4, 4, 1)])

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from ani_jax.attacks.query import as_release
 from ani_jax.losses.checks import require
+from ani_jax.modules.grid import Grid
 from ani_jax.types import Features, Inputs, PRNGKey, Release
 
 Client = Callable[..., Features] | Release
@@ -56,7 +57,7 @@ def positions(release: Client, k: int) -> Release:
 
 
 def bits(release: Client, count: int, low: float = -1.0, high: float = 1.0) -> Release:
-    """Sends every number as the nearest of ``2^count`` equally spaced ones.
+    """Sends every number as the nearest of ``2^count`` equally spaced ones; gradients pass as if nothing were rounded.
 
     Args:
         release: likewise.
@@ -72,7 +73,9 @@ def bits(release: Client, count: int, low: float = -1.0, high: float = 1.0) -> R
         >>> [bits(lambda x: x, count)(z, jax.random.key(0)).round(2).tolist() for count in (1, 2)]
         [[[-1.0, -1.0, 1.0, 1.0]], [[-1.0, -0.3..., 0.3..., 1.0]]]
     """
-    return behind(release, Levels(count, low, high))
+    require(1 <= count <= 16, "count", count, "1 to 16")
+    require(math.isfinite(low - high) and low < high, "low", low, f"below {high}")
+    return behind(release, Grid(low, high, 2**count))
 
 
 def behind(release: Client, passed: Callable[[Features], Features]) -> Release:
@@ -121,21 +124,3 @@ class Largest:
             jnp.take_along_axis(rows, index, 1) if self.values else jnp.ones(index.shape, z.dtype)
         )
         return jnp.put_along_axis(jnp.zeros_like(rows), index, told, 1, inplace=False).reshape(z.shape)
-
-
-@dataclasses.dataclass(frozen=True)
-class Levels:
-    """The nearest of equally spaced numbers, see :func:`bits`."""
-
-    count: int
-    low: float
-    high: float
-
-    def __post_init__(self):
-        require(1 <= self.count <= 16, "count", self.count, "1 to 16")
-        require(math.isfinite(self.low - self.high) and self.low < self.high, "low", self.low, f"below {self.high}")
-
-    def __call__(self, z: Features) -> Features:
-        """What is sent."""
-        step = (self.high - self.low) / (2**self.count - 1)
-        return self.low + step * jnp.round((z.clip(self.low, self.high) - self.low) / step)

@@ -30,6 +30,7 @@ from ani_jax.modules.adversaries import depth_to_space, space_to_depth
 from ani_jax.modules.attention import batch_norm
 from ani_jax.modules.cloud import CnnCloud
 from ani_jax.modules.edge import check_images
+from ani_jax.modules.grid import rounded
 from ani_jax.modules.kernels import Conv, max_pool
 from ani_jax.modules.pseudorandom import normal, secret_of
 from ani_jax.modules.sender import FINE, sent_log_prob
@@ -275,7 +276,7 @@ class NoiseInjector(nn.Module):
         """A draw within the range and on the grid."""
         # A declared range, and a kept one: noise that may grow without bound is undone by scaling (METHODS 2.1).
         z = jnp.clip(noise.location + noise.scale * unit, *self.released_range)
-        return z + jax.lax.stop_gradient(GRID * jnp.round(z / GRID) - z) if self.memoised else z
+        return rounded(z, GRID) if self.memoised else z
 
     def mean(self, x: Images) -> Features:
         """The mean of z given x, but for what clipping the far tails moves."""

@@ -14,39 +14,13 @@ from jaxtyping import Array
 
 from ani_jax.attacks.query import query
 from ani_jax.losses.checks import require
+from ani_jax.modules.grid import Grid
 from ani_jax.types import Features, Images, Logits, PRNGKey, Release
 
 BITS = (1, 8)
 """How many there may be of every feature."""
 ROUNDS = 20
 """Of Lloyd's algorithm for the two levels of one bit."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """Values equally spaced, both ends among them.
-
-    Attributes:
-        low: the smallest.
-        high: the largest.
-        levels: how many.
-    """
-
-    low: float
-    high: float
-    levels: int
-
-    def nearest(self, u: Features) -> Features:
-        """The nearest values; gradients pass as if nothing were rounded.
-
-        Example:
-            >>> Grid(-1.0, 1.0, 3).nearest(jnp.array([[-7.0, 0.2, 0.6]])).tolist()
-            [[-1.0, 0.0, 1.0]]
-        """
-        step = (self.high - self.low) / (self.levels - 1)
-        u = jnp.clip(u, self.low, self.high)
-        rounded = self.low + step * jnp.round((u - self.low) / step)
-        return u + jax.lax.stop_gradient(rounded - u)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +33,7 @@ class Coarse:
     def __call__(self, variables: Any, *arguments: Array) -> Features:
         """Computes the features and sends fewer bits of them."""
         u = (self.function(variables["client"], *arguments) - variables["mean"]) / variables["deviation"]
-        return u if self.grid is None else self.grid.nearest(u)
+        return u if self.grid is None else self.grid(u)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -162,7 +162,14 @@ def audit(
         )
         absent = sorted(asking - able)
         left = f"; left out: {', '.join(absent)}" if absent else ""
-        notes += [f"recorded pairs: no client could be asked, once more or about other inputs{left}", *pairs.notes]
+        # One that is asked gives networks other noise at every step.
+        rows = f"{len(scene.asked.sample.label):,} recorded rows (at most {level.sample:,} at this level)"
+        learnt = f"attackers learnt from {rows}: of a client with noise, from one draw of it a row"
+        notes += [
+            f"recorded pairs: no client could be asked, once more or about other inputs{left}",
+            learnt,
+            *pairs.notes,
+        ]
     elif random is None:
         notes.append("no random copy of the client was given: what its architecture alone lets through is not shown")
     for family, result in zip(chosen, results, strict=True):

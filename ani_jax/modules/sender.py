@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
+from ani_jax.modules.grid import rounded
 from ani_jax.modules.pseudorandom import normal, secret_of
 from ani_jax.types import Features, Images, PRNGKey, Sent
 
@@ -104,10 +105,7 @@ class Sender(nn.Module):
     def kept(self, z: Features) -> Features:
         """Features within the range and on the grid."""
         z = jnp.clip(z, -self.edge, self.edge)
-        if not self.bits:
-            return z
-        rounded = self.step * jnp.round((z + self.edge) / self.step) - self.edge
-        return z + jax.lax.stop_gradient(rounded - z)
+        return rounded(z, self.step, -self.edge) if self.bits else z
 
     @nn.compact
     def clean(self, x: Images, key: PRNGKey | None, *, train: bool) -> Sent:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ani_jax.deploy.quantise import Grid, quantised
+from ani_jax.deploy.quantise import quantised
 from ani_jax.types import Release
 
 KEY = jax.random.key(3)
@@ -79,7 +79,3 @@ def test_a_client_that_says_nothing_still_has_a_grid(pair, x):
 def test_other_bits_are_refused(pair, x):
     with pytest.raises(ValueError, match="bits=3: must be one of 1, 8"):
         quantised(*pair, x, 3, jax.random.key(0))
-
-
-def test_a_grid_keeps_its_ends():
-    assert Grid(-1.0, 2.0, 4).nearest(jnp.array([[-9.0, 0.4, 0.6, 9.0]])).tolist() == [[-1.0, 0.0, 1.0, 2.0]]

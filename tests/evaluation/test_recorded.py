@@ -14,6 +14,7 @@ from ani_jax.attacks.discriminant import Discriminant
 from ani_jax.data.pairs import Pairs
 from ani_jax.evaluation.audit import audit
 from ani_jax.evaluation.draws import draws
+from ani_jax.evaluation.scene import Scene
 from ani_jax.reporting.page import render
 from ani_jax.targets import base as targets
 from ani_jax.targets.attribute import Attribute
@@ -102,10 +103,12 @@ def test_what_needs_a_client_is_left_out_and_named(toy):
     assert {family.name for family in chosen} == {"attribute", "decoder"}
     assert {family.queries for family in chosen} == {1}
     pairs = Pairs.of(draws(client, toy, rows=300))
-    short = Level("short", sample=300, queries=(1,), base="preview", plants=False, settings={"WhiteBox": {"steps": 5}})
+    short = Level("short", sample=200, queries=(1,), base="preview", plants=False, settings={"WhiteBox": {"steps": 5}})
     evidence = audit(pairs, level=short, attacks=CLOSED[:1])
     (note,) = [note for note in evidence.notes if note.startswith("recorded pairs")]
     assert note.endswith("left out: whitebox")
+    (note,) = [note for note in evidence.notes if note.startswith("attackers learnt from")]
+    assert "from 200 recorded rows (at most 200 at this level)" in note
 
 
 def test_data_goes_with_a_client_and_not_with_pairs_or_it_is_refused(toy, vectors):
@@ -120,3 +123,14 @@ def test_a_client_of_vectors_is_asked_like_one_of_images(vectors):
     chosen = (Family("decoder", Vector(), (decoder.Ridge(Vector()),)),)
     evidence = audit(lambda x: x[:, :4], data, level="preview", attacks=chosen)
     assert evidence.attack("decoder", "vector").scores["r2_mean"].value > 0.4
+
+
+def test_controls_of_recorded_clients_are_shared(vectors):
+    """What is sent where all of x is, or nothing, does not hang on what these clients sent of it."""
+    found = []
+    for z in (vectors["z"], vectors["z"].round()):
+        data, _ = Pairs.of({**vectors, "z": z, "answer": vectors["label"] & (z[:, 0] > 5)}).data(400, 100, 200)
+        found.append(Scene.of(Knowledge(), data, LEVELS["preview"], 0))
+    one, other = found
+    assert one.digest(client=False) == other.digest(client=False)
+    assert one.digest() != other.digest()

@@ -1,4 +1,4 @@
-"""Messages to a clinic, made up: what each is about, and what it should not tell. Templates, names and hints are in this file alone.
+"""Messages to a clinic, made up: what each is about, and what it should not tell.
 
 A message says a fact outright, hints at it, or leaves it out, so that not even its reader knows all of them.
 """

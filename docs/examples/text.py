@@ -35,7 +35,7 @@ from ani_jax.attacks.discrete import bits, positions, topk
 from ani_jax.data import pairs
 from ani_jax.losses.noise import gaussian_rate
 from ani_jax.losses.task import cross_entropy
-from ani_jax.records import Evidence, from_json, to_json
+from ani_jax.records import Estimate, Evidence, from_json, to_json
 from ani_jax.reporting.figures import COLOURS, INK, STYLE
 from experiments.folders import Parts, write
 from experiments.process import keep_programs
@@ -43,6 +43,8 @@ from experiments.progress import Progress, say
 
 ROWS, DEFEND = 20_000, 0.25
 """Messages, and the share of them that trains noise and provider; attackers never see these."""
+WEIGHT, STEPS, BATCH = 0.3, 4000, 512
+"""Of the nats that noise lets through, beside the cross-entropy; steps of training it; messages a step."""
 RANGE = 3.0
 """Deviations beyond which numbers of few bits are cut off."""
 
@@ -186,7 +188,7 @@ def log_density(variables: Any, z: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def trained(
-    x: np.ndarray, topic: np.ndarray, classes: int, weight: float, steps: int, batch: int = 512, seed: int = 0
+    x: np.ndarray, topic: np.ndarray, classes: int, weight: float = WEIGHT, steps: int = STEPS, seed: int = 0
 ) -> tuple[ani_jax.Release, jax.tree_util.Partial]:
     """Trains injector and provider together; of what is to be hidden they are told nothing.
 
@@ -207,7 +209,7 @@ def trained(
     @jax.jit
     def step(params: Any, state: Any, key: jax.Array, x: jax.Array, y: jax.Array) -> tuple[Any, Any]:
         rows, noise = jax.random.split(key)
-        index = jax.random.randint(rows, (batch,), 0, len(x))
+        index = jax.random.randint(rows, (BATCH,), 0, len(x))
         change, state = optimizer.update(jax.grad(loss)(params, x[index], y[index], noise), state, params)
         return optax.apply_updates(params, change), state
 
@@ -220,25 +222,24 @@ def trained(
     return release, jax.tree_util.Partial(provider.apply, params["server"])
 
 
-def audited(scene: Scene, client: str, level: str, output: pathlib.Path, weight: float, steps: int) -> Evidence:
+def audited(scene: Scene, client: str, level: str, output: pathlib.Path) -> Evidence:
     """What a client gives away, read or found out."""
     folder = output / f"{client}-{level}"
     kept = folder / "evidence.json"
     if not kept.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        begun, seen = time.monotonic(), {"level": level, "subject": client, "store": Parts(folder / "parts")}
-        seen["common"] = Parts(output / "common")
+        begun, options = time.monotonic(), {"level": level, "subject": client, "common": Parts(output / "common")}
         with Progress(folder, client) as progress:
+            options |= {"on_event": progress, "store": Parts(folder / "parts")}
             if client == "ani":
-                say(f"ani: training for {steps:,} steps")
-                own = scene.split == 3
-                found = trained(scene.x[own], scene.topic[own], len(np.unique(scene.topic)), weight, steps)
-                rows, size = scene.recorded({"z": scene.x}, "text"), level_named(level)
-                data, _ = rows.data(size.sample, size.validation, size.test)
-                evidence = ani_jax.audit(*(found[0], data, found[1]), on_event=progress, **seen)
+                say(f"ani: training, {STEPS:,} steps")
+                own, size = scene.split == 3, level_named(level)
+                release, predict = trained(scene.x[own], scene.topic[own], len(np.unique(scene.topic)))
+                data, _ = scene.recorded({"z": scene.x}, "text").data(size.sample, size.validation, size.test)
+                # It is asked, as often as an attacker likes: what is recorded of it would be one draw of its noise a row.
+                evidence = ani_jax.audit(release, data, predict, **options)
             else:
-                rows = scene.recorded(RECORDED[client](scene.x), "text")
-                evidence = ani_jax.audit(rows, on_event=progress, **seen)
+                evidence = ani_jax.audit(scene.recorded(RECORDED[client](scene.x), "text"), **options)
         say(f"{client}: audited in {(time.monotonic() - begun) / 60:.1f} minutes")
         ani_jax.save(evidence, folder / "report.html")
         write(kept, to_json(evidence))
@@ -258,51 +259,77 @@ def of_words(scene: Scene, kept: pathlib.Path) -> dict[str, float]:
     return json.loads(kept.read_text())
 
 
-Row = tuple[str, dict[str, str], dict[str, float], float, float]
-"""Name, client -> text, client -> value, ceiling, floor."""
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: of what is read.
+        found: client -> what was found.
+        ends: what the words tell, and what whoever knows nothing reaches; None where that means nothing.
+    """
+
+    name: str
+    found: Mapping[str, Estimate]
+    ends: tuple[float | None, float | None]
 
 
 def rows_of(scene: Scene, found: Mapping[str, Evidence], words: Mapping[str, float]) -> list[Row]:
-    """What each client gives away, beside what the words tell and what the most frequent class would reach."""
+    """What each client gives away to its strongest attacker; a client with noise stands there a second time, asked once."""
     test = scene.split == 2
     majority = float(np.bincount(scene.topic[test]).max() / test.sum())
-    utility = {name: one.utility["accuracy"] for name, one in found.items()}
-    told: dict[str, tuple[dict[str, Any], float]] = {"topic": (utility, majority)}
-    for name, truth in scene.corpus.hidden.items():
-        best = {key: one.strongest(one.words(name)) for key, one in found.items()}
-        scores = {key: one.scores["balanced_accuracy"] for key, one in best.items() if one is not None}
-        told[name] = (scores, 1 / len(np.unique(truth)))
-    made = []
-    for name, (scores, floor) in told.items():
-        text = {key: f"{one.value:.1%} [{one.low:.1%}, {one.high:.1%}]" for key, one in scores.items()}
-        made.append((name, text, {key: one.value for key, one in scores.items()}, words[name], floor))
-    return made
+    rows = [Row("topic", {name: one.utility["accuracy"] for name, one in found.items()}, (words["topic"], majority))]
+    for name, metric in [*((name, "balanced_accuracy") for name in scene.corpus.hidden), ("vector", "r2_mean")]:
+        scores = {}
+        for client, evidence in found.items():
+            best = evidence.strongest(evidence.words(name))
+            once = evidence.strongest(evidence.words(name), lambda result: result.queries == 1)
+            scores[client] = best.scores[metric]
+            if any(result.queries > 1 for result in evidence.attacks):
+                scores[f"{client}, once"] = once.scores[metric]
+        known = name in words
+        ends = (words[name], 1 / len(np.unique(scene.corpus.hidden[name]))) if known else (None, 0.0)
+        rows.append(Row(name, scores, ends))
+    return rows
 
 
-def table(rows: list[Row], clients: list[str]) -> str:
+def table(rows: list[Row]) -> str:
     """The same in markdown."""
-    lines = [["", *clients, "bag of words", "majority"], ["---"] * (len(clients) + 3)]
-    lines += [[name, *(text[key] for key in clients), f"{high:.1%}", f"{low:.1%}"] for name, text, _, high, low in rows]
+    clients = list(rows[1].found)
+    lines = [["", *clients, "bag of words", "floor"], ["---"] * (len(clients) + 3)]
+    for row in rows:
+        write = "{:.2f}".format if row.ends[0] is None else "{:.1%}".format
+        told = (row.found.get(client) for client in clients)
+        shown = ["" if one is None else f"{write(one.value)} [{write(one.low)}, {write(one.high)}]" for one in told]
+        lines.append([row.name, *shown, *("" if end is None else write(end) for end in row.ends)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def picture(rows: list[Row], clients: list[str]) -> Figure:
+def picture(rows: list[Row]) -> Figure:
     """Bars of what each client gives away, the words together as their mean; lines at ceiling and floor."""
-    words = [row for row in rows if row[0].startswith("word_")]
-    mean = {key: float(np.mean([row[2][key] for row in words])) for key in clients}
-    ends = (float(np.mean([row[place] for row in words])) for place in (3, 4))
-    shown = [row for row in rows if row not in words] + [(f"{len(words)} words, mean", {}, mean, *ends)]
+    clients = [client for client in rows[1].found if client.split(",")[0] in CLIENTS] or list(rows[1].found)
+    groups = {
+        "topic (to keep)": rows[:1],
+        **{row.name: [row] for row in rows if row.name in ("sex", "city", "diagnosis")},
+    }
+    words = [row for row in rows if row.name.startswith("word_")]
+    groups[f"{len(words)} words, mean"] = words
     figure = Figure((7.2, 3.0), layout="constrained")
     axes = figure.add_subplot()
     width = 0.8 / len(clients)
     for place, client in enumerate(clients):
-        at = np.arange(len(shown)) - 0.4 + width * (place + 0.5)
-        axes.bar(at, [row[2][client] for row in shown], 0.9 * width, color=COLOURS[place % len(COLOURS)], label=client)
-    for number, (*_, high, low) in enumerate(shown):
-        for value, line in ((high, "-"), (low, ":")):
-            label = {"-": "bag of words", ":": "majority"}[line] if not number else None
-            axes.hlines(value, number - 0.42, number + 0.42, INK, line, linewidth=1, label=label)
-    axes.set_xticks(range(len(shown)), ["topic (to keep)", *(row[0] for row in shown[1:])])
+        # What is asked once is no other provider's.
+        shown = [
+            [row.found.get(client, row.found.get(client.split(",")[0])).value for row in group]
+            for group in groups.values()
+        ]
+        at = np.arange(len(groups)) - 0.4 + width * (place + 0.5)
+        axes.bar(at, list(map(np.mean, shown)), 0.9 * width, color=COLOURS[place], label=client)
+    for end, (style, label) in enumerate((("-", "bag of words"), (":", "majority"))):
+        values = [np.mean([row.ends[end] for row in group]) for group in groups.values()]
+        left = np.arange(len(groups)) - 0.42
+        axes.hlines(values, left, left + 0.84, INK, style, linewidth=1, label=label)
+    axes.set_xticks(range(len(groups)), list(groups))
     axes.set(ylim=(0, 1.02), ylabel="accuracy / balanced accuracy")
     figure.legend(loc="outside right upper")
     return figure
@@ -314,24 +341,19 @@ def main() -> None:
     parser.add_argument("--level", default="standard", choices=("preview", "standard", "thorough"))
     parser.add_argument("--output", required=True, type=pathlib.Path)
     parser.add_argument("--client", default="all", choices=("all", *RECORDED, "ani"))
-    parser.add_argument("--rows", default=ROWS, type=int)
-    parser.add_argument("--weight", default=0.03, type=float, help="of the nats that ani lets through")
-    parser.add_argument("--steps", default=4000, type=int, help="of ani's training")
     asked = parser.parse_args()
     asked.output.mkdir(parents=True, exist_ok=True)
-    keep_programs(asked.output)
-    scene = Scene.of(corpus(asked.rows), embedded)
+    keep_programs(asked.output / "programs")
+    scene = Scene.of(corpus(ROWS), embedded)
     for client in CLIENTS if asked.client == "all" else (asked.client,):
-        audited(scene, client, asked.level, asked.output, asked.weight, asked.steps)
-    clients = [
-        name for name in (*RECORDED, "ani") if (asked.output / f"{name}-{asked.level}" / "evidence.json").exists()
-    ]
-    found = {name: audited(scene, name, asked.level, asked.output, asked.weight, asked.steps) for name in clients}
+        audited(scene, client, asked.level, asked.output)
+    done = [one for one in (*RECORDED, "ani") if (asked.output / f"{one}-{asked.level}" / "evidence.json").exists()]
+    found = {client: audited(scene, client, asked.level, asked.output) for client in done}
     rows = rows_of(scene, found, of_words(scene, asked.output / "words.json"))
-    write(asked.output / "table.md", table(rows, clients))
+    write(asked.output / "table.md", table(rows))
     with rc_context(STYLE):
-        picture(rows, [name for name in CLIENTS if name in clients] or clients).savefig(asked.output / "text.svg")
-    print(table(rows, clients))
+        picture(rows).savefig(asked.output / "text.svg", metadata={"Date": None})
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Prepares a data set from its official files.
+"""Prepares a data set from its official files, or makes one that has none.
 
     python -m experiments.prepare --dataset=utkface --manual_dir=FOLDER
 
@@ -32,7 +32,9 @@ def main(_: list[str]) -> None:
         raise SystemExit(130) from None
     sizes = ", ".join(f"{split} {size:,}" for split, size in done.sizes.items())
     skipped = ", ".join(f"{reason} {count:,}" for reason, count in done.skipped.items())
-    print(f"{name}: {sizes}\nleft out: {skipped or 'nothing'}\nfolder: {done.folder}")
+    print(
+        f"{name}: {sizes}{done.made_by and f', {done.made_by}'}\nleft out: {skipped or 'nothing'}\nfolder: {done.folder}"
+    )
     if entry is not None and entry.spec is not None:
         found = pictures.balance(entry.spec, prepared.find(name, data_dir), (entry.primary, *entry.sensitive))
         for task, shares in found.items():

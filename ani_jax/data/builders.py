@@ -1,4 +1,4 @@
-"""Our own tfds builders: official files in a manual folder -> array_record files that any tfds reader opens, without TensorFlow.
+"""Our own tfds builders: official files, or programs, -> array_record files that any tfds reader opens, without TensorFlow.
 
 tfds writes into a folder named ``incomplete...`` and renames it last, so a data set is either there whole or not at all.
 """
@@ -34,11 +34,13 @@ class Prepared:
         folder: where it lies.
         sizes: official split -> number of examples.
         skipped: reason -> number of files left out when it was prepared.
+        made_by: what made it, where it was not read from files.
     """
 
     folder: pathlib.Path
     sizes: Mapping[str, int]
     skipped: Mapping[str, int]
+    made_by: str = ""
 
 
 def prepare(
@@ -88,11 +90,12 @@ def prepare(
             except Exception as error:
                 raise DataError(f"dataset={name}: tfds cannot prepare it ({type(error).__name__}: {error})") from None
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
-    return Prepared(pathlib.Path(builder.data_path), sizes, dict((builder.info.metadata or {}).get("skipped", {})))
+    told = builder.info.metadata or {}
+    return Prepared(pathlib.Path(builder.data_path), sizes, dict(told.get("skipped", {})), told.get("made_by", ""))
 
 
 class Official(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Makes one data set from its official files by its recipe.
+    """Makes one data set by its recipe.
 
     Args:
         entry: of the data set; has a recipe.
@@ -148,7 +151,7 @@ class Official(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description=f"{self.name}, prepared from its official files by ani_jax.",
+            description=f"{self.name}, {'made' if self.recipe.made_by else 'prepared from its official files'} by ani_jax.",
             features=tfds.features.FeaturesDict(self.recipe.features()),
             homepage=self.recipe.origin,
             license=self.entry.licence,
@@ -156,6 +159,18 @@ class Official(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        tally, made_by = Tally(), self.recipe.made_by
+        told = {} if made_by is None else {"made_by": made_by()}
+        examples = self.recipe.read(pathlib.Path() if made_by else self.files(), tally, self.watch)
+        self.info.metadata.update(told, skipped=tally.counts())  # type: ignore[union-attr]
+        return examples
+
+    def files(self) -> pathlib.Path:
+        """The folder of the official files: the manual one, or one in it that is named like the data set.
+
+        Raises:
+            DataError: something is missing there.
+        """
         terms = f"get it from {self.recipe.origin} (licence: {self.entry.licence})"
         files = ", ".join(" or ".join(patterns) for patterns in self.recipe.needs)
         if self.manual_dir is None:
@@ -171,8 +186,5 @@ class Official(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 if not any(any(folder.rglob(name) if "*" in name else folder.glob(name)) for name in patterns)
             ]
             if not missing:
-                tally = Tally()
-                examples = self.recipe.read(folder, tally, self.watch)
-                self.info.metadata["skipped"] = tally.counts()  # type: ignore[index]
-                return examples
+                return folder
         raise DataError(f"manual_dir={top}: {' or '.join(missing[0])} is missing; {terms}")

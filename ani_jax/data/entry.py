@@ -22,7 +22,7 @@ class Reader(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a data set is made from its official files without TensorFlow.
+    """How a data set is made without TensorFlow: from its official files, or on the spot.
 
     Attributes:
         version: of the prepared data set; that of the shipped tfds builder where there is one.
@@ -30,6 +30,8 @@ class Recipe:
         read: reads the official files.
         needs: files, any one of each tuple's patterns, that must be in the manual folder.
         origin: address where to get them.
+        made_by: says what makes a set that is not read from files, with versions, or raises where that is missing; ``None``
+            for files.
     """
 
     version: str
@@ -37,6 +39,7 @@ class Recipe:
     read: Reader
     needs: tuple[tuple[str, ...], ...]
     origin: str
+    made_by: Callable[[], str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

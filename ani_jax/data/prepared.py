@@ -69,7 +69,7 @@ def find(name: str, data_dir: str | os.PathLike[str] | None) -> "Stored":
         place = f"under {data_dir}" if data_dir else "in tfds's own folder"
         raise DataError(
             f"dataset={name}: not prepared {place}; run python -m experiments.prepare --dataset={name}"
-            f"{f' --data_dir={data_dir}' if data_dir else ''} --manual_dir=FOLDER"
+            f"{f' --data_dir={data_dir}' if data_dir else ''}, with --manual_dir=FOLDER where that is read from files"
         ) from None
     found = getattr(builder.info.file_format, "value", "an old format")
     if found != "array_record":

@@ -30,11 +30,9 @@ def main(_: list[str]) -> None:
     except KeyboardInterrupt:
         print("ani_jax: interrupted; nothing was kept", file=sys.stderr)
         raise SystemExit(130) from None
-    sizes = ", ".join(f"{split} {size:,}" for split, size in done.sizes.items())
+    sizes = ", ".join((*(f"{split} {size:,}" for split, size in done.sizes.items()), *filter(None, [done.made_by])))
     skipped = ", ".join(f"{reason} {count:,}" for reason, count in done.skipped.items())
-    print(
-        f"{name}: {sizes}{done.made_by and f', {done.made_by}'}\nleft out: {skipped or 'nothing'}\nfolder: {done.folder}"
-    )
+    print(f"{name}: {sizes}\nleft out: {skipped or 'nothing'}\nfolder: {done.folder}")
     if entry is not None and entry.spec is not None:
         found = pictures.balance(entry.spec, prepared.find(name, data_dir), (entry.primary, *entry.sensitive))
         for task, shares in found.items():

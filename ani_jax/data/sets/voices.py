@@ -138,8 +138,8 @@ def filters(bands: int, size: int, rate: float, low: float, high: float) -> NDAr
         >>> filters(2, 8, 8000, 0, 4000).round(2).tolist()
         [[0.0, 0.87, 0.2, 0.0, 0.0], [0.0, 0.13, 0.8, 0.52, 0.0]]
     """
-    mel = np.linspace(*(2595 * np.log10(1 + np.array([low, high]) / 700)), bands + 2)
-    edges = 700 * (10 ** (mel / 2595) - 1)
+    first, last = 2595 * np.log10(1 + np.array([low, high]) / 700)
+    edges = 700 * (10 ** (np.linspace(first, last, bands + 2) / 2595) - 1)
     below, peak, above = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     frequency = np.fft.rfftfreq(size, 1 / rate)
     return np.minimum((frequency - below) / (peak - below), (above - frequency) / (above - peak)).clip(0)
@@ -231,10 +231,11 @@ def read_spoken(
         Examples with "image" (PNG of 64x64x1), "word", "sex", "voice" and "combination".
     """
     del folder, tally, watch
-    return {"train": _said(combinations)}
+    return {"train": said(combinations)}
 
 
-def _said(combinations: Sequence[Combination]) -> Examples:
+def said(combinations: Sequence[Combination]) -> Examples:
+    """Every word in every combination, as an example; a combination is said by several processes at once."""
     # The time is that of other processes, so threads are enough.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for one in combinations:
@@ -245,7 +246,8 @@ def _said(combinations: Sequence[Combination]) -> Examples:
                 yield f"{WORDS[number]}, {one.name}", {"image": image, "word": number, **labels}
 
 
-def _features() -> dict[str, Any]:
+def features() -> dict[str, Any]:
+    """What an example of ``spoken`` is made of."""
     import tensorflow_datasets as tfds
 
     label = tfds.features.ClassLabel
@@ -270,7 +272,7 @@ ENTRIES = (
         spec=Spec("spoken", identity="combination"),
         recipe=Recipe(
             "1.0.0",
-            _features,
+            features,
             functools.partial(read_spoken, COMBINATIONS),
             needs=(),
             origin="https://github.com/espeak-ng/espeak-ng",

@@ -96,15 +96,15 @@ def test_the_answer_is_that_of_the_tflite_file_beside_it(images):
         model.set_tensor(given["index"], one[None])
         model.invoke()
         told.append(model.get_tensor(answer["index"])[0])
-    found = stranger.block_6(images)
+    found = np.asarray(jax.jit(stranger.block_6)(images))
     np.testing.assert_allclose(found, told, atol=0.1)
-    assert np.array_equal(np.argmax(found, 1), np.argmax(told, 1))
+    assert np.abs(found - told).mean() < 0.02
     # Different pictures get different answers, or the agreement would say nothing.
     assert np.ptp(told, axis=0).max() > 0.1
 
 
 def test_images_of_other_sizes_and_grey_ones_are_taken(images):
-    assert stranger.block_6(images[:, ::2, ::2]).shape == (6, 7)
+    assert stranger.grey(images[:, ::2, ::2]).shape == (6, 64, 64, 1)
     plain = images.mean(-1, keepdims=True)
     np.testing.assert_allclose(stranger.grey(plain), stranger.grey(jnp.repeat(plain, 3, -1)), atol=1e-5)
 
@@ -154,16 +154,11 @@ def test_audits_become_leakage_by_depth():
     assert drawn == stranger.depths(cuts).decode()
 
 
-def test_mistakes_cost_one_line():
-    for arguments, told in (
-        (["--blocks=9"], "flag --blocks=9: must be some of 0, 1, 2, 3, 4, 5, 6"),
-        (["--level=smoke"], "should be one of <preview|standard|thorough>"),
-    ):
-        command = [sys.executable, "-m", "docs.examples.stranger", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert told in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
+def test_a_block_that_is_not_there_costs_one_line():
+    command = [sys.executable, "-m", "docs.examples.stranger", "--blocks=9"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "ani_jax: flag --blocks=9: must be some of 0, 1, 2, 3, 4, 5, 6\n"
 
 
 def test_without_the_wheel_it_is_refused_in_a_line(monkeypatch):

@@ -104,7 +104,9 @@ def pooled(config: Mapping[str, Any], weights: Mapping[str, jax.Array], x: jax.A
 
 LAYERS = {
     "InputLayer": lambda config, weights, x: x,
-    "Conv2D": lambda config, weights, x: convolved(config, x, weights["kernel"]) + weights.get("bias", jnp.zeros(1)),
+    "Conv2D": lambda config, weights, x: (
+        convolved(config, x, weights["kernel"]) + weights.get("bias", jnp.zeros(1))[None, None, None]
+    ),
     "SeparableConv2D": separated,
     "BatchNormalization": normalised,
     "Activation": lambda config, weights, x: getattr(jax.nn, config["activation"])(x),

@@ -136,7 +136,7 @@ def filters(bands: int, size: int, rate: float, low: float, high: float) -> NDAr
 
     Example:
         >>> filters(2, 8, 8000, 0, 4000).round(2).tolist()
-        [[0.0, 0.87, 0.2, 0.0, 0.0], [0.0, 0.13, 0.8, 0.52, 0.0]]
+        [[0.0, 0.68, 0.0, 0.0, 0.0], [0.0, 0.32, 0.91, 0.45, 0.0]]
     """
     first, last = 2595 * np.log10(1 + np.array([low, high]) / 700)
     edges = 700 * (10 ** (np.linspace(first, last, bands + 2) / 2595) - 1)

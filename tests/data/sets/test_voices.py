@@ -126,6 +126,13 @@ def test_programs_say_the_same_again(speaking):
         assert np.array_equal(first, second)
 
 
+def test_no_two_voices_say_the_same(speaking):
+    """A variant that a program ignores would be one voice under two names, one of them of the other sex."""
+    first = {(one.voice, one.settings.split(",")[0]): one for one in reversed(voices.COMBINATIONS)}
+    assert len(first) == 10 * len(voices.ACCENTS) + 2 * 6
+    assert len({voices.say(one, "seven")[0].tobytes() for one in first.values()}) == len(first)
+
+
 def test_settings_and_words_can_be_heard(speaking):
     for voice in ("espeak-ng m2", "flite slt", "flite kal16"):
         own = [one for one in voices.COMBINATIONS if one.voice == voice]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ani_jax.attacks.base import Level
-from ani_jax.attacks.query import as_release, ask
+from ani_jax.attacks.query import as_release
 from ani_jax.data import from_arrays
 from ani_jax.data.render import choose
 from ani_jax.evaluation.audit import audit
@@ -125,7 +125,7 @@ def test_a_random_copy_has_the_shapes_and_no_weight_of_its_own(images):
 
 def test_a_cut_is_named_on_the_command_line(images):
     named = imported("release", "docs.examples.stranger:block_2")
-    assert ask(as_release(named), images[:2], jax.random.key(0)).shape == (2, 30, 30, 16)
+    assert as_release(named)(images[:2], jax.random.key(0)).shape == (2, 30, 30, 16)
 
 
 def test_a_cut_holds_the_weights_of_its_own_half():

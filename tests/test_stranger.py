@@ -137,6 +137,7 @@ def test_a_cut_holds_the_weights_of_its_own_half():
         stranger.block_7  # noqa: B018
 
 
+@pytest.mark.slow
 def test_audits_become_leakage_by_depth():
     """Two cuts, three attributes, closed forms alone."""
     rng = np.random.default_rng(0)

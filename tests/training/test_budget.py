@@ -19,8 +19,9 @@ TARGET = UtilityBudget(lost=0.02, accuracy=0.6)
 CONFIG = TrainConfig(batch_size=8, log_every=10, checkpoint_every=10)
 
 
-def moved(defense, *accuracies):
+def moved(defense, *accuracies, begun=0.0):
     state = init(defense, jax.random.key(0))
+    state = dataclasses.replace(state, budget={**state.budget, "log_multiplier": jnp.float32(begun)})
     for accuracy in accuracies:
         state = budget.ascend(state, jnp.float32(accuracy), defense.weights.arrays(), TARGET, defense)
     return state
@@ -28,12 +29,12 @@ def moved(defense, *accuracies):
 
 def test_room_to_spare_raises_the_weight_and_an_overdrawn_budget_lowers_it(toy):
     defense = toy(attribute=0.5)
-    above, below = moved(defense, 0.604), moved(defense, 0.596)
+    above, below = (moved(defense, accuracy, begun=-1.0) for accuracy in (0.604, 0.596))
     # 0.6 is needed and 0.02 may be lost: a fifth of it is to spare.
     assert float(above.budget["constraint"]) == pytest.approx(-0.2, rel=1e-3)
-    assert float(above.budget["log_multiplier"]) == pytest.approx(0.2 * budget.RATE, rel=1e-3)
-    assert float(above.weights["attribute"]) == pytest.approx(0.5 * np.exp(0.2 * budget.RATE), rel=1e-4)
-    assert float(below.weights["attribute"]) == pytest.approx(0.5 * np.exp(-0.2 * budget.RATE), rel=1e-4)
+    assert float(above.budget["log_multiplier"]) == pytest.approx(0.2 * budget.RATE - 1, rel=1e-3)
+    assert float(above.weights["attribute"]) == pytest.approx(0.5 * np.exp(0.2 * budget.RATE - 1), rel=1e-4)
+    assert float(below.weights["attribute"]) == pytest.approx(0.5 * np.exp(-0.2 * budget.RATE - 1), rel=1e-4)
 
 
 def test_the_multiplier_stays_in_its_range_and_comes_back_at_once(toy):

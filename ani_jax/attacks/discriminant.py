@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 
 from ani_jax.attacks.attribute import DIVERGED, Linear, logistic_path
-from ani_jax.attacks.base import EVERYWHERE, Attack, Context, Fitted, register
+from ani_jax.attacks.base import EVERYWHERE, Asked, Attack, Context, Fitted, register
 from ani_jax.attacks.query import flat
 from ani_jax.targets.attribute import Attribute
 
@@ -18,6 +18,10 @@ MOST = 4096
 """Features at most for which the covariance is inverted; of more, the products of so many rows."""
 TAUGHT = 0.75
 """Part of the sample that directions are learnt on; the rest says what their scores are worth."""
+FOUND, LEFT = 0.02, 0.01
+"""Balanced accuracy over chance, and below 1, between which a logistic regression of all whitened features follows."""
+FINER, ITERATIONS = (1e-2, 1e-4), 40
+"""Its penalties, and its iterations of L-BFGS for each."""
 
 
 @register(Attribute)
@@ -29,6 +33,10 @@ class Discriminant(Attack):
 
     Descent finds quiet directions last, since its steps are as long as the loud ones allow: of a mark at 1e-4 of an image's
     scale a logistic probe says nothing, and this says all. The penalty is chosen on ``validation``.
+
+    Least squares mistake what lies far from a boundary for error: of 2,048 features and 40,000 rows they read 82% of a label that
+    a line tells without error. So where they found something and left something, a logistic regression on whitened features goes
+    on from there (91%), and is kept if ``validation`` agrees.
     """
 
     target: Attribute
@@ -71,7 +79,7 @@ class Discriminant(Attack):
             np.concatenate([np.tensordot(part, every, 1) for _, part in asked.standardise.doubled(z, begin)])
             for z, begin in ((asked.sample_z, taught), (asked.held_z, 0))
         )
-        best, least = None, np.inf
+        best, least, chosen, strength = None, np.inf, 0.0, 0.0
         for index in range(len(solved)):
             weights, told, heard = (one[..., index] for one in (every, told_all, heard_all))
             # Scores at deviation 1, since a logistic regression's penalty is of their scale.
@@ -89,5 +97,32 @@ class Discriminant(Attack):
             loss = float(self.target.selection(guess, batch, self.target.aim(batch)).mean())
             if loss < least:
                 whole = jnp.asarray(weights @ np.asarray(lift), jnp.float32)
-                best, least = Linear(whole, bias, asked.standardise), loss
+                best, least, chosen = Linear(whole, bias, asked.standardise), loss, PENALTIES[index]
+                strength = self.target.strength(np.asarray(guess), batch)
+        if best is not None and not dual and 1 / classes + FOUND < strength < 1 - LEFT:
+            finer, loss = self.finer(asked, matrix / learnt, chosen)
+            best = finer if loss < least else best
         return Fitted(best, None if best is not None else DIVERGED)
+
+    def finer(self, asked: Asked, covariance: np.ndarray, penalty: float) -> tuple[Linear | None, float]:
+        """A logistic regression of features whose covariance, penalty included, is made the identity; and its validation loss."""
+        labels, truth = (part.sensitive[self.target.name] for part in (asked.sample, asked.validation))
+        ridge = penalty * max(np.trace(covariance) / len(covariance), 1e-20)
+        try:
+            root = np.linalg.cholesky(covariance + ridge * np.eye(len(covariance)))
+        except np.linalg.LinAlgError:
+            return None, np.inf
+        whiten = scipy.linalg.solve_triangular(root, np.eye(len(root)), lower=True).T
+        told, heard = (
+            jnp.asarray(
+                np.concatenate([(part @ whiten).astype(np.float32) for _, part in asked.standardise.doubled(z)])
+            )
+            for z in (asked.sample_z, asked.held_z)
+        )
+        fitted = logistic_path((told, labels), (heard, truth), self.target.classes, ITERATIONS, FINER)
+        if fitted is None:
+            return None, np.inf
+        lift, bias = fitted
+        batch = asked.validation
+        loss = float(self.target.selection(heard @ lift + bias[None], batch, self.target.aim(batch)).mean())
+        return Linear(jnp.asarray(whiten @ np.asarray(lift), jnp.float32), bias, asked.standardise), loss

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from ani_jax.attacks import base, query
+from ani_jax.attacks import base, discriminant, query
 from ani_jax.attacks.attribute import Probe
 from ani_jax.attacks.discriminant import Discriminant
 from ani_jax.targets.attribute import Attribute
@@ -69,3 +69,16 @@ def test_a_constant_client_says_nothing(fit):
     found = fit(Discriminant(INK), jax.random.key(3), still)
     assert found.failed is None
     assert strength(found, still) == pytest.approx(1 / 3, abs=1e-6)
+
+
+def test_what_a_line_tells_without_error_is_read_beyond_least_squares(fit, monkeypatch):
+    key = jax.random.key(1)
+    image = jax.random.uniform(key, (1600, 6, 6, 1))
+    told = image.reshape(1600, -1) @ jax.random.normal(jax.random.key(2), (36,))
+    ink = jnp.searchsorted(jnp.quantile(told, jnp.array([1 / 3, 2 / 3])), told)
+    parts = [Batch(image[cut], ink[cut], {"ink": ink[cut]}) for cut in (slice(0, 800), slice(800, 1600))]
+    of = asked(0.0, *parts, count=800)
+    finer = strength(fit(Discriminant(INK), key, of), of)
+    monkeypatch.setattr(discriminant, "FOUND", 1.0)
+    plain = strength(fit(Discriminant(INK), key, of), of)
+    assert plain < 0.93 < 0.95 < finer

@@ -6,6 +6,7 @@ Attackers learn from ``auxiliary``, one of each family is chosen on ``validation
 nowhere else. ``defend`` and ``holdout`` are never looked at.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -219,12 +220,14 @@ class _Kept:
         self.store, self.digest = store, digest
 
     def part(self, name: str, settings: object, kind: type[R], make: Callable[[], R]) -> R:
-        """The part that is kept, else a freshly made one, which is kept."""
+        """The part that is kept and can be read, else a freshly made one, which is kept."""
         if self.store is None:
             return make()
         key = f"{name} {hashlib.sha256(f'{self.digest} {settings!r}'.encode()).hexdigest()[:16]}"
-        if key not in self.store:
-            self.store[key] = to_json(make())
+        # A part that another version kept may be of another form.
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            return from_json(kind, self.store[key])
+        self.store[key] = to_json(make())
         # Read back even when fresh: an audit that was interrupted must not differ from one that was not.
         return from_json(kind, self.store[key])
 

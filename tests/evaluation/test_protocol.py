@@ -115,6 +115,16 @@ def test_an_interrupted_audit_goes_on_behind_what_is_finished(toy):
     assert again == []
 
 
+@pytest.mark.parametrize("text", ['{"all": []}', "7", "[7]", '["name"]', "half of it"])
+def test_parts_that_cannot_be_read_are_made_anew(toy, text):
+    """What another version kept, or what a disk lost."""
+    store, whole = {}, run(toy, None)
+    run(toy, store)
+    spoilt = dict.fromkeys(store, text)
+    assert to_json(run(toy, spoilt)) == to_json(whole)
+    assert spoilt == store
+
+
 def test_parts_of_another_audit_are_not_taken(toy):
     store = {}
     run(toy, store)

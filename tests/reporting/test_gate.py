@@ -564,7 +564,7 @@ def test_the_page_says_what_the_gate_does():
     quoted = re.findall(r'--require="(.*?)"', page)
     assert len(quoted) > 2
     for text in quoted:
-        gate.check(gate.parse(text), (INK, Image().words))
+        gate.check(gate.parse(text), (INK, Attribute("kind", 2).words, Image().words))
     assert dict(re.findall(r"^\| (\d) \| .*(holds|violated|decided)", page, re.M)) == {
         "0": "holds",
         "3": "violated",

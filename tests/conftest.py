@@ -13,7 +13,7 @@ import threading
 os.environ.setdefault("NPROC", "32")
 # scikit-learn's threads wait for one another where workers share the cores: a test of a second took seven minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Programs of tests are small and run once or twice: to optimise them takes most of a cold run.
+# Programs of tests are small and run once or twice: not to optimise them takes a cold suite from 1,414 s to 1,199.
 os.environ["XLA_FLAGS"] = " ".join(
     (os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0")
 )

@@ -6,11 +6,13 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+from jaxtyping import Array
 
 from ani_jax.attacks.attribute import DIVERGED, Linear, logistic_path
 from ani_jax.attacks.base import EVERYWHERE, Asked, Attack, Context, Fitted, register
 from ani_jax.attacks.query import flat
 from ani_jax.targets.attribute import Attribute
+from ani_jax.types import Batch
 
 PENALTIES = (1e-9, 1e-7, 1e-5, 1e-3, 1e-1)
 """Parts of the mean variance that are added to every direction's."""
@@ -93,12 +95,12 @@ class Discriminant(Attack):
             if fitted is None:
                 continue
             lift, bias = fitted
-            guess, batch = heard @ lift + bias[None], asked.validation
-            loss = float(self.target.selection(guess, batch, self.target.aim(batch)).mean())
+            guess = heard @ lift + bias[None]
+            loss = self.missed(guess, asked.validation)
             if loss < least:
                 whole = jnp.asarray(weights @ np.asarray(lift), jnp.float32)
                 best, least, chosen = Linear(whole, bias, asked.standardise), loss, PENALTIES[index]
-                strength = self.target.strength(np.asarray(guess), batch)
+                strength = self.target.strength(np.asarray(guess), asked.validation)
         if best is not None and not dual and 1 / classes + FOUND < strength < 1 - LEFT:
             finer, loss = self.finer(asked, matrix / learnt, chosen)
             best = finer if loss < least else best
@@ -123,6 +125,9 @@ class Discriminant(Attack):
         if fitted is None:
             return None, np.inf
         lift, bias = fitted
-        batch = asked.validation
-        loss = float(self.target.selection(heard @ lift + bias[None], batch, self.target.aim(batch)).mean())
+        loss = self.missed(heard @ lift + bias[None], asked.validation)
         return Linear(jnp.asarray(whiten @ np.asarray(lift), jnp.float32), bias, asked.standardise), loss
+
+    def missed(self, guess: Array, batch: Batch) -> float:
+        """The mean loss by which attackers are chosen."""
+        return float(self.target.selection(guess, batch, self.target.aim(batch)).mean())

@@ -20,6 +20,7 @@ from ani_jax.data.files import DataError
 from ani_jax.data.loader import draw_batch
 from ani_jax.defenses import registry
 from ani_jax.defenses.base import Defense, freeze
+from ani_jax.defenses.mixins import Proved
 from ani_jax.evaluation.audit import audit
 from ani_jax.records import Estimate, Evidence, TargetWords, from_json, to_json
 from ani_jax.reporting import page
@@ -172,7 +173,7 @@ def attacked(client: Trained, seed: int, cache: Path, sent: Sent | None = None, 
     fresh = init(defense, jax.random.fold_in(jax.random.key(seed), 1))
     random = freeze(defense, fresh.params, fresh.statistics)
     (release, predict), (copy, _) = (frozen, random) if sent is None else (sent(*frozen), sent(*random))
-    return audit(
+    found = audit(
         release,
         data,
         predict,
@@ -182,6 +183,7 @@ def attacked(client: Trained, seed: int, cache: Path, sent: Sent | None = None, 
         common=Parts(cache / "controls"),
         **options,
     )
+    return dataclasses.replace(found, notes=(*found.notes, *(defense.proved if isinstance(defense, Proved) else ())))
 
 
 def reference_folder(config: RunConfig, cache: Path) -> Path:

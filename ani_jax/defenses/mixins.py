@@ -5,12 +5,15 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from ani_jax.defenses.base import Defense, Forward, Terms
+from ani_jax.defenses.base import Adversary, Defense, Forward, Optimizer, Terms
 from ani_jax.defenses.options import REPEATS, weight
 from ani_jax.losses.checks import require
 from ani_jax.losses.noise import gaussian_rate
+from ani_jax.losses.task import cross_entropy
+from ani_jax.modules.adversaries import ConvClassifier
+from ani_jax.modules.probes import Heard
 from ani_jax.modules.sender import CLEAN, Sender
 from ani_jax.types import Batch
 
@@ -65,6 +68,67 @@ class Noisy(Defense):
         if not (self.release_stddev or self.release_bits):
             return edge
         return Sender(edge, self.release_stddev, self.release_bits, self.memoised, self.axis_name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hiding(Defense):
+    """A defence that is told what to hide.
+
+    Attributes:
+        hide: names of the attributes to hide, comma-separated; "" means the data's first sensitive attribute.
+    """
+
+    hide: str = ""
+
+    def __post_init__(self):
+        super().__post_init__()
+        # Options are checked before there is data too: then it may not be known which attributes there are.
+        if not self.hides or not (self.attributes or self.classes is not None):
+            return
+        known, once = [name for name, _ in self.attributes], "each once, comma-separated"
+        require(bool(known), "defense", self.name, "another where the data has no sensitive attribute")
+        require(set(self._names) <= set(known), "hide", self.hide, f"names out of {', '.join(known)}, {once}")
+        require(len(set(self._names)) == len(self._names), "hide", self.hide, "names each given once")
+
+    @property
+    def hides(self) -> bool:
+        """Whether there is anything to hide; what is not hidden need not be there."""
+        return True
+
+    @property
+    def hidden(self) -> dict[str, int]:
+        """Name -> number of classes of each attribute to hide."""
+        return {name: dict(self.attributes)[name] for name in self._names} if self.hides else {}
+
+    def eavesdroppers(self, width: int, rate: float) -> tuple[Adversary, ...]:
+        """For each hidden attribute, and of its name, a convolutional classifier that hears features at unit variance.
+
+        Args:
+            width: channels.
+            rate: step size.
+        """
+
+        def one(name: str, classes: int) -> Adversary:
+            def loss(guess: Array, batch: Batch) -> Float[Array, ""]:
+                return cross_entropy(guess, batch.sensitive[name]).mean()
+
+            return Adversary(name, Heard(ConvClassifier(classes, width), False, self.axis_name), loss, Optimizer(rate))
+
+        return tuple(one(*hidden) for hidden in self.hidden.items())
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        known = tuple(name for name, _ in self.attributes)
+        return tuple(name.strip() for name in self.hide.split(",")) if self.hide else known[:1]
+
+
+class Proved:
+    """A defence of which something is known for certain."""
+
+    @property
+    def proved(self) -> tuple[str, ...]:
+        """What is, a sentence each with what it assumes; of a defence that was built for data."""
+        raise NotImplementedError
 
 
 class Measured:

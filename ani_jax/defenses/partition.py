@@ -19,7 +19,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from ani_jax.defenses.base import Adversary, Forward, Optimizer, Phase, Terms
-from ani_jax.defenses.mixins import Noisy, Prepared, Reversible
+from ani_jax.defenses.mixins import Hiding, Noisy, Prepared, Reversible
 from ani_jax.defenses.options import Convex, require_split, weight
 from ani_jax.defenses.registry import register
 from ani_jax.losses import adversarial, reconstruction
@@ -62,7 +62,7 @@ STATISTICS = 2**32 - 1
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Partition(Prepared, Reversible, Noisy):
+class Partition(Prepared, Reversible, Hiding, Noisy):
     """Privacy Partitioning with adversaries for hidden attributes, for the image, or for both.
 
     Every adversary hears z at unit variance, as every attacker will: otherwise the client hides by speaking quietly. An
@@ -72,7 +72,6 @@ class Partition(Prepared, Reversible, Noisy):
         backbone: "cnn", "resnet" or "vgg".
         depth: how many of the backbone's blocks run on the device.
         light: convolve 2x2 with stride 2 on the device, instead of 3x3 and pooling; of the cnn alone. [ours]
-        hide: names of the attributes to hide, comma-separated; "" means the data's first sensitive attribute.
         attribute_objective: L_attr, what the defender maximises: "max_entropy", "kl_to_prior", or "neg_ce", whose optimum
             can be an adversary that is confidently wrong.
         reconstruction_objective: L_rec: "mse", "l1" or "ssim" (1 - SSIM).
@@ -102,7 +101,6 @@ class Partition(Prepared, Reversible, Noisy):
     # Cut after two blocks, 28.6% of inks are read instead of 26.4%, and R² is 0.52 instead of 0.21 (docs/RESULTS.md).
     depth: int = 3
     light: bool = False
-    hide: str = ""
     attribute_objective: str = "max_entropy"
     reconstruction_objective: str = "mse"
     hinge: bool = True
@@ -138,6 +136,10 @@ class Partition(Prepared, Reversible, Noisy):
     )
 
     def __post_init__(self):
+        nobody = self.classes is not None and not self.attributes
+        require(
+            not (nobody and self.attribute), "attribute", self.attribute, "0 where the data has no sensitive attribute"
+        )
         super().__post_init__()
         require_split(self.backbone, self.depth, self.image_shape, self.light)
         for name, allowed in (
@@ -153,18 +155,10 @@ class Partition(Prepared, Reversible, Noisy):
         require(0 < self.adversary_rate < 1, "adversary_rate", self.adversary_rate, "in (0, 1)")
         require(self.pretraining_steps >= 0, "pretraining_steps", self.pretraining_steps, "0 or more")
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
-        once = "each once, comma-separated"
         if self.attribute:
-            kinds = self._kinds
+            kinds, once = self._kinds, "each once, comma-separated"
             good = set(kinds) <= set(LISTENERS) and len(set(kinds)) == len(kinds)
             require(good, "listeners", self.listeners, f"names out of {', '.join(LISTENERS)}, {once}")
-        # Options are checked before there is data too: then it may not be known which attributes there are.
-        if self.attribute and (self.attributes or self.classes is not None):
-            known = [name for name, _ in self.attributes]
-            require(bool(known), "attribute", self.attribute, "0 where the data has no sensitive attribute")
-            hidden = self._names
-            require(set(hidden) <= set(known), "hide", self.hide, f"names out of {', '.join(known)}, {once}")
-            require(len(set(hidden)) == len(hidden), "hide", self.hide, "names each given once")
         if self.reversal:
             # A reversed gradient is that of the adversary's own loss: whatever else the defender may want, it cannot say.
             objective, alternation = self.attribute_objective, "which only reversal=False can train"
@@ -179,18 +173,13 @@ class Partition(Prepared, Reversible, Noisy):
                 )
 
     @property
-    def _names(self) -> tuple[str, ...]:
-        known = tuple(name for name, _ in self.attributes)
-        return tuple(name.strip() for name in self.hide.split(",")) if self.hide else known[:1]
-
-    @property
     def _kinds(self) -> tuple[str, ...]:
         return tuple(kind.strip() for kind in self.listeners.split(","))
 
     @property
-    def hidden(self) -> dict[str, int]:
-        """Name -> number of classes of each attribute to hide; empty at weight 0."""
-        return {name: dict(self.attributes)[name] for name in self._names} if self.attribute else {}
+    def hides(self) -> bool:
+        """Whether an attribute is hidden; none is at weight 0."""
+        return bool(self.attribute)
 
     @property
     def weights(self) -> Convex:

@@ -20,7 +20,9 @@ def test_every_defence_is_hashable_static_and_says_where_it_comes_from(name):
 
 
 def test_unknown_names_list_what_is_allowed():
-    with pytest.raises(ValueError, match="defense=wall: must be one of ani, funnel, label_only, none, partition"):
+    with pytest.raises(
+        ValueError, match="defense=wall: must be one of ani, cem, cloak, disco, dropout, erasure, funnel"
+    ):
         registry.options("wall")
     with pytest.raises(ValueError, match="beta: not an option of none, which has width"):
         registry.build("none", 10, (32, 32, 3), beta=1.0)
@@ -50,6 +52,21 @@ def test_options_out_of_range_are_named(option, value):
 BAD = {
     "none": {"width": 0, "backbone": "mlp", "depth": 4},
     "label_only": {"width": 0, "backbone": "mlp"},
+    "gaussian": {"noise_stddev": 0.0, "noise_at": "output", "depth": 4},
+    "laplace": {"noise_stddev": -1.0, "noise_at": "output"},
+    "dropout": {"keep_probability": 0.0},
+    "topk": {"kept": 0},
+    "quantise": {"release_bits": 0},
+    "ldp": {"epsilon": 0.0, "delta": 1.0},
+    "nopeek": {"distance_correlation": -1.0},
+    "vib": {"bottleneck": float("inf"), "backbone": "mlp"},
+    "max_entropy": {"attribute": 1.0, "adversary_width": 0, "adversary_rate": 1.0},
+    "disco": {"attribute": -0.5, "pruning_ratio": 1.0, "pretraining_steps": -1},
+    "shredder": {"amplitude": -0.1, "collection": 0, "first_scale": 0.0, "pretraining_steps": -1},
+    "cloak": {"entropy": -1.0, "stddev_max": 0.0, "threshold": 0.0, "finishing_steps": -1},
+    "siamese": {"contrastive": -1.0, "components": 0, "noise_stddev": -0.5},
+    "cem": {"conditional_entropy": -1.0, "clusters": 0, "rounds": 0, "release_stddev": 0.0},
+    "erasure": {"finishing_steps": -1, "depth": 0},
     "ani": {"entropy": -1.0, "network": "mesh", "noise": "loud", "shift_bound": 2.0, "pretraining_steps": -1},
     "funnel": {"learning_rate": 1.0, "alpha": 0.0, "l1": float("nan"), "dependence": "none", "finishing_steps": -1},
     "partition": {

@@ -1,0 +1,97 @@
+"""Noise of a fixed size beside images or features: what fixed schemes send."""
+
+import math
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.scipy.stats import laplace, norm
+from jaxtyping import Array, Float
+
+from ani_jax.types import Features, Images, PRNGKey, Sent
+
+FAMILIES = ("gaussian", "laplace")
+"""Distributions of noise."""
+NOISE_AT = ("split", "input")
+"""Where it is added."""
+
+
+class Additive(nn.Module):
+    """Images, or an encoder's features at unit variance, with noise of one size.
+
+        z = u + noise * e,   u = x  or  (f(x) - mean) / deviation,   e of mean 0 and variance 1, drawn for every element
+
+    Args:
+        encoder: ``(x, key, *, train) -> Sent``, or None to send the image itself.
+        noise: deviation of the noise.
+        family: a member of ``FAMILIES``.
+        bounded: whether, in place of unit variance, features are scaled down to a norm of 1 where theirs is above.
+        axis_name: the mapped axis that batch statistics are averaged over, or ``None``.
+
+    Returns:
+        ``Sent`` of the shape of u.
+
+    Example:
+        >>> module, x = Additive(None, 0.5, "laplace"), jnp.zeros((2, 64, 64, 3))
+        >>> z = module.apply({}, x, jax.random.key(0), train=False).z
+        >>> round(float(z.std()), 1), bool((z[0] == z[1]).any())
+        (0.5, False)
+    """
+
+    encoder: nn.Module | None
+    noise: float
+    family: str = "gaussian"
+    bounded: bool = False
+    axis_name: str | None = None
+
+    # Laplace noise has a deviation, but whoever reads one takes the noise for Gaussian.
+    DECLARED: ClassVar = {"gaussian": ("given", "mean", "stddev", "log_prob"), "laplace": ("mean", "log_prob")}
+
+    @property
+    def declares(self) -> tuple[str, ...]:
+        """What an adaptive attacker is granted."""
+        return self.DECLARED[self.family]
+
+    def __call__(self, x: Images, key: PRNGKey, *, train: bool) -> Sent:
+        """Draws what is sent; one key, noise of its own for every element."""
+        z = self.clean(x, train=train)
+        if self.family == "laplace":
+            return Sent(z + self.noise * jax.random.laplace(key, z.shape) / math.sqrt(2), {})
+        return Sent(z + self.noise * jax.random.normal(key, z.shape), {})
+
+    def given(self, x: Images, unit: Features) -> Features:
+        """What is sent with standard normal noise that somebody else has drawn."""
+        return self.mean(x) + self.noise * unit
+
+    def mean(self, x: Images) -> Features:
+        """The mean of z given x."""
+        return self.clean(x, train=False)
+
+    def stddev(self, x: Images) -> Features:
+        """Its deviation."""
+        return jnp.full_like(self.mean(x), self.noise)
+
+    def log_prob(self, z: Features, x: Images) -> Float[Array, " b"]:
+        """Log density of z given x in nats, summed over elements."""
+        off = (z - self.mean(x)) / self.noise
+        each = laplace.logpdf(off, scale=1 / math.sqrt(2)) if self.family == "laplace" else norm.logpdf(off)
+        return (each - math.log(self.noise)).reshape(len(z), -1).sum(1)
+
+    @nn.compact
+    def clean(self, x: Images, *, train: bool) -> Features:
+        """What noise is added to."""
+        if self.encoder is None:
+            return x
+        z = self.encoder(x, None, train=train).z  # type: ignore[operator]
+        if self.bounded:
+            # The norm's own gradient is not finite at 0, which features behind a ReLU can be.
+            squared = jnp.square(z).reshape(len(z), -1).sum(1)
+            return z * jax.lax.rsqrt(jnp.maximum(squared, 1)).reshape(-1, *[1] * (z.ndim - 1))
+        return unit_variance(z, train, self.axis_name)
+
+
+def unit_variance(z: Features, train: bool, axis_name: str | None) -> Features:
+    """Every feature at mean 0 and variance 1, inside a module: beside features that may grow, noise of a fixed size is none."""
+    axes: Any = tuple(range(1, z.ndim))
+    return nn.BatchNorm(not train, axes, 0.9, use_scale=False, use_bias=False, axis_name=axis_name, name="norm")(z)

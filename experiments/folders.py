@@ -27,6 +27,10 @@ class WorkdirError(ValueError):
     """A folder cannot be used; the message names it and the way out."""
 
 
+class Busy(WorkdirError):
+    """Another process works in a folder."""
+
+
 @contextlib.contextmanager
 def held(
     folder: Path,
@@ -56,7 +60,7 @@ def held(
     except filelock.Timeout:
         holder = " ".join(("another process", *(f"({name})" for name in (folder / LOCK).read_text().splitlines())))
         if not wait:
-            raise WorkdirError(f"{flag}={folder}: {holder} is using it; wait, or name another folder") from None
+            raise Busy(f"{flag}={folder}: {holder} is using it; wait, or name another folder") from None
         say(f"waiting for {folder}, which {holder} is using")
         acquired = lock.acquire()
     except OSError as error:

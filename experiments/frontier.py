@@ -4,8 +4,8 @@
     python -m experiments.frontier --depths=1,2,3
 
 The second line cuts a plain model at several depths instead, and advises where to. Every point is a run folder of its own below
---workdir; all members of a defence are trained by one compiled step and audited by the same compiled attackers. The same command
-again goes on where it stopped. Writes frontier.html, .svg, .csv and .json; of depths, report.html.
+--workdir; members of a defence are trained by one compiled step and audited by the same compiled attackers. The same command again
+goes on, and several at once share its points. Writes frontier.html, .svg, .csv and .json; of depths, report.html.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from ani_jax.training.checkpoint import Checkpoints
 from ani_jax.training.loop import Stopped, TrainingError
 from ani_jax.training.phases import schedule
 from experiments import flags, runs
-from experiments.folders import held, write
+from experiments.folders import Busy, held, write
 from experiments.machine import Machine, Told
 from experiments.progress import Progress, say
 
@@ -61,8 +61,12 @@ def main(_: list[str]) -> None:
     folder = Path(FLAGS.workdir or f"runs/frontier-{chosen[0].stem}-{digest}")
     line = " ".join([mark, *flags.folders(chosen[0], folder)])
     cache, machine = flags.cache(), Machine(stop=Told(signal.SIGTERM))
-    with held(folder, "frontier", mark, lambda there: "" if there == mark else "belongs to another frontier"):
-        work(folder, cache, machine, line)
+    # Held until it is marked, and no longer: points are claimed one by one.
+    with held(
+        folder, "frontier", mark, lambda there: "" if there == mark else "belongs to another frontier", wait=True
+    ):
+        pass
+    work(folder, cache, machine, line)
     print(f"reproduce: {line}")
 
 
@@ -108,6 +112,7 @@ def named(config: RunConfig) -> str:
 
 def configs(names: Sequence[str]) -> list[RunConfig]:
     """The config of every defence by the command line; an option is given to the defences that have it."""
+    names = [*registry.DEFENSES] if [*names] == ["all"] else names
     if not names or len(set(names)) < len(names) or any(name not in registry.DEFENSES for name in names):
         raise ValueError(f"defenses={','.join(names)}: must be names, each once, out of {', '.join(registry.DEFENSES)}")
     owned = {name: set(registry.options(name)) for name in names}
@@ -196,10 +201,18 @@ def train_in_groups(row: Sequence[Member], group: int, place: Path, machine: Mac
 
 def weighed(rows: list[list[Member]], folder: Path, cache: Path, machine: Machine, line: str) -> None:
     """Finds every point, references first, and leaves table, picture and numbers."""
-    found, done, first = [], 0, rows[0][0].config
+    found, queue, done, first = [], [], 0, rows[0][0].config
     for row in rows:
         size = sweep.group_size(len(row), FLAGS.group, first.train.steps_per_dispatch)
-        for points in execute(row, size, folder, cache, machine):
+        queue += [(part, size, machine) for part in ([[one] for one in row] if size == 1 else [row])]
+    # What is trained alone is claimed alone. It grows by what another process is at, which is waited for at the end.
+    for part, size, given in queue:
+        try:
+            taken = [*execute(part, size, folder, cache, given)]
+        except Busy:
+            queue.append((part, size, dataclasses.replace(machine, wait=True)))
+            continue
+        for points in taken:
             found += points
             done, last = done + 1, points[-1].iloc[0]
             leaked = frontier.leakages(points[-1])[frontier.WORST].item()

@@ -28,12 +28,13 @@ STOPPED = 75
 class Machine:
     """What a run is given to run on.
 
-    Of ``resume``, "must" refuses a folder where nothing was begun, "never" one where something was; "auto" takes both.
+    ``resume`` "must" refuses a folder where nothing was begun, "never" one where something was. ``wait``: for who works in it.
     """
 
     devices: Devices = dataclasses.field(default_factory=Devices)
     resume: str = "auto"
     stop: Callable[[], bool] = lambda: False
+    wait: bool = False
 
 
 def from_flags(config: RunConfig) -> Machine:

@@ -81,7 +81,7 @@ def execute(
     """
     machine = machine or Machine()
     ceiling = None if config.defense == "none" else reference_folder(config, cache)
-    with claim(folder, config):
+    with claim(folder, config, wait=machine.wait):
         processes.on_main(lambda: check_resume(folder, machine.resume))
         unfinished = [place for place in (ceiling, folder) if place is not None and not finished(place)]
         if unfinished:

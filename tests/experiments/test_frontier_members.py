@@ -1,14 +1,21 @@
 """The members of a frontier, and how they are brought to their end; training and audits are replaced by their results."""
 
 import dataclasses
+import json
+import subprocess
+import sys
+import time
 
 import pytest
 
 from ani_jax.config import RunConfig
+from ani_jax.defenses import registry
 from ani_jax.records import Estimate, Evidence
+from ani_jax.reporting import frontier_page
 from ani_jax.reporting.frontier import point
 from ani_jax.training.loop import Stopped, TrainConfig, TrainingError
 from experiments import frontier, runs
+from experiments.folders import Busy
 from experiments.machine import Machine
 
 FUNNEL = RunConfig("funnel", options={"width": 4, "beta": 30.0, "l1": 1.0}, train=TrainConfig(seed=5))
@@ -131,3 +138,89 @@ def test_a_group_leaves_every_member_its_last_checkpoint(executed, tmp_path, mon
     assert state.weights == pytest.approx(defense.weights.values)
     monkeypatch.setattr(frontier.sweep, "train_together", None)
     list(frontier.execute(row, 2, tmp_path, tmp_path))
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """The flags of a frontier whose members are run one by one, and nothing drawn."""
+    monkeypatch.setattr(frontier, "FLAGS", type("Flags", (), {"group": 1}))
+    monkeypatch.setattr(frontier_page, "figure", lambda points: b"")
+    monkeypatch.setattr(frontier_page, "render", lambda points, **told: "")
+    return tmp_path
+
+
+def test_what_another_process_is_at_is_put_off_and_then_waited_for(executed, asked, monkeypatch):
+    """Whoever comes second takes what is left, and ends with every point."""
+    rows, real, tried = frontier.grid([FUNNEL], weights=3, seeds=1, span=2.0), runs.execute, []
+
+    def busy(config, folder, cache, machine):
+        tried.append((config.options["beta"], machine.wait))
+        if config.options["beta"] == 30.0 and not machine.wait:
+            raise Busy("workdir=there: another process is using it")
+        return real(config, folder, cache, machine)
+
+    monkeypatch.setattr(runs, "execute", busy)
+    frontier.weighed(rows, asked, asked, Machine(), "command")
+    assert tried == [(15.0, False), (30.0, False), (60.0, False), (30.0, True)]
+    points = json.loads((asked / "frontier.json").read_text())["points"]
+    assert sorted(point["multiplier"] for point in points if point["defense"] == "funnel") == [0.5, 1.0, 2.0]
+
+
+def test_all_means_every_defence(monkeypatch):
+    monkeypatch.setattr(frontier.flags, "from_flags", lambda name, without: RunConfig(name))
+    names = [config.defense for config in frontier.configs(["all"])]
+    assert names == list(registry.DEFENSES)
+
+
+TOGETHER = """
+import pathlib, sys, time
+from ani_jax.config import RunConfig
+from ani_jax.records import Estimate, Evidence, to_json
+from experiments import folders, frontier, runs
+from experiments.machine import Machine
+
+place, mine, pace = pathlib.Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+
+def execute(config, folder, cache, machine):
+    # A run without its training: claimed, and finished once its evidence is there.
+    with folders.claim(folder, config, wait=machine.wait):
+        evidence = Evidence(config.defense, "digits", 0, "preview", {}, {}, {"accuracy": Estimate(0.9)}, ())
+        if not (folder / "evidence.json").exists():
+            (place / f"{config.digest}.begun").open("a").write(f"{mine}\\n")
+            print("begun", flush=True)
+            time.sleep(pace)
+            folders.write(folder / "evidence.json", to_json(evidence))
+            (place / f"{config.digest}.ended").open("a").write(f"{mine}\\n")
+    return [runs.Run(folder, config, evidence, [])]
+
+runs.execute = execute
+frontier.FLAGS = type("Flags", (), {"group": 1})
+config = RunConfig("funnel", options={"width": 4})
+frontier.weighed(frontier.grid([config], 4, 1, 2.0), place, place, Machine(), "command")
+"""
+
+
+def test_two_processes_share_a_folder_and_what_a_killed_one_leaves_is_taken_over(tmp_path):
+    def start(name, pace):
+        command = [sys.executable, "-c", TOGETHER, str(tmp_path), name, pace]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    killed = start("killed", "600")
+    assert killed.stdout is not None
+    assert killed.stdout.readline() == "begun\n"
+    others = [start(name, "0.5") for name in ("second", "third")]
+    # It holds one point; the others do all the rest, and wait.
+    deadline = time.monotonic() + 120
+    while len([*tmp_path.glob("*.ended")]) < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    killed.kill()
+    for process in others:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    killed.communicate()
+    ended = [path.read_text().split() for path in tmp_path.glob("*.ended")]
+    assert len(ended) == 4
+    # Every member was finished once, and begun once but for the one that was taken over.
+    assert all(len(names) == 1 and names[0] != "killed" for names in ended)
+    begun = sorted(len(path.read_text().split()) for path in tmp_path.glob("*.begun"))
+    assert begun == [1, 1, 1, 2]

@@ -1,6 +1,0 @@
-"""Retired: ``experiments.report --by=criterion`` does it."""
-
-from experiments.flags import fail
-
-if __name__ == "__main__":
-    fail("this command is now python -m experiments.report --by=criterion")

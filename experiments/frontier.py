@@ -4,8 +4,8 @@
     python -m experiments.frontier --depths=1,2,3
 
 The second line cuts a plain model at several depths instead, and advises where to. Every point is a run folder of its own below
---workdir; members of a defence are trained by one compiled step and audited by the same compiled attackers. The same command again
-goes on, and several at once share its points. Writes frontier.html, .svg, .csv and .json; of depths, report.html.
+--workdir; members of a defence are trained by one compiled step and audited by the same compiled attackers. The same command
+again goes on, and several at once share its points. Writes frontier.html, .svg, .csv and .json; of depths, report.html.
 """
 
 import contextlib
@@ -97,7 +97,7 @@ class Member:
 
     def point(self, run: runs.Run) -> Frame:
         """What the frontier keeps of the finished run."""
-        return frontier.audited(run.evidence, self.name, self.multiplier, self.weights)
+        return frontier.audited(run.evidence, self.name, self.multiplier, self.weights, run.folder)
 
     def failed(self, error: Exception) -> Frame:
         """What it keeps of a run that could not be trained."""

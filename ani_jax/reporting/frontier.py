@@ -5,6 +5,7 @@ leakage (METHODS 5.1) or one of its own. So the worst attack is the one that fin
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas
 
@@ -37,6 +38,8 @@ def point(
     majority: float | None = None,
     leaks: Sequence[tuple[str, str, int, float | None, float | None, str]] = (),
     status: str = "ok",
+    macs: int | None = None,
+    report: str = "",
 ) -> Frame:
     """One member of a frontier, trained and audited: a row an attack, or one without an attack. Frontiers are concatenations.
 
@@ -50,6 +53,8 @@ def point(
         leaks: attack, target, number of releases of an image that it saw, score by the metric that says how strong an attack on
             this target is, leakage (None where it is not defined), and "ok" or "failed: <reason>".
         status: of a point without attacks: "ok", or why there is nothing to show.
+        macs: multiply-accumulates that the client costs a device, per image.
+        report: where its own page is, beside the frontier's; "" where it has none.
 
     Example:
         >>> found = point("funnel", 0.1, {"beta": 3.0}, 0, 0.97, 0.1, [("decoder", "image", 64, 0.01, 0.5, "ok")])
@@ -66,12 +71,16 @@ def point(
         "seed": seed,
         "accuracy": accuracy,
         "majority": majority,
+        "macs": macs,
+        "report": report,
         "measure": (rows.target + ": " + rows.attack + often).where(rows.queries > 0, ""),
     }
-    return rows.assign(**whose).astype({"accuracy": float, "majority": float})
+    return rows.assign(**whose).astype({"accuracy": float, "majority": float, "macs": float})
 
 
-def audited(evidence: Evidence, defense: str, multiplier: float, weights: Mapping[str, float]) -> Frame:
+def audited(
+    evidence: Evidence, defense: str, multiplier: float, weights: Mapping[str, float], folder: Path | None = None
+) -> Frame:
     """The point of an audit.
 
     Args:
@@ -79,6 +88,7 @@ def audited(evidence: Evidence, defense: str, multiplier: float, weights: Mappin
         defense: its name.
         multiplier: of its privacy weights.
         weights: those weights.
+        folder: of its run, in a folder beside the frontier's page; None where it has none there.
 
     Raises:
         KeyError: the evidence has no words for the target of one of its attacks.
@@ -100,9 +110,10 @@ def audited(evidence: Evidence, defense: str, multiplier: float, weights: Mappin
         floors = references[references.metric.isin(FLOORS)].value.groupby(keys).max().reindex(strength.index)
         leaks.loc[strength.index[(strength.low > floors) & (strength.leaks == LEAKAGE)], "leakage"] = 1.0
     rows = leaks.reset_index()[[*LEAK]].itertuples(index=False)
-    return point(
-        defense, multiplier, weights, evidence.seed, utility.get("accuracy"), utility.get("majority_class"), [*rows]
-    )
+    known = (utility.get("accuracy"), utility.get("majority_class"))
+    macs = evidence.cost.macs if evidence.cost else None
+    report = f"{folder.parent.name}/{folder.name}/report.html" if folder else ""
+    return point(defense, multiplier, weights, evidence.seed, *known, [*rows], macs=macs, report=report)
 
 
 def leakages(points: Frame) -> Frame:
@@ -131,7 +142,7 @@ def leakages(points: Frame) -> Frame:
 def members(points: Frame) -> Frame:
     """Accuracy and leakage of every point by every measure that found something somewhere, the worst attack's rows first."""
     found = leakages(points).dropna(axis="columns", how="all")
-    whose = points.drop_duplicates(POINT)[["title", *POINT, "accuracy", "majority"]]
+    whose = points.drop_duplicates(POINT)[["title", *POINT, "accuracy", "majority", "macs", "report"]]
     return found.melt(value_name="leakage", ignore_index=False).reset_index().merge(whose)
 
 
@@ -213,7 +224,8 @@ def as_csv(points: Frame) -> str:
     rows = rows.iloc[rows.groupby(POINT, sort=False).ngroup().argsort(kind="stable")]
     rows = rows.merge(means(points)[["measure", "defense", "multiplier", "front"]], how="left")
     rows["front"] = rows.front.eq(True).astype(int)
-    head = ["defense", "multiplier", "weights", "seed", "accuracy", "majority", "measure", "score", "leakage", "front"]
+    head = ["defense", "multiplier", "weights", "seed", "accuracy", "majority", "macs"]
+    head += ["measure", "score", "leakage", "front"]
     return rows[[*head, "status"]].to_csv(index=False)
 
 

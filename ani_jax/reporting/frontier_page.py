@@ -1,15 +1,17 @@
-"""A frontier as a picture and as a self-contained page: no script, no external address."""
+"""A frontier as pictures and as a self-contained page: no script, no external address."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import pandas
+from matplotlib.ticker import MaxNLocator
 
 from ani_jax.frontier.points import front
 from ani_jax.reporting import figures
 from ani_jax.reporting.findings import percent, ratio
-from ani_jax.reporting.frame import Frame
-from ani_jax.reporting.frontier import POINT, REFERENCE, caveats, cell, findings, means, members, volumes
+from ani_jax.reporting.frame import Frame, select
+from ani_jax.reporting.frontier import POINT, REFERENCE, WORST, caveats, cell, findings, means, members, volumes
 from ani_jax.reporting.page import Image, data_uri, document
 from ani_jax.reporting.seeds import mean
 
@@ -82,6 +84,69 @@ def _draw(axis: Any, own: Frame, seeds: Frame, number: int) -> None:
     )
 
 
+SIZE, EDGE = (720, 400), 48
+"""Of the picture of all points, in its own units: width and height, and what its axes take."""
+SHAPES = (
+    "M-1,0a1,1 0 1,0 2,0a1,1 0 1,0 -2,0z",
+    "M-.9,-.9h1.8v1.8h-1.8z",
+    "M0,-1.25L1.25,0L0,1.25L-1.25,0z",
+    "M0,-1.15L1.1,.85H-1.1z",
+)
+"""Marks of radius 1. With as many colours each, two dozen defences look like nobody else."""
+
+
+def scatter(points: Frame) -> dict[str, Any]:
+    """Every point under the worst attack, as an SVG that a template draws: hover tells all of it, and its report is a link.
+
+    Args:
+        points: the frontier.
+
+    Returns:
+        "marks" with place, size (by the client's cost, on a logarithmic scale), shape, colour, number of the defence, what a
+        reader is told and where its report is; "names" of the defences; "ticks" of both axes; "size" and "edge".
+    """
+    found = select(members(points), measure=WORST).dropna(subset=["accuracy", "leakage"])
+    (width, height), names = SIZE, [*points.defense.unique()]
+    # A twentieth of the range beyond the outermost points.
+    low, high = found.accuracy.min(), found.accuracy.max()
+    left, right = low - 0.05 * (high - low) - 0.005, min(1.0, high + 0.05 * (high - low) + 0.005)
+    bottom, top = min(0.0, found.leakage.min()) - 0.03, max(1.0, found.leakage.max()) + 0.03
+
+    def across(accuracy: float) -> float:
+        return round(EDGE + (accuracy - left) / (right - left) * (width - EDGE - 12), 1)
+
+    def down(leakage: float) -> float:
+        return round(12 + (top - leakage) / (top - bottom) * (height - EDGE - 12), 1)
+
+    least = found.macs[found.macs > 0].min()
+    marks = []
+    for m in found.itertuples():
+        number, costs = names.index(m.defense), not pandas.isna(m.macs)
+        more = math.log10(m.macs / least) if costs and m.macs > least else 0.0
+        told = f"{m.title}, seed {m.seed}: accuracy {percent(m.accuracy)}, leakage {ratio(m.leakage)}"
+        marks.append(
+            {
+                "x": across(m.accuracy),
+                "y": down(m.leakage),
+                "size": round(4.5 + 2.5 * min(more, 4.0), 1),
+                "number": number,
+                "told": told + (f", {m.macs:,.0f} MACs" if costs else ""),
+                "report": m.report,
+            }
+        )
+    return {
+        "marks": sorted(marks, key=lambda mark: -mark["size"]),
+        "names": [
+            (name, figures.COLOURS[n % len(figures.COLOURS)], SHAPES[n // len(figures.COLOURS) % len(SHAPES)])
+            for n, name in enumerate(names)
+        ],
+        "across": [(across(x), percent(x)) for x in MaxNLocator(6).tick_values(left, right) if left <= x <= right],
+        "down": [(down(y), ratio(y)) for y in MaxNLocator(5).tick_values(bottom, top) if bottom <= y <= top],
+        "size": SIZE,
+        "edge": EDGE,
+    }
+
+
 def render(points: Frame, *, dataset: str, level: str, command: str) -> str:
     """The report as one HTML document; equal inputs give equal bytes, and every name is escaped.
 
@@ -104,11 +169,13 @@ def render(points: Frame, *, dataset: str, level: str, command: str) -> str:
     rights = mean(clients["accuracy"])
     titles = rights.index.get_level_values("title")
     leaked = found.set_index(["title", "measure"]).reindex(pandas.MultiIndex.from_product([titles, measures]))
+    costs = points.groupby("title").macs.mean()
     rows = [
         {
             "name": title,
             "weights": ", ".join(part.replace("=", " ") for part in weights.split()),
             "accuracy": cell(right, "accuracy", percent),
+            "macs": "" if pandas.isna(cost := costs[title]) else f"{cost:,.0f}",
             "cells": [(cell(m, "leakage", ratio), m.front == 1) for _, m in leaked.loc[title].iterrows()],
         }
         for (title, weights), right in rights.iterrows()
@@ -122,6 +189,7 @@ def render(points: Frame, *, dataset: str, level: str, command: str) -> str:
         seeds=points.seed.nunique(),
         headlines=findings(points),
         caveats=caveats(points),
+        plot=scatter(points) if WORST in measures else None,
         images=images,
         measures=measures,
         rows=rows,

@@ -97,13 +97,13 @@ def network(z):
     return 4 * z.mean((1, 2))
 
 
-def chromium():
-    """A headless Chromium that keeps a log of its network, or a skipped test."""
+def chromium(runtime=True):
+    """A headless Chromium that keeps a log of its network, or a skipped test; ``runtime``: clients shall run in it."""
     selenium = pytest.importorskip("selenium.webdriver", reason="pip install 'ani-jax[test]'")
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if program is None or driver is None:
         pytest.skip("chromium and chromium-driver are not installed")
-    if any(not (demo.RUNTIME / name).is_file() for name in demo.PARTS):
+    if runtime and any(not (demo.RUNTIME / name).is_file() for name in demo.PARTS):
         pytest.skip(f"npm ci --ignore-scripts --prefix {demo.FOLDER}")
     options = selenium.ChromeOptions()
     options.binary_location = program

@@ -139,7 +139,7 @@ def write(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def whole(path: Path, mode: str) -> Iterator[Any]:
     """An open file that is there under its name in the end, and only then."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     with partial.open(mode) as file:
         yield file
         file.flush()

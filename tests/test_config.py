@@ -84,7 +84,7 @@ def test_data_and_defence_fit_each_other():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"defense": "wall"}, r"defense=wall: must be one of ani, funnel, label_only, none, partition"),
+        ({"defense": "wall"}, r"defense=wall: must be one of ani, cem, cloak, disco, dropout"),
         ({"dataset": "cats"}, r"dataset=cats: must be one of digits"),
         ({"primary": "age"}, r"primary=age: must be one of digit, ink, paper for digits"),
         ({"sensitive": ["digit"]}, r"sensitive=digit: is the primary task or named twice"),

@@ -86,3 +86,30 @@ def test_what_a_mixin_asks_for_must_be_given(toy_batch):
     for missing in (lambda: silent.measurements(None, None), silent.init_extra, lambda: silent.reversal_scales({})):
         with pytest.raises(NotImplementedError):
             missing()
+
+
+@dataclasses.dataclass(frozen=True)
+class Whisper(mixins.Hiding, Plain):
+    """Plain, and told what to hide."""
+
+    name = "whisper"
+
+
+def test_the_first_attribute_is_hidden_unless_others_are_named():
+    known = (("ink", 4), ("paper", 3))
+    assert Whisper(3, (4, 4, 1), attributes=known).hidden == {"ink": 4}
+    assert Whisper(3, (4, 4, 1), attributes=known, hide="paper, ink").hidden == {"paper": 3, "ink": 4}
+    heard = Whisper(3, (4, 4, 1), attributes=known, hide="paper,ink").eavesdroppers(4, 0.01)
+    assert [one.name for one in heard] == ["paper", "ink"]
+    for options, message in (
+        ({"attributes": known, "hide": "scent"}, "hide=scent: must be names out of ink, paper, each once"),
+        ({"attributes": known, "hide": "ink,ink"}, "hide=ink,ink: must be names each given once"),
+        ({}, "defense=whisper: must be another where the data has no sensitive attribute"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Whisper(3, (4, 4, 1), **options)
+
+
+def test_what_is_proved_must_be_told():
+    with pytest.raises(NotImplementedError):
+        _ = mixins.Proved().proved

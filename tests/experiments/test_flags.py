@@ -54,26 +54,12 @@ def test_mistakes_cost_one_line_and_exit_code_2(arguments, message):
 def test_help_lists_what_a_command_takes():
     result = call("--help")
     for flag in (
-        "--defense: <ani|funnel|label_only|none|partition>",
+        "--defense: <ani|cem|cloak|disco|",
         "--beta: Option of a defence (funnel: default",
         "--parallel: <auto|",
     ):
         assert flag in result.stdout
     assert "--by: <run|seed|criterion>" in call("--help", module="experiments.report").stdout
-
-
-@pytest.mark.parametrize(
-    ("module", "new"),
-    [
-        ("seeds", "report --by=seed"),
-        ("criterion", "report --by=criterion"),
-        ("splits", "frontier --depths=1,2,3"),
-    ],
-)
-def test_retired_commands_name_the_new_one(module, new):
-    result = call("--out=summary", "RUN", module=f"experiments.{module}")
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == f"ani_jax: this command is now python -m experiments.{new}\n"
 
 
 def test_a_config_of_another_format_is_refused_in_one_line(tmp_path):

@@ -303,7 +303,7 @@ class NoiseInjector(nn.Module):
         else:
             step = GRID if self.memoised else 0.0
             each = sent_log_prob(z, noise.location, noise.scale, step, (low, high))
-        return each.reshape(len(z), -1).sum(1)
+        return each.reshape(z.shape[0], -1).sum(1)
 
     @nn.compact
     def describe(self, x: Images, *, train: bool) -> Noise:

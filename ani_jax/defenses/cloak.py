@@ -168,7 +168,7 @@ class Cloaked(nn.Module):
         mean, sigma, _ = self.moments(x)
         heard = sigma > 0
         each = norm.logpdf((z - mean) / jnp.where(heard, sigma, math.inf)) - jnp.log(jnp.where(heard, sigma, 1))
-        return jnp.where(heard, each, 0).reshape(len(z), -1).sum(1)
+        return jnp.where(heard, each, 0).reshape(z.shape[0], -1).sum(1)
 
     @nn.compact
     def moments(self, x: Images) -> tuple[Features, Array, Array]:

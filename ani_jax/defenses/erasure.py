@@ -136,7 +136,7 @@ class Erased(nn.Module):
     def __call__(self, x: Images, key: PRNGKey | None, *, train: bool) -> Sent:
         """Sends what is left."""
         z = self.encoder(x, key, train=train).z  # type: ignore[operator]
-        flat = z.reshape(len(z), -1)
+        flat = z.reshape(z.shape[0], -1)
         size = flat.shape[1]
         mean = self.variable("batch_stats", "mean", jnp.zeros, (size,)).value
         into, out = (self.variable("batch_stats", name, jnp.zeros, (size, self.rank)).value for name in ("into", "out"))

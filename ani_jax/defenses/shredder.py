@@ -119,5 +119,5 @@ class Shredded(nn.Module):
         """Draws what is sent; one key, a tensor for every image."""
         z = self.encoder(x, None, train=train).z  # type: ignore[operator]
         tensors: Array = self.param("tensors", nn.initializers.zeros, (self.count, *z.shape[1:]))
-        drawn = jax.random.randint(key, (len(z),), 0, self.count)
+        drawn = jax.random.randint(key, (z.shape[0],), 0, self.count)
         return Sent(z + tensors[drawn], {"tensors": tensors})

@@ -163,7 +163,7 @@ class Projected(nn.Module):
     def clean(self, x: Images, *, train: bool) -> Float[Array, "b m"]:
         """The components."""
         z = self.encoder(x, None, train=train).z  # type: ignore[operator]
-        flat = z.reshape(len(z), -1)
+        flat = z.reshape(z.shape[0], -1)
         mean = self.variable("batch_stats", "mean", jnp.zeros, flat.shape[1:]).value
         directions = self.variable("batch_stats", "directions", jnp.eye, flat.shape[1], self.components).value
         return (flat - mean[None]) @ directions
@@ -190,4 +190,4 @@ class Expanded(nn.Module):
         """Classifies components."""
         height, width, channels = self.shape
         features = nn.Dense(height * width * channels, name="expand")(z)
-        return self.rest(features.reshape(len(z), *self.shape), train=train)  # type: ignore[operator]
+        return self.rest(features.reshape(z.shape[0], *self.shape), train=train)  # type: ignore[operator]

@@ -62,6 +62,6 @@ class Largest(nn.Module):
     def __call__(self, x: Images, key: PRNGKey | None, *, train: bool) -> Sent:
         """Sends the largest."""
         z = self.encoder(x, key, train=train).z  # type: ignore[operator]
-        size = jnp.abs(z.reshape(len(z), -1))
+        size = jnp.abs(z.reshape(z.shape[0], -1))
         least = jax.lax.top_k(size, min(self.kept, size.shape[1]))[0][:, -1:]
-        return Sent(jnp.where(size >= least, z.reshape(len(z), -1), 0).reshape(z.shape), {})
+        return Sent(jnp.where(size >= least, z.reshape(z.shape[0], -1), 0).reshape(z.shape), {})

@@ -101,7 +101,7 @@ class Stochastic(nn.Module):
 
     def log_prob(self, z: Features, x: Images) -> Float[Array, " b"]:
         """Log density of z given x in nats, summed over elements."""
-        return sent_log_prob(z, *self.moments(x, train=False), 0.0, RANGE).reshape(len(z), -1).sum(1)
+        return sent_log_prob(z, *self.moments(x, train=False), 0.0, RANGE).reshape(z.shape[0], -1).sum(1)
 
     @nn.compact
     def moments(self, x: Images, *, train: bool) -> tuple[Features, Features]:

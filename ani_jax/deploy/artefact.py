@@ -4,9 +4,9 @@
     logits = artefact.server(artefact.send(images))
 
 The folder holds ``card.json``, which says what is in it, programs (``client.jax``, ``server.jax`` and, of what the client
-declares, ``mean.jax`` and ``stddev.jax``) for any batch on cpu, cuda and tpu, and the weights of each party beside them. A device
-needs no file of the server's, and a provider none of the client's. No key lies in it: a device draws its own, for every query or,
-where noise is memoised, once and for all.
+declares, ``mean.jax``, ``stddev.jax``, ``log_prob.jax``) for any batch on cpu, cuda and tpu, and the weights of each party beside
+them. A device needs no file of the server's, and a provider none of the client's. No key lies in it: a device draws its own, for
+every query or, where noise is memoised, once and for all.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from ani_jax.types import Features, Images, Logits, Release
 VERSION = 1
 """Of the folder's layout."""
 CARD, WEIGHTS, GRAPH = "card.json", "{}.safetensors", "client.onnx"
-DECLARED = ("mean", "stddev")
+DECLARED = ("mean", "stddev", "log_prob")
 """Of what a client declares, what is exported beside it."""
 EXTRA = ("flatbuffers", "safetensors")
 """Packages that reading or writing a folder needs beyond jax."""
@@ -305,7 +305,7 @@ class Artefact:
             return self.client(x, jax.random.bits(key, (self.card.key_words,), jnp.uint32))
 
         declared = {
-            name: lambda variables, x, program=self.programs[name]: program(x)
+            name: lambda variables, *given, program=self.programs[name]: program(*given)
             for name in DECLARED
             if name in self.programs
         }

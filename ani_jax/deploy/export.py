@@ -101,7 +101,11 @@ def write(
         **(
             {} if attacker is None else {"attacker": ("attacker", lambda own, z: own.at_once(summarise(z[None])), (z,))}
         ),
-        **{name: ("client", declared, (x,)) for name in DECLARED if (declared := getattr(release, name)) is not None},
+        **{
+            name: ("client", declared, (z, x) if name == "log_prob" else (x,))
+            for name in DECLARED
+            if (declared := getattr(release, name)) is not None
+        },
     }
     for name, (party, function, specs) in programs.items():
         tree = jax.tree.structure(parties[party])

@@ -76,7 +76,7 @@ class Additive(nn.Module):
         """Log density of z given x in nats, summed over elements."""
         off = (z - self.mean(x)) / self.noise
         each = laplace.logpdf(off, scale=1 / math.sqrt(2)) if self.family == "laplace" else norm.logpdf(off)
-        return (each - math.log(self.noise)).reshape(len(z), -1).sum(1)
+        return (each - math.log(self.noise)).reshape(z.shape[0], -1).sum(1)
 
     @nn.compact
     def clean(self, x: Images, *, train: bool) -> Features:
@@ -86,7 +86,7 @@ class Additive(nn.Module):
         z = self.encoder(x, None, train=train).z  # type: ignore[operator]
         if self.bounded:
             # The norm's own gradient is not finite at 0, which features behind a ReLU can be.
-            squared = jnp.square(z).reshape(len(z), -1).sum(1)
+            squared = jnp.square(z).reshape(z.shape[0], -1).sum(1)
             return z * jax.lax.rsqrt(jnp.maximum(squared, 1)).reshape(-1, *[1] * (z.ndim - 1))
         return unit_variance(z, train, self.axis_name)
 

@@ -91,7 +91,7 @@ class CBAM(nn.Module):
         squeeze = nn.Dense(max(1, channels // self.reduction), use_bias=False, name="squeeze")
         excite = nn.Dense(channels, use_bias=False, name="excite")
         gate = excite(nn.relu(squeeze(x.mean((1, 2))))) + excite(
-            nn.relu(squeeze(peak(x.reshape(len(x), -1, channels), 1)))
+            nn.relu(squeeze(peak(x.reshape(x.shape[0], -1, channels), 1)))
         )
         x = x * jax.nn.sigmoid(gate)[:, None, None, :]
         pooled = jnp.stack([x.mean(-1), peak(x, -1)], axis=-1)

@@ -129,7 +129,7 @@ class Sender(nn.Module):
     def log_prob(self, z: Features, x: Images) -> Float[Array, " b"]:
         """Log density of z given x in nats, summed over features; of clipped or rounded ones, the log mass that is sent as z."""
         step, ends = self.step if self.bits else 0.0, (-self.edge, self.edge)
-        return sent_log_prob(z, self.mean(x), self.noise, step, ends).reshape(len(z), -1).sum(1)
+        return sent_log_prob(z, self.mean(x), self.noise, step, ends).reshape(z.shape[0], -1).sum(1)
 
 
 def sent_log_prob(z: Array, mean: Array, stddev: Array | float, step: float, ends: tuple[float, float]) -> Array:

@@ -11,8 +11,11 @@ from safetensors.numpy import load_file
 from ani_jax.attacks.base import Context, prepare
 from ani_jax.attacks.decoder import Residual, Ridge
 from ani_jax.data import digits
+from ani_jax.defenses import registry
+from ani_jax.defenses.base import freeze
 from ani_jax.deploy import artefact, export
 from ani_jax.targets.image import Image
+from ani_jax.training.state import init
 from ani_jax.types import Knowledge, Release
 from tests.deploy.exporting import SHAPE, card, folder, images, made
 
@@ -52,7 +55,7 @@ def test_an_attacker_is_exported_as_it_guesses(tmp_path, kind):
 
 
 def test_programs_are_for_every_platform_and_keep_a_gradient():
-    for name in ("client", "server", "mean", "stddev"):
+    for name in ("client", "server", "mean", "stddev", "log_prob"):
         exported = jax.export.deserialize(bytearray((folder("fresh") / f"{name}.jax").read_bytes()))
         assert exported.platforms == export.PLATFORMS
         assert exported.has_vjp()
@@ -106,3 +109,21 @@ def test_a_seal_is_of_all_that_is_there(tmp_path):
     assert list(sealed.hashes) == ["evidence.json"]
     assert set(sealed.made_with) == set(export.VERSIONS)
     assert export.seal(tmp_path, dataclasses.replace(sealed, hashes={})) == sealed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(registry.DEFENSES))
+def test_every_defence_is_a_program_of_any_batch(name):
+    attributes = (("ink", 4),)
+    small = {"width": 2} if name != "label_only" else {}
+    defense = registry.build(name, 3, (16, 16, 3), attributes=attributes, **small)
+    state = init(defense, jax.random.key(0))
+    release, predict = freeze(defense, state.params, state.statistics)
+    (batch,) = jax.export.symbolic_shape("b")
+    x = jax.ShapeDtypeStruct((batch, 16, 16, 3), jnp.float32)
+    words = jax.ShapeDtypeStruct((export.key_words(release),), jnp.uint32)
+    sent = jax.export.export(jax.jit(lambda x, words: export.keyed(release, x, words)))(x, words)
+    assert sent.out_avals[0].shape[1:] == export.feature_shape(release, (16, 16, 3))
+    if release.log_prob is not None:
+        jax.export.export(jax.jit(lambda z, x: release.log_prob(release.variables, z, x)))(sent.out_avals[0], x)
+    jax.export.export(jax.jit(lambda z: predict(z)))(sent.out_avals[0])

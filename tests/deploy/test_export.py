@@ -111,8 +111,12 @@ def test_a_seal_is_of_all_that_is_there(tmp_path):
     assert export.seal(tmp_path, dataclasses.replace(sealed, hashes={})) == sealed
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(registry.DEFENSES))
+FIRST = ("ani", "funnel", "partition")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FIRST else pytest.mark.slow) for name in registry.DEFENSES]
+)
 def test_every_defence_is_a_program_of_any_batch(name):
     attributes = (("ink", 4),)
     small = {"width": 2} if name != "label_only" else {}

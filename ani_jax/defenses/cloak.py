@@ -51,11 +51,11 @@ class Cloak(Prepared, Defense):
     pretraining_steps: int = 400
     finishing_steps: int = 200
     stddev_max: float = 2.0
-    threshold: float = 1.5
+    threshold: float = 1.0
     width: int = 16
     steps: int = 400
     learning_rate: float = 1e-2
-    entropy: float = weight(0.1, private=True)
+    entropy: float = weight(1.0, private=True)
 
     name: ClassVar[str] = "cloak"
     provenance: ClassVar[str] = (

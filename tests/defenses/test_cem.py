@@ -9,6 +9,7 @@ from ani_jax.defenses.cem import FLOOR, centres, spread
 from tests.defenses import baselines
 
 
+@pytest.mark.slow
 def test_more_of_it_tells_a_fresh_attacker_less():
     weak, strong = (
         baselines.told("cem", options) for options in ({"conditional_entropy": 1e-3}, {"conditional_entropy": 30.0})

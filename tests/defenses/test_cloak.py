@@ -5,12 +5,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ani_jax.defenses.base import freeze
 from ani_jax.training.state import init
 from tests.defenses import baselines
 
 
+@pytest.mark.slow
 def test_more_of_it_tells_a_fresh_attacker_less():
     weak, strong = (baselines.told("cloak", options) for options in ({"entropy": 1e-3}, {"entropy": 3.0}))
     assert strong < weak - 0.01

@@ -1,8 +1,11 @@
 """Channels are left out, by a pruner that the adversary trains."""
 
+import pytest
+
 from tests.defenses import baselines
 
 
+@pytest.mark.slow
 def test_more_of_it_tells_a_fresh_attacker_less():
     weak, strong = (
         baselines.told("disco", options)

@@ -1,8 +1,11 @@
 """Its term makes features depend less on the image."""
 
+import pytest
+
 from tests.defenses import baselines
 
 
+@pytest.mark.slow
 def test_more_of_it_tells_a_fresh_attacker_less():
     weak, strong = (
         baselines.told("nopeek", options)

@@ -2,10 +2,12 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.defenses import baselines
 
 
+@pytest.mark.slow
 def test_more_of_it_tells_a_fresh_attacker_less():
     weak, strong = (
         baselines.told("shredder", options)

@@ -12,6 +12,7 @@ from ani_jax.types import Batch
 from tests.defenses import baselines
 
 
+@pytest.mark.slow
 def test_more_of_it_tells_a_fresh_attacker_less():
     weak, strong = (
         baselines.told("siamese", options)

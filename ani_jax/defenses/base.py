@@ -53,7 +53,8 @@ class Phase:
         adversary_updates: k, adversary updates before each defender update; 0 leaves the adversaries alone.
         reversal: one backward pass serves adversaries and defender; only of a :class:`mixins.Reversible` defence, and
             ``adversary_updates`` is then not looked at.
-        prepare: pure ``(state, data) -> state``, applied once on entry; only of a :class:`mixins.Prepared` defence.
+        prepare: pure ``(state, data) -> state``, applied once on entry; of ``state.extra``, only a
+            :class:`mixins.Prepared` defence has anything.
     """
 
     name: str

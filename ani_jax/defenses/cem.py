@@ -128,7 +128,7 @@ def centres(z: Float[Array, "n d"], labels: Labels, classes: int, count: int) ->
 
     Example:
         >>> z = jnp.array([[0.0], [10.0], [0.2], [10.2], [5.0]])
-        >>> centres(z, jnp.array([0, 0, 0, 0, 1]), 2, 2)[0, :, 0].round(2).tolist()
+        >>> [round(float(centre), 2) for centre in centres(z, jnp.array([0, 0, 0, 0, 1]), 2, 2)[0, :, 0]]
         [0.1, 10.1]
     """
 

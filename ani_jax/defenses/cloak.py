@@ -18,7 +18,6 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 from ani_jax.defenses.base import Defense, Forward, Phase, Terms
-from ani_jax.defenses.mixins import Prepared
 from ani_jax.defenses.options import weight
 from ani_jax.defenses.registry import register
 from ani_jax.losses.checks import require
@@ -37,7 +36,7 @@ GAIN = 30.0
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Cloak(Prepared, Defense):
+class Cloak(Defense):
     """One map of noise, learned for a server that stays as it was.
 
     Attributes:
@@ -94,10 +93,6 @@ class Cloak(Prepared, Defense):
             Phase("train", self.steps, ("client/maps",), terms, prepare=self.begin),
             Phase("suppress", self.finishing_steps, ("server",), ("task",), prepare=self.suppress),
         )
-
-    def init_extra(self) -> dict[str, Array]:
-        """Nothing."""
-        return {}
 
     def begin(self, state: Any, data: Data) -> Any:
         """Turns the noise on."""

@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ani_jax.defenses.base import Adversary, Forward, Phase, Terms
-from ani_jax.defenses.mixins import Hiding
-from ani_jax.defenses.options import Convex, weight
+from ani_jax.defenses.base import Forward, Phase, Terms
+from ani_jax.defenses.mixins import Contested
 from ani_jax.defenses.registry import register
 from ani_jax.defenses.split import Split
 from ani_jax.losses.checks import require
@@ -30,23 +29,19 @@ SHARPNESS = 30.0
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Disco(Split, Hiding):
+class Disco(Split, Contested):
     """Channels that are left out, by a network that is trained against an adversary for each attribute it is told of.
+
+    Their mean loss is what ``attribute`` weighs.
 
     Attributes:
         pruning_ratio: share of the channels that are left out of every image.
         pretraining_steps: steps of client and server on the task, before there is a pruner.
-        adversary_width: channels of the adversaries.
-        adversary_rate: their step size.
-        attribute: a, weight of the adversaries' mean loss; the task keeps what it leaves of 1.
     """
 
     pruning_ratio: float = 0.6
     pretraining_steps: int = 500
-    adversary_width: int = 64
-    adversary_rate: float = 1e-3
     steps: int = 500
-    attribute: float = weight(0.5, private=True)
 
     name: ClassVar[str] = "disco"
     provenance: ClassVar[str] = (
@@ -58,28 +53,11 @@ class Disco(Split, Hiding):
         super().__post_init__()
         require(0 < self.pruning_ratio < 1, "pruning_ratio", self.pruning_ratio, "in (0, 1)")
         require(self.pretraining_steps >= 0, "pretraining_steps", self.pretraining_steps, "0 or more")
-        require(self.adversary_width >= 1, "adversary_width", self.adversary_width, "at least 1")
-        require(0 < self.adversary_rate < 1, "adversary_rate", self.adversary_rate, "in (0, 1)")
-
-    @property
-    def hides(self) -> bool:
-        """Whether an attribute is hidden; none is at weight 0."""
-        return bool(self.attribute)
 
     @property
     def client(self) -> nn.Module:
         """The edge and its pruner."""
         return Pruned(self.edge, self.pruning_ratio)
-
-    @property
-    def weights(self) -> Convex:
-        """a: the task keeps what it leaves of 1."""
-        return Convex.of(self)
-
-    @property
-    def adversaries(self) -> tuple[Adversary, ...]:
-        """One for each hidden attribute, of its name."""
-        return self.eavesdroppers(self.adversary_width, self.adversary_rate)
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from ani_jax.defenses.base import Phase
-from ani_jax.defenses.mixins import Hiding, Prepared
+from ani_jax.defenses.mixins import Hiding
 from ani_jax.defenses.registry import register
 from ani_jax.defenses.split import Split
 from ani_jax.losses.checks import require
@@ -33,7 +33,7 @@ SILENT = 1e-6
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Erasure(Prepared, Split, Hiding):
+class Erasure(Split, Hiding):
     """A split of whose features what is linear in the hidden attributes is erased.
 
     Attributes:
@@ -65,19 +65,14 @@ class Erasure(Prepared, Split, Hiding):
             Phase("finish", self.finishing_steps, ("server",), ("task",), prepare=self.prepare),
         )
 
-    def init_extra(self) -> dict[str, Array]:
-        """Nothing."""
-        return {}
-
     def prepare(self, state: Any, data: Data) -> Any:
         """Fits the map to ``defend``."""
         batch = jax.jit(Source.draw, static_argnums=2)(data.defend, jax.random.fold_in(state.key, DRAW), DRAWN)
         asked = jax.jit(self.features)
         found = [asked(state, batch.image[start : start + 1024]) for start in range(0, DRAWN, 1024)]
-        labels = {name: np.eye(classes)[np.asarray(batch.sensitive[name])] for name, classes in self.hidden.items()}
-        mean, into, out = leace(
-            np.concatenate(found).reshape(DRAWN, -1).astype(np.float64), np.concatenate(list(labels.values()), 1)
-        )
+        labels = [np.eye(classes)[np.asarray(batch.sensitive[name])] for name, classes in self.hidden.items()]
+        flat = np.concatenate(found).reshape(DRAWN, -1).astype(np.float64)
+        mean, into, out = leace(flat, np.concatenate(labels, 1))
         fitted = {"mean": mean, "into": into, "out": out}
         client = state.statistics["client"] | {name: jnp.asarray(value, jnp.float32) for name, value in fitted.items()}
         return dataclasses.replace(state, statistics={**state.statistics, "client": client})

@@ -16,7 +16,6 @@ from ani_jax.defenses.registry import register
 from ani_jax.defenses.split import Split
 from ani_jax.losses.checks import require
 from ani_jax.modules.additive import NOISE_AT, Additive
-from ani_jax.modules.cloud import SplitCloud
 
 
 @register
@@ -57,5 +56,4 @@ class Gaussian(Split):
     @property
     def server(self) -> nn.Module:
         """What the device leaves of the backbone."""
-        depth = 0 if self.noise_at == "input" else self.depth
-        return SplitCloud(self.classes, self.width, depth, None, self.axis_name, self.backbone)
+        return self.cloud(0 if self.noise_at == "input" else self.depth)

@@ -11,56 +11,24 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from ani_jax.defenses.base import Adversary, Forward, Terms
-from ani_jax.defenses.mixins import Hiding
-from ani_jax.defenses.options import Convex, weight
+from ani_jax.defenses.base import Forward, Terms
+from ani_jax.defenses.mixins import Contested
 from ani_jax.defenses.registry import register
 from ani_jax.defenses.split import Split
 from ani_jax.losses import adversarial
-from ani_jax.losses.checks import require
 from ani_jax.types import Batch
 
 
 @register
 @dataclasses.dataclass(frozen=True)
-class MaxEntropy(Split, Hiding):
-    """A split against one adversary for each attribute that it is told of.
-
-    Attributes:
-        adversary_width: channels of the adversaries.
-        adversary_rate: their step size.
-        attribute: a, weight of the adversaries' mean entropy; the task keeps what it leaves of 1.
-    """
-
-    adversary_width: int = 64
-    adversary_rate: float = 1e-3
-    attribute: float = weight(0.5, private=True)
+class MaxEntropy(Split, Contested):
+    """A split against one adversary for each attribute that it is told of; ``attribute`` weighs their mean entropy."""
 
     name: ClassVar[str] = "max_entropy"
     provenance: ClassVar[str] = (
         "Maximum entropy adversarial representation learning (Roy and Boddeti 2019, arXiv 1904.05514). The objective is "
         "published; networks, standardised features and weight are this project's."
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        require(self.adversary_width >= 1, "adversary_width", self.adversary_width, "at least 1")
-        require(0 < self.adversary_rate < 1, "adversary_rate", self.adversary_rate, "in (0, 1)")
-
-    @property
-    def hides(self) -> bool:
-        """Whether an attribute is hidden; none is at weight 0."""
-        return bool(self.attribute)
-
-    @property
-    def weights(self) -> Convex:
-        """a: the task keeps what it leaves of 1."""
-        return Convex.of(self)
-
-    @property
-    def adversaries(self) -> tuple[Adversary, ...]:
-        """One for each hidden attribute, of its name."""
-        return self.eavesdroppers(self.adversary_width, self.adversary_rate)
 
     def client_loss(self, forward: Forward, batch: Batch) -> Terms:
         """Cross-entropy, and what is maximised: the adversaries' mean entropy."""

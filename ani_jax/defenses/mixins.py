@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from ani_jax.defenses.base import Adversary, Defense, Forward, Optimizer, Terms
-from ani_jax.defenses.options import REPEATS, weight
+from ani_jax.defenses.options import REPEATS, Convex, weight
 from ani_jax.losses.checks import require
 from ani_jax.losses.noise import gaussian_rate
 from ani_jax.losses.task import cross_entropy
@@ -100,26 +100,56 @@ class Hiding(Defense):
         """Name -> number of classes of each attribute to hide."""
         return {name: dict(self.attributes)[name] for name in self._names} if self.hides else {}
 
-    def eavesdroppers(self, width: int, rate: float) -> tuple[Adversary, ...]:
-        """For each hidden attribute, and of its name, a convolutional classifier that hears features at unit variance.
+    @property
+    def _names(self) -> tuple[str, ...]:
+        known = tuple(name for name, _ in self.attributes)
+        return tuple(name.strip() for name in self.hide.split(",")) if self.hide else known[:1]
 
-        Args:
-            width: channels.
-            rate: step size.
-        """
+
+@dataclasses.dataclass(frozen=True)
+class Contested(Hiding):
+    """A defence whose adversaries read what it hides; the task keeps what its weights leave of 1.
+
+    Attributes:
+        adversary_width: channels of the adversaries.
+        adversary_rate: their step size.
+        attribute: weight of the hidden attributes, which share it equally; at 0 none is hidden.
+    """
+
+    adversary_width: int = 64
+    adversary_rate: float = 1e-3
+    attribute: float = weight(0.5, private=True)
+
+    def __post_init__(self):
+        # Before what is hidden is looked for: here there is an option that does without.
+        possible = self.classes is None or bool(self.attributes) or not self.attribute
+        require(possible, "attribute", self.attribute, "0 where the data has no sensitive attribute")
+        super().__post_init__()
+        require(self.adversary_width >= 1, "adversary_width", self.adversary_width, "at least 1")
+        require(0 < self.adversary_rate < 1, "adversary_rate", self.adversary_rate, "in (0, 1)")
+
+    @property
+    def hides(self) -> bool:
+        """Whether an attribute is hidden; none is at weight 0."""
+        return bool(self.attribute)
+
+    @property
+    def weights(self) -> Convex:
+        """The task keeps what they leave of 1."""
+        return Convex.of(self)
+
+    @property
+    def adversaries(self) -> tuple[Adversary, ...]:
+        """For each hidden attribute, and of its name, a convolutional classifier that hears features at unit variance."""
 
         def one(name: str, classes: int) -> Adversary:
             def loss(guess: Array, batch: Batch) -> Float[Array, ""]:
                 return cross_entropy(guess, batch.sensitive[name]).mean()
 
-            return Adversary(name, Heard(ConvClassifier(classes, width), False, self.axis_name), loss, Optimizer(rate))
+            heard = Heard(ConvClassifier(classes, self.adversary_width), False, self.axis_name)
+            return Adversary(name, heard, loss, Optimizer(self.adversary_rate))
 
         return tuple(one(*hidden) for hidden in self.hidden.items())
-
-    @property
-    def _names(self) -> tuple[str, ...]:
-        known = tuple(name for name, _ in self.attributes)
-        return tuple(name.strip() for name in self.hide.split(",")) if self.hide else known[:1]
 
 
 class Proved:

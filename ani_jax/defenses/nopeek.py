@@ -35,9 +35,5 @@ class NoPeek(Split):
 
     def client_loss(self, forward: Forward, batch: Batch) -> Terms:
         """Cross-entropy, and dCor (not squared, biased) of the batch."""
-        terms = super().client_loss(forward, batch)
-        if self.distance_correlation:
-            terms["distance_correlation"] = dependence.distance_correlation(
-                batch.image, forward.z, axis_name=self.axis_name
-            )
-        return terms
+        told = dependence.distance_correlation(batch.image, forward.z, axis_name=self.axis_name)
+        return super().client_loss(forward, batch) | {"distance_correlation": told}

@@ -19,8 +19,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from ani_jax.defenses.base import Adversary, Forward, Optimizer, Phase, Terms
-from ani_jax.defenses.mixins import Hiding, Noisy, Prepared, Reversible
-from ani_jax.defenses.options import Convex, require_split, weight
+from ani_jax.defenses.mixins import Contested, Noisy, Prepared, Reversible
+from ani_jax.defenses.options import require_split, weight
 from ani_jax.defenses.registry import register
 from ani_jax.losses import adversarial, reconstruction
 from ani_jax.losses.checks import require
@@ -62,7 +62,7 @@ STATISTICS = 2**32 - 1
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Partition(Prepared, Reversible, Hiding, Noisy):
+class Partition(Prepared, Reversible, Contested, Noisy):
     """Privacy Partitioning with adversaries for hidden attributes, for the image, or for both.
 
     Every adversary hears z at unit variance, as every attacker will: otherwise the client hides by speaking quietly. An
@@ -88,13 +88,11 @@ class Partition(Prepared, Reversible, Hiding, Noisy):
             position, every channel and all together say before noise: a closed form, which cannot lag behind the client as
             adversaries do. [ours]
         adversary_updates: k, adversary updates before each update of the defender, 1 to 5.
-        adversary_width: channels of the adversaries.
-        adversary_rate: their step size.
         pretraining_steps: steps of client and server on the cross-entropy alone, before there are adversaries.
         warmup_steps: steps of the adversaries alone that follow.
         reversal: one backward pass through a gradient reversal (Ganin 2015) in place of the alternation.
-        attribute: a_s, weight of the hidden attributes, which share it equally.
-        reconstruction: a_r, weight of the reconstruction; with a_e, the weight ``excess``, a_r + a_s + a_e < 1.
+        reconstruction: a_r, weight of the reconstruction; with a_s, the weight ``attribute``, and a_e, the weight ``excess``,
+            a_r + a_s + a_e < 1.
     """
 
     backbone: str = "cnn"
@@ -111,7 +109,6 @@ class Partition(Prepared, Reversible, Hiding, Noisy):
     pooled: float = 0.5
     correlation: float = 3.0
     adversary_updates: int = 1
-    adversary_width: int = 64
     adversary_rate: float = 1e-2
     pretraining_steps: int = 0
     warmup_steps: int = 0
@@ -136,10 +133,6 @@ class Partition(Prepared, Reversible, Hiding, Noisy):
     )
 
     def __post_init__(self):
-        nobody = self.classes is not None and not self.attributes
-        require(
-            not (nobody and self.attribute), "attribute", self.attribute, "0 where the data has no sensitive attribute"
-        )
         super().__post_init__()
         require_split(self.backbone, self.depth, self.image_shape, self.light)
         for name, allowed in (
@@ -151,8 +144,6 @@ class Partition(Prepared, Reversible, Hiding, Noisy):
         require(0 <= self.pooled <= 1, "pooled", self.pooled, "in [0, 1]")
         require(0 <= self.correlation <= 100, "correlation", self.correlation, "in [0, 100]")
         require(1 <= self.adversary_updates <= 5, "adversary_updates", self.adversary_updates, "1 to 5")
-        require(self.adversary_width >= 1, "adversary_width", self.adversary_width, "at least 1")
-        require(0 < self.adversary_rate < 1, "adversary_rate", self.adversary_rate, "in (0, 1)")
         require(self.pretraining_steps >= 0, "pretraining_steps", self.pretraining_steps, "0 or more")
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
         if self.attribute:
@@ -175,16 +166,6 @@ class Partition(Prepared, Reversible, Hiding, Noisy):
     @property
     def _kinds(self) -> tuple[str, ...]:
         return tuple(kind.strip() for kind in self.listeners.split(","))
-
-    @property
-    def hides(self) -> bool:
-        """Whether an attribute is hidden; none is at weight 0."""
-        return bool(self.attribute)
-
-    @property
-    def weights(self) -> Convex:
-        """a_s, a_r and a_e: the task keeps what they leave of 1."""
-        return Convex.of(self)
 
     @property
     def client(self) -> nn.Module:

@@ -17,7 +17,6 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from ani_jax.defenses.base import Forward, Phase, Terms
-from ani_jax.defenses.mixins import Prepared
 from ani_jax.defenses.options import weight
 from ani_jax.defenses.registry import register
 from ani_jax.defenses.split import Split
@@ -30,7 +29,7 @@ FIRST = 2**32 - 2
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Shredder(Prepared, Split):
+class Shredder(Split):
     """Learned noise tensors, one of which is drawn for every query.
 
     Attributes:
@@ -76,10 +75,6 @@ class Shredder(Prepared, Split):
             Phase("pretrain", self.pretraining_steps, ("client/encoder", "server"), ("task",)),
             Phase("train", self.steps, ("client/tensors",), terms, prepare=self.prepare),
         )
-
-    def init_extra(self) -> dict[str, Array]:
-        """Nothing."""
-        return {}
 
     def prepare(self, state: Any, data: Data) -> Any:
         """Draws the first tensors."""

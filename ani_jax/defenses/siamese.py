@@ -17,13 +17,14 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from ani_jax.defenses.base import Forward, Phase, Terms
-from ani_jax.defenses.mixins import Prepared
 from ani_jax.defenses.options import weight
 from ani_jax.defenses.registry import register
 from ani_jax.defenses.split import Split
 from ani_jax.losses import pairwise
 from ani_jax.losses.checks import require
-from ani_jax.types import Batch, Data, Features, Images, Logits, PRNGKey, Sent, Source
+from ani_jax.modules.additive import Additive
+from ani_jax.modules.sender import CLEAN
+from ani_jax.types import Batch, Data, Features, Images, Logits, Source
 
 DRAWN = 2048
 """Drawings of ``defend`` that components are found from."""
@@ -33,7 +34,7 @@ DRAW = 2**32 - 3
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Siamese(Prepared, Split):
+class Siamese(Split):
     """Few principal components, alike within a class.
 
     Attributes:
@@ -69,7 +70,7 @@ class Siamese(Prepared, Split):
     @property
     def client(self) -> nn.Module:
         """The edge, and its components."""
-        return Projected(self.edge, self.components, self.noise_stddev)
+        return Projected(self.edge, self.noise_stddev, components=self.components)
 
     @property
     def server(self) -> nn.Module:
@@ -84,10 +85,6 @@ class Siamese(Prepared, Split):
             Phase("pretrain", self.pretraining_steps, parties, ("task",)),
             Phase("train", self.steps, parties, terms, prepare=self.prepare),
         )
-
-    def init_extra(self) -> dict[str, Array]:
-        """Nothing."""
-        return {}
 
     def prepare(self, state: Any, data: Data) -> Any:
         """Finds the components of ``defend``, for the client, and lets the server begin with their inverse."""
@@ -108,7 +105,7 @@ class Siamese(Prepared, Split):
 
     def client_loss(self, forward: Forward, batch: Batch) -> Terms:
         """Cross-entropy, and the contrast of all pairs of the batch."""
-        clean = forward.aux["clean"]
+        clean = forward.aux[CLEAN]
         squared = pairwise.squared_distances(clean) / clean.shape[1]
         same = batch.label[:, None] == batch.label[None]
         # The root has no gradient at 0, where a pair is one image with itself.
@@ -118,46 +115,22 @@ class Siamese(Prepared, Split):
         return super().client_loss(forward, batch) | {"contrastive": contrast}
 
 
-class Projected(nn.Module):
+class Projected(Additive):
     """Features along fixed directions, with Gaussian noise.
 
     Args:
         encoder: ``(x, key, *, train) -> Sent``.
-        components: directions; the first coordinates, until somebody finds better ones.
         noise: deviation.
+        components: directions; the first coordinates, until somebody finds better ones.
 
     Example:
         >>> from ani_jax.modules.edge import SplitEdge
-        >>> module, x = Projected(SplitEdge(8), 5, 0.5), jnp.ones((2, 16, 16, 3))
+        >>> module, x = Projected(SplitEdge(8), 0.5, components=5), jnp.ones((2, 16, 16, 3))
         >>> module.init_with_output(jax.random.key(0), x, jax.random.key(1), train=False)[0].z.shape
         (2, 5)
     """
 
-    encoder: nn.Module
-    components: int
-    noise: float
-
-    @property
-    def declares(self) -> tuple[str, ...]:
-        """What an adaptive attacker is granted."""
-        return ("given", "mean", "stddev") if self.noise else ()
-
-    def __call__(self, x: Images, key: PRNGKey, *, train: bool) -> Sent:
-        """Draws what is sent; one key, noise of its own for every image."""
-        clean = self.clean(x, train=train)
-        return Sent(clean + self.noise * jax.random.normal(key, clean.shape), {"clean": clean})
-
-    def given(self, x: Images, unit: Features) -> Features:
-        """What is sent with standard normal noise that somebody else has drawn."""
-        return self.mean(x) + self.noise * unit
-
-    def mean(self, x: Images) -> Features:
-        """The mean of z given x."""
-        return self.clean(x, train=False)
-
-    def stddev(self, x: Images) -> Features:
-        """Its deviation."""
-        return jnp.full_like(self.mean(x), self.noise)
+    components: int = 1
 
     @nn.compact
     def clean(self, x: Images, *, train: bool) -> Float[Array, "b m"]:
@@ -177,6 +150,7 @@ class Expanded(nn.Module):
         rest: ``(z, *, train) -> logits``.
 
     Example:
+        >>> from ani_jax.modules.cloud import SplitCloud
         >>> module, z = Expanded((4, 4, 16), SplitCloud(10, width=8)), jnp.ones((2, 5))
         >>> module.init_with_output(jax.random.key(0), z, train=False)[0].shape
         (2, 10)

@@ -57,7 +57,11 @@ class Split(Defense):
     @property
     def server(self) -> nn.Module:
         """The remaining backbone."""
-        return SplitCloud(self.classes, self.width, self.depth, None, self.axis_name, self.backbone)
+        return self.cloud(self.depth)
+
+    def cloud(self, depth: int) -> SplitCloud:
+        """What ``depth`` blocks on the device leave of the backbone."""
+        return SplitCloud(self.classes, self.width, depth, None, self.axis_name, self.backbone)
 
     def features(self, state: Any, images: Images) -> Features:
         """What the edge makes of images at some state of training, in evaluation mode, where it is the client's ``encoder``."""

@@ -50,8 +50,8 @@ class Largest(nn.Module):
     Example:
         >>> from ani_jax.modules.edge import SplitEdge
         >>> module, x = Largest(SplitEdge(8), 3), jax.random.uniform(jax.random.key(0), (4, 16, 16, 3))
-        >>> (sent, _), _ = module.init_with_output(jax.random.key(0), x, None, train=True)
-        >>> (sent.z != 0).sum((1, 2, 3)).tolist()
+        >>> (z, _), _ = module.init_with_output(jax.random.key(0), x, None, train=True)
+        >>> (z != 0).sum((1, 2, 3)).tolist()
         [3, 3, 3, 3]
     """
 

@@ -1,7 +1,6 @@
 """Noise of a fixed size beside images or features: what fixed schemes send."""
 
 import math
-from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -9,10 +8,11 @@ import jax.numpy as jnp
 from jax.scipy.stats import laplace, norm
 from jaxtyping import Array, Float
 
+from ani_jax.modules.sender import CLEAN, unit_variance
 from ani_jax.types import Features, Images, PRNGKey, Sent
 
-FAMILIES = ("gaussian", "laplace")
-"""Distributions of noise."""
+FAMILIES = {"gaussian": ("given", "mean", "stddev", "log_prob"), "laplace": ("mean", "log_prob")}
+"""Distribution of noise -> what an adaptive attacker is granted of it; whoever reads a deviation takes the noise for Gaussian."""
 NOISE_AT = ("split", "input")
 """Where it is added."""
 
@@ -45,20 +45,16 @@ class Additive(nn.Module):
     bounded: bool = False
     axis_name: str | None = None
 
-    # Laplace noise has a deviation, but whoever reads one takes the noise for Gaussian.
-    DECLARED: ClassVar = {"gaussian": ("given", "mean", "stddev", "log_prob"), "laplace": ("mean", "log_prob")}
-
     @property
     def declares(self) -> tuple[str, ...]:
         """What an adaptive attacker is granted."""
-        return self.DECLARED[self.family]
+        return FAMILIES[self.family] if self.noise else ()
 
     def __call__(self, x: Images, key: PRNGKey, *, train: bool) -> Sent:
         """Draws what is sent; one key, noise of its own for every element."""
         z = self.clean(x, train=train)
-        if self.family == "laplace":
-            return Sent(z + self.noise * jax.random.laplace(key, z.shape) / math.sqrt(2), {})
-        return Sent(z + self.noise * jax.random.normal(key, z.shape), {})
+        own, deviation = (jax.random.laplace, math.sqrt(2)) if self.family == "laplace" else (jax.random.normal, 1.0)
+        return Sent(z + self.noise * own(key, z.shape) / deviation, {CLEAN: z})
 
     def given(self, x: Images, unit: Features) -> Features:
         """What is sent with standard normal noise that somebody else has drawn."""
@@ -89,9 +85,3 @@ class Additive(nn.Module):
             squared = jnp.square(z).reshape(z.shape[0], -1).sum(1)
             return z * jax.lax.rsqrt(jnp.maximum(squared, 1)).reshape(-1, *[1] * (z.ndim - 1))
         return unit_variance(z, train, self.axis_name)
-
-
-def unit_variance(z: Features, train: bool, axis_name: str | None) -> Features:
-    """Every feature at mean 0 and variance 1, inside a module: beside features that may grow, noise of a fixed size is none."""
-    axes: Any = tuple(range(1, z.ndim))
-    return nn.BatchNorm(not train, axes, 0.9, use_scale=False, use_bias=False, axis_name=axis_name, name="norm")(z)

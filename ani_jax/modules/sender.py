@@ -111,12 +111,7 @@ class Sender(nn.Module):
     def clean(self, x: Images, key: PRNGKey | None, *, train: bool) -> Sent:
         """The encoder's features at unit variance."""
         z, aux = self.encoder(x, key, train=train)  # type: ignore[operator]
-        # Of every feature by itself: one that is silent but for some images would else be as loud there as it likes.
-        axes: Any = tuple(range(1, z.ndim))
-        norm = nn.BatchNorm(
-            not train, axes, 0.9, use_scale=False, use_bias=False, axis_name=self.axis_name, name="norm"
-        )
-        return Sent(norm(z), aux)
+        return Sent(unit_variance(z, train, self.axis_name), aux)
 
     def mean(self, x: Images) -> Features:
         """The mean of z given x, but for what range and grid move."""
@@ -130,6 +125,13 @@ class Sender(nn.Module):
         """Log density of z given x in nats, summed over features; of clipped or rounded ones, the log mass that is sent as z."""
         step, ends = self.step if self.bits else 0.0, (-self.edge, self.edge)
         return sent_log_prob(z, self.mean(x), self.noise, step, ends).reshape(z.shape[0], -1).sum(1)
+
+
+def unit_variance(z: Features, train: bool, axis_name: str | None) -> Features:
+    """Every feature at mean 0 and variance 1, inside a module: beside features that may grow, noise of a fixed size is none."""
+    # Of every feature by itself: one that is silent but for some images would else be as loud there as it likes.
+    axes: Any = tuple(range(1, z.ndim))
+    return nn.BatchNorm(not train, axes, 0.9, use_scale=False, use_bias=False, axis_name=axis_name, name="norm")(z)
 
 
 def sent_log_prob(z: Array, mean: Array, stddev: Array | float, step: float, ends: tuple[float, float]) -> Array:

@@ -102,8 +102,8 @@ def scatter(points: Frame) -> dict[str, Any]:
         points: the frontier.
 
     Returns:
-        "marks" with place, size (by the client's cost, on a logarithmic scale), shape, colour, number of the defence, what a
-        reader is told and where its report is; "names" of the defences; "ticks" of both axes; "size" and "edge".
+        "marks" with place, size (by the client's cost, on a logarithmic scale), number of the defence, what a reader is told and
+        where its report is; "names" of the defences with colour and shape; ticks "across" and "down"; "size" and "edge".
     """
     found = select(members(points), measure=WORST).dropna(subset=["accuracy", "leakage"])
     (width, height), names = SIZE, [*points.defense.unique()]

@@ -95,11 +95,18 @@ class Whisper(mixins.Hiding, Plain):
     name = "whisper"
 
 
+@dataclasses.dataclass(frozen=True)
+class Argument(mixins.Contested, Plain):
+    """Plain, and overheard."""
+
+    name = "argument"
+
+
 def test_the_first_attribute_is_hidden_unless_others_are_named():
     known = (("ink", 4), ("paper", 3))
     assert Whisper(3, (4, 4, 1), attributes=known).hidden == {"ink": 4}
     assert Whisper(3, (4, 4, 1), attributes=known, hide="paper, ink").hidden == {"paper": 3, "ink": 4}
-    heard = Whisper(3, (4, 4, 1), attributes=known, hide="paper,ink").eavesdroppers(4, 0.01)
+    heard = Argument(3, (4, 4, 1), attributes=known, hide="paper,ink").adversaries
     assert [one.name for one in heard] == ["paper", "ink"]
     for options, message in (
         ({"attributes": known, "hide": "scent"}, "hide=scent: must be names out of ink, paper, each once"),
@@ -108,6 +115,9 @@ def test_the_first_attribute_is_hidden_unless_others_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             Whisper(3, (4, 4, 1), **options)
+    with pytest.raises(ValueError, match=r"attribute=0\.5: must be 0 where the data has no sensitive attribute"):
+        Argument(3, (4, 4, 1))
+    assert not Argument(3, (4, 4, 1), attribute=0.0).adversaries
 
 
 def test_what_is_proved_must_be_told():

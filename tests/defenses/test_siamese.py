@@ -7,6 +7,7 @@ import pytest
 
 from ani_jax.defenses.base import Forward
 from ani_jax.losses.task import cross_entropy
+from ani_jax.modules.sender import CLEAN
 from ani_jax.training.state import init
 from ani_jax.types import Batch
 from tests.defenses import baselines
@@ -33,7 +34,7 @@ def test_pairs_of_a_class_are_drawn_together_and_others_apart():
     defense = baselines.built("siamese", components=2)
     batch = Batch(jnp.zeros((3, 8, 8, 3)), jnp.array([0, 0, 1]), {})
     clean = jnp.array([[0.0, 0.0], [1.0, 1.0], [0.5, 0.5]])
-    terms = defense.client_loss(Forward(clean, {"clean": clean}, jnp.zeros((3, 2)), {}, {}), batch)
+    terms = defense.client_loss(Forward(clean, {CLEAN: clean}, jnp.zeros((3, 2)), {}, {}), batch)
     # Distances are 1 within the class and 1/2 twice beyond it, each pair counted from both ends.
     assert float(terms["contrastive"]) == pytest.approx((2 * 1 + 4 * 0.25) / 6, rel=1e-4)
     assert float(terms["task"]) == pytest.approx(float(cross_entropy(jnp.zeros((3, 2)), batch.label).mean()))

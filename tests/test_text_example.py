@@ -104,6 +104,16 @@ def test_noise_lets_the_topic_through_and_little_else(text, scene, monkeypatch):
     assert release.varies
 
 
+def test_the_loudest_noise_that_keeps_the_topic_is_chosen(text, scene, monkeypatch):
+    tried = []
+    monkeypatch.setattr(text, "say", tried.append)
+    monkeypatch.setattr(text, "WEIGHTS", (1e3, 0.01, 0.001))
+    monkeypatch.setattr(text, "LOST", 0.6)
+    # Of so few messages the provider has learnt the topic in part; chance is 17%.
+    text.affordable(scene, steps=300)
+    assert [line.split()[2] for line in tried] == ["1000", "0.01"]
+
+
 def test_table_and_figure_show_what_audits_found(text, scene):
     attributes = [Attribute(name, len(np.unique(one))) for name, one in scene.corpus.hidden.items()]
     few = (*(Family("attribute", one, (Probe(one, iterations=5),)) for one in attributes),)

@@ -431,6 +431,7 @@ class Criterion:
         volume_ratio: ``volume`` / elements of x; None where undefined.
         threshold: in root mean squares of z.
         scale: the root mean square of z on ``auxiliary`` that "scaled" divides by, None where not finite.
+        quantities: what is known without critics and attacks, by name, see :func:`ani_jax.information.criterion.quantities`.
         caveats: what a reader must see.
     """
 
@@ -443,6 +444,7 @@ class Criterion:
     threshold: float
     scale: float | None
     caveats: tuple[str, ...] = ()
+    quantities: dict[str, Estimate] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

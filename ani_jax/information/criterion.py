@@ -1,24 +1,30 @@
 """How hard inversion is, by information: I(x; z), the entropy of z, the effective information volume (METHODS 2.3, 6).
 
 [published] The criterion's three parts (Liu 2025, arXiv 2501.00824). [reconstruction] Their exact form here: the noise
-that makes I(x; z) finite, the two entropy estimates, and one root mean square for all elements of z.
+that makes I(x; z) finite, the two entropy estimates, and one root mean square for all elements of z. [ours] Beside them
+stand quantities of the client's tangents and of its declared noise, which aim at squared error. The closed forms that are fitted
+to what it sends, linear and in a kernel, compete in the audit as decoders: they are an attack's own error.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ani_jax.attacks.base import SAMPLE, Asked, prepare
-from ani_jax.attacks.query import as_release, flat, observed, summarise
+from ani_jax.attacks.query import CHUNK, as_release, flat, observed, summarise
+from ani_jax.information.channel import ceiling
 from ani_jax.information.critics import Critics, finite
 from ani_jax.information.estimates import TRUTHS, estimate_information
+from ani_jax.information.linearised import gaussian_prior, linearised, moments
 from ani_jax.losses import estimates
 from ani_jax.losses.checks import require
-from ani_jax.records import Criterion
-from ani_jax.types import Data, Features, Knowledge, PRNGKey, Release
+from ani_jax.records import Criterion, Estimate
+from ani_jax.types import Data, Features, Inputs, Knowledge, Labels, PRNGKey, Release
 
 LEVELS = MappingProxyType({"standard": Critics(steps=500), "thorough": Critics(steps=1000)})
 """Levels of an audit that measure it -> their critics."""
@@ -26,6 +32,10 @@ ROWS = 4096
 """Auxiliary rows that critics are trained on at most: a critic is small, and these show every original several times."""
 NEIGHBOUR_SAMPLE = 2048
 """Examples behind the nearest-neighbour entropy, at most: its memory is quadratic."""
+TANGENTS = 32
+"""Test images at which a client is differentiated, evenly spaced among all."""
+COVERED = 2048
+"""Auxiliary rows behind covariances, at most."""
 
 
 def criterion(
@@ -90,8 +100,12 @@ def criterion(
         self_test=self_test,
     )
     scale = finite(jnp.sqrt(jnp.square(own).mean()))
-    gaussian = nearest = volume = None
+    gaussian, nearest, volume, told = None, None, None, {}
     # Neither None nor 0, by which nothing can be divided.
+    if scale and noise and asked.knowledge.release is not None:
+        images, labels = asked.sample.image[:COVERED], asked.sample.label[:COVERED]
+        at = data.test.image[:: -(-data.test.image.shape[0] // TANGENTS)]
+        told = quantities(asked.knowledge.release, images, labels, at, noise * scale)
     if scale:
         found = _of_features(noise_key, test_z / scale, noise, threshold)
         volume, gaussian, nearest = (None if value is None else finite(value) for value in found)
@@ -105,7 +119,41 @@ def criterion(
         threshold=float(threshold),
         scale=scale,
         caveats=_caveats(noise, scale, gaussian, nearest, test_z.shape),
+        quantities=told,
     )
+
+
+def quantities(
+    release: Release, images: Inputs, labels: Labels, at: Float[Array, "t ..."], quiet: float
+) -> dict[str, Estimate]:
+    """What is known of how hard inversion is without critics, and without anything fitted to images and features.
+
+    Args:
+        release: the client.
+        images: the covariance of which, around the mean of their class, is the prior.
+        labels: their classes.
+        at: where the client is differentiated.
+        quiet: deviation above 0 that is added to declared noise, in units of z: what a client without noise is read with.
+
+    Returns:
+        "tangent", the R² over the class mean of the linear channel that the client is around an image; "tangent_bound", the
+        same with all images' mean information, and "tangent_nats" (:mod:`ani_jax.information.linearised`); these are left out
+        where the client has no forward derivative. "ceiling" and "ceiling_told": nats that Gaussian noise lets through, and
+        beside the label (:mod:`ani_jax.information.channel`).
+    """
+    found: dict[str, Estimate] = {}
+    prior = gaussian_prior(images, labels, int(labels.max()) + 1)
+    # A callback into another framework and an exported program have none.
+    with contextlib.suppress(NotImplementedError, ValueError):
+        told = linearised(release, at, prior, quiet)
+        names = {"tangent": told.explained, "tangent_bound": told.bound, "tangent_nats": told.nats}
+        found |= {name: Estimate(finite(value)) for name, value in names.items()}
+    heard = jax.jit(moments)
+    parts = [heard(release, images[start : start + CHUNK], quiet) for start in range(0, images.shape[0], CHUNK)]
+    mean, stddev = (np.concatenate(one) for one in zip(*parts, strict=True))
+    if np.isfinite(mean).all() and np.isfinite(stddev).all():
+        found |= {"ceiling": ceiling(mean, stddev), "ceiling_told": ceiling(mean, stddev, np.asarray(labels))}
+    return found
 
 
 @jax.jit

@@ -2,23 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 
-from scipy.stats import spearmanr
+import numpy as np
+from scipy.stats import rankdata, spearmanr
 
 from ani_jax.records import Evidence, TargetWords
 from ani_jax.reporting.findings import Formatter, form, small, targets
-from ani_jax.reporting.frame import Column, frame, wide
+from ani_jax.reporting.frame import CRITERION, Column, frame, wide
 from ani_jax.reporting.text import clients
 
 FEWEST = 3
 """Clients below which a rank correlation says nothing."""
-PARTS = {
-    "I(x; z + noise)": "information",
-    "effective volume": "volume_ratio",
-    "mean |z|": "mean_abs",
-    "Gaussian entropy": "entropy_gaussian",
-    "neighbours' entropy": "entropy_knn",
-}
-"""What a reader calls the numbers of the criterion, and their names in the frame."""
 
 
 def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float | None:
@@ -34,6 +27,27 @@ def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float | N
     return round(float(spearmanr(left, right).statistic), 9)  # type: ignore[attr-defined]
 
 
+def interval(left: Sequence[float], right: Sequence[float], resamples: int = 2000) -> tuple[float, float] | None:
+    """95% interval of Spearman's rank correlation over which clients were measured; None where it says nothing.
+
+    Percentiles of resampled pairs; resamples of which one side is constant are left out.
+
+    Example:
+        >>> low, high = interval(range(20), [*range(1, 20), 0])
+        >>> low < rank_correlation(range(20), [*range(1, 20), 0]) < high
+        True
+    """
+    if rank_correlation(left, right) is None:
+        return None
+    drawn = np.random.default_rng(0).integers(len(left), size=(resamples, len(left)))
+    ranks = [rankdata(np.asarray(side)[drawn], axis=1) for side in (left, right)]
+    a, b = (one - one.mean(1, keepdims=True) for one in ranks)
+    spread = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    found = (a * b).sum(1)[spread > 0] / spread[spread > 0]
+    low, high = np.percentile(found, (2.5, 97.5))
+    return float(low), float(high)
+
+
 def lines(evidences: Sequence[Evidence]) -> tuple[str, ...]:
     """One line for every part of the criterion: its rank correlation with the strongest reconstruction's error.
 
@@ -43,13 +57,13 @@ def lines(evidences: Sequence[Evidence]) -> tuple[str, ...]:
     found, data = [], frame(evidences)
     for words in _inputs(evidences):
         error, label = (words.name, words.strength, 1), words.metric(words.strength).label
-        for name, part in PARTS.items():
+        for part, name in CRITERION.items():
             pairs = wide(data, [("criterion", part, 0), error], len(evidences)).dropna().to_numpy()
-            value = rank_correlation(pairs[:, 0], pairs[:, 1])
-            if value is not None:
+            value, ends = rank_correlation(pairs[:, 0], pairs[:, 1]), interval(pairs[:, 0], pairs[:, 1])
+            if value is not None and ends is not None:
                 found.append(
-                    f"{name} against the strongest reconstruction's {label}: "
-                    f"Spearman {value:+.2f} over {len(pairs)} clients"
+                    f"{name} against the strongest reconstruction's {label}: Spearman {value:+.2f} "
+                    f"[{ends[0]:+.2f}, {ends[1]:+.2f}] over {len(pairs)} clients"
                 )
     return tuple(found)
 
@@ -59,11 +73,12 @@ def table(evidences: Mapping[str, Evidence]) -> str:
 
     Example:
         >>> print(table({"funnel": Evidence("funnel", "digits", 0, "standard", {}, {}, {}, ())}))
-        client  I(x; z + noise)  effective volume  mean |z|  Gaussian entropy  neighbours' entropy
-        funnel  –                –                 –         –                 –
+        client  I(x; z + noise)
+        funnel  –
     """
+    measured = {"information", *frame(evidences.values()).metric}
     columns: dict[str, tuple[Formatter, Column]] = {
-        name: (small, ("criterion", part, 0)) for name, part in PARTS.items()
+        name: (small, ("criterion", part, 0)) for part, name in CRITERION.items() if part in measured
     }
     for words in _inputs(tuple(evidences.values())):
         columns[words.metric(words.strength).label] = (form(words, words.strength), (words.name, words.strength, 1))

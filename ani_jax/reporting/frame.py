@@ -20,6 +20,21 @@ Frame = Any
 """A ``pandas.DataFrame`` or a part of one: its columns are unknown to a type checker."""
 Column = tuple[str, str, int]
 """What :func:`wide` has in a column: target, metric and number of releases; part, metric and 0 where nothing was attacked."""
+CRITERION = {
+    "information": "I(x; z + noise)",
+    "volume_ratio": "effective volume",
+    "mean_abs": "mean |z|",
+    "entropy_gaussian": "Gaussian entropy",
+    "entropy_knn": "neighbours' entropy",
+    "tangent": "tangent, R²",
+    "tangent_bound": "mean information, R²",
+    "tangent_nats": "tangent, nats",
+    "ceiling": "Gaussian ceiling, nats",
+    "ceiling_told": "Gaussian ceiling, label known",
+    "ridge": "fitted line, -MSE",
+    "kernel": "fitted kernel, -MSE",
+}
+"""Numbers of the criterion by their ``metric``, as a reader calls them; R² over the class mean. What is fitted is an attack."""
 LEAKAGE = "leakage"
 """Metric of ``AttackResult.leakage``."""
 ATTACK = ["run", "target", "queries", "attack"]
@@ -91,6 +106,11 @@ def _numbers(evidence: Evidence) -> Iterator[tuple[str, str, Estimate, dict[str,
         yield "criterion", "information", Estimate(told.value, note=note), {"stddev": told.stddev}
         for name in ("mean_abs", "entropy_gaussian", "entropy_knn", "volume", "volume_ratio"):
             yield "criterion", name, Estimate(getattr(criterion, name)), {}
+        for name, value in criterion.quantities.items():
+            yield "criterion", name, value, {}
+        inputs = [one for one in evidence.attacks if evidence.words(one.target).is_input and one.queries == 1]
+        for one in (one for result in inputs for one in result.attackers if one.name in CRITERION):
+            yield "criterion", one.name, Estimate(one.test, note="an attack's own score"), {}
         for test in told.self_tests:
             more = {"stddev": test.stddev, "status": "ok" if test.passed else "failed"}
             yield "self-test", f"{test.truth:g}", Estimate(test.value, note=test.note), more

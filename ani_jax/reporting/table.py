@@ -17,7 +17,7 @@ from ani_jax.reporting.findings import (
     reference,
     targets,
 )
-from ani_jax.reporting.frame import LEAKAGE, Frame, frame, read, select
+from ani_jax.reporting.frame import CRITERION, LEAKAGE, Frame, frame, read, select
 
 WIDTH = 110
 """Columns that the terminal table fits in."""
@@ -49,12 +49,6 @@ class Section:
     rows: tuple[Row, ...]
 
 
-CRITERION = {
-    "volume_ratio": "effective volume / inputs",
-    "mean_abs": "mean |z|",
-    "entropy_gaussian": "entropy, Gaussian",
-    "entropy_knn": "entropy, neighbours",
-}
 COSTS = {
     "parameters": "client parameters",
     "macs": "MACs per input",
@@ -243,7 +237,7 @@ def _criterion(found: Frame, runs: range) -> Section:
     title, told = "Inversion difficulty, nats", select(found, part="criterion", metric="information")
     if told.empty:
         return Section(title, ())
-    row = _row("I(x; z + noise)", read(told), runs, ratio, "the criterion was not asked for")
+    row = _row(CRITERION["information"], read(told), runs, ratio, "the criterion was not asked for")
     spread = {run: f"± {stddev:.2f}" for run, stddev in told.set_index("run").stddev.dropna().items()}
     cells = (dataclasses.replace(cell, interval=spread.get(run, "")) for run, cell in zip(runs, row.cells, strict=True))
     rows = [dataclasses.replace(row, cells=tuple(cells))]
@@ -252,9 +246,9 @@ def _criterion(found: Frame, runs: range) -> Section:
         tests = tests.assign(note=tests.note.mask(short, "the self-test failed: " + tests.note))
         rows.append(_row(f"its self-test, {truth} known", read(tests), runs, ratio, "not tested", "reference"))
     for metric, name in CRITERION.items():
-        rows.append(
-            _row(name, read(found, part="criterion", metric=metric), runs, ratio, "undefined, or not asked for")
-        )
+        numbers = read(found, part="criterion", metric=metric)
+        if metric != "information" and numbers:
+            rows.append(_row(name, numbers, runs, ratio, "undefined, or not asked for"))
     return Section(title, tuple(rows))
 
 

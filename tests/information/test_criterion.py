@@ -63,6 +63,39 @@ def test_known_features():
     assert from_json(Criterion, to_json(found)) == found
 
 
+@functools.cache
+def without_critics(release, **options):
+    """The quantities alone: critics have nothing to do with them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(under_test, "estimate_information", lambda *args, **options: measured().information)
+        return criterion(jax.random.key(0), release, data(), FAST, noise=0.5, sample=SAMPLE, **options).quantities
+
+
+def both(x):
+    return jnp.concatenate([x[:, :, :1], x[:, :, :1]], 2)
+
+
+def test_quantities_of_a_known_channel():
+    """Both pixels, heard through half of their own size; and one of them, said twice."""
+    found = {name: one.value for name, one in without_critics(scaled(7.0)).items()}
+    assert found["tangent"] == pytest.approx(1 / 1.25, abs=0.01)
+    assert found["tangent_bound"] == pytest.approx(found["tangent"], abs=1e-5)
+    assert found["tangent_nats"] == pytest.approx(math.log(5), abs=0.05)
+    assert found["ceiling"] == pytest.approx(math.log(5), abs=0.05)
+    assert found["ceiling_told"] == pytest.approx(found["ceiling"], abs=0.02)
+    half = {name: one.value for name, one in without_critics(both).items()}
+    assert half["tangent"] == pytest.approx(0.5 * 2 / 2.25, abs=0.02)
+    assert half["ceiling"] == pytest.approx(math.log(9) / 2, abs=0.05)
+
+
+def elsewhere(x):
+    return jax.pure_callback(lambda x: np.asarray(x), jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+
+def test_what_cannot_be_differentiated_has_no_tangent():
+    assert {*without_critics(elsewhere)} == {*without_critics(both)} - {"tangent", "tangent_bound", "tangent_nats"}
+
+
 @pytest.mark.parametrize("scale", [1e-3, 50.0])
 def test_scaling_z_changes_mean_abs_alone(scale):
     one, other = measured(), measured(scale)
@@ -72,6 +105,8 @@ def test_scaling_z_changes_mean_abs_alone(scale):
     assert other.information.value == pytest.approx(one.information.value, abs=1e-2)
     assert other.mean_abs == pytest.approx(scale * one.mean_abs, rel=1e-4)
     assert other.scale == pytest.approx(scale * one.scale, rel=1e-4)
+    for name, number in one.quantities.items():
+        assert other.quantities[name].value == pytest.approx(number.value, abs=1e-3)
 
 
 def test_more_noise_leaves_less_and_a_higher_threshold_less_volume():

@@ -32,8 +32,8 @@ def test_a_criterion_that_works_is_told_as_minus_one(none, decoder):
     ]
     found = agreement.lines([*clients, none])
     assert found == (
-        "I(x; z + noise) against the strongest reconstruction's MSE: Spearman -1.00 over 4 clients",
-        "effective volume against the strongest reconstruction's MSE: Spearman +1.00 over 4 clients",
+        "I(x; z + noise) against the strongest reconstruction's MSE: Spearman -1.00 [-1.00, -1.00] over 4 clients",
+        "effective volume against the strongest reconstruction's MSE: Spearman +1.00 [+1.00, +1.00] over 4 clients",
     )
     assert agreement.lines(clients[:2]) == ()
     assert agreement.lines([none]) == ()

@@ -124,6 +124,6 @@ def test_the_criterion_stands_beside_its_self_test(none, funnel):
     assert "1.20" in line(text, "its self-test, 2 known")
     assert "the self-test failed: 0.8 nats short of 2" in text
     assert "a lower bound; no Gaussian entropy" in text
-    assert "0.50" in line(text, "effective volume / inputs")
+    assert "0.50" in line(text, "effective volume")
     assert "Inversion difficulty" not in table.summary((none, funnel))
     assert "self-test failed" not in table.summary((dataclasses.replace(none, criterion=measured(3.5)),))

@@ -122,8 +122,8 @@ def configs(names: Sequence[str]) -> list[RunConfig]:
 def grid(chosen: Sequence[RunConfig], weights: int, seeds: int, span: float) -> list[list[Member]]:
     """The members of every seed and defence, seeds outermost: a frontier that is interrupted has whole seeds.
 
-    ``chosen`` has one config a defence, of the first seed. A defence without a privacy weight has one point a seed; any other has
-    ``weights`` of them, its own weights multiplied by 1/``span`` to ``span``.
+    ``chosen`` has one config a defence, of the first seed. Each has ``weights`` points a seed: its own weights times 1/``span``
+    to ``span``, or what else makes it stronger, each client then in a row of its own; one point where nothing does.
     """
     if seeds < 1:
         raise ValueError(f"seeds={seeds}: must be at least 1")
@@ -133,12 +133,12 @@ def grid(chosen: Sequence[RunConfig], weights: int, seeds: int, span: float) -> 
         private = ", ".join(defense.weights.privacy)
         if private and not any(config.options[name] for name in defense.weights.privacy):
             raise ValueError(f"defenses={defense.name}: {private} are 0, so there is nothing to scale")
-        row = []
-        for multiplier in multipliers if private else (1.0,):
+        row = {}
+        for multiplier in multipliers if sweep.scaled(defense, 1.0) else (1.0,):
             scaled = sweep.scaled(defense, multiplier)
             one = dataclasses.replace(config, train=train, options={**config.options, **scaled})
-            row.append(Member(one, multiplier, scaled))
-        found.append(row)
+            row.setdefault(one.digest, Member(one, multiplier, scaled))  # Whole numbers may meet.
+        found += [[*row.values()]] if private else [[one] for one in row.values()]
     return found
 
 

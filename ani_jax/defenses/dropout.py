@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ani_jax.defenses.options import strength
 from ani_jax.defenses.registry import register
 from ani_jax.defenses.split import Split
 from ani_jax.losses.checks import require
@@ -27,7 +28,7 @@ class Dropout(Split):
         keep_probability: p, with which a feature is sent.
     """
 
-    keep_probability: float = 0.1
+    keep_probability: float = strength(0.1, -1)
 
     name: ClassVar[str] = "dropout"
     provenance: ClassVar[str] = "Dropout (Srivastava et al. 2014) left on at inference; a baseline of no one paper."

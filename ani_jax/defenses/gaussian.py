@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from flax import linen as nn
 
+from ani_jax.defenses.options import strength
 from ani_jax.defenses.registry import register
 from ani_jax.defenses.split import Split
 from ani_jax.losses.checks import require
@@ -28,7 +29,7 @@ class Gaussian(Split):
         noise_at: "split", or "input": the noisy image itself is sent, and the device computes nothing.
     """
 
-    noise_stddev: float = 2.0
+    noise_stddev: float = strength(2.0, 1)
     noise_at: str = "split"
 
     name: ClassVar[str] = "gaussian"

@@ -17,6 +17,7 @@ from typing import ClassVar
 from flax import linen as nn
 
 from ani_jax.defenses.mixins import Proved
+from ani_jax.defenses.options import strength
 from ani_jax.defenses.registry import register
 from ani_jax.defenses.split import Split
 from ani_jax.losses.checks import require
@@ -38,7 +39,7 @@ class LocalDP(Proved, Split):
         delta: of one query.
     """
 
-    epsilon: float = 32.0
+    epsilon: float = strength(32.0, -1)
     delta: float = 1e-5
 
     name: ClassVar[str] = "ldp"

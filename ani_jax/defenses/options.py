@@ -29,6 +29,16 @@ def weight(default: float, *, private: bool = False) -> Any:
     return dataclasses.field(default=default, compare=False, metadata={"weight": True, "private": private})
 
 
+def strength(default: Any, power: int) -> Any:
+    """A dataclass field that is architecture, and by which a defence without privacy weights is made stronger.
+
+    Args:
+        default: its value.
+        power: of the protection that is asked for: what protects m times as much has m**power times the value.
+    """
+    return dataclasses.field(default=default, metadata={"strength": power})
+
+
 @dataclasses.dataclass(frozen=True)
 class Weights:
     """The weights of a defence, each the factor of the term of its name. A term without a weight counts once.

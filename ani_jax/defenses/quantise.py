@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from flax import linen as nn
 
+from ani_jax.defenses.options import strength
 from ani_jax.defenses.registry import register
 from ani_jax.defenses.split import Split
 from ani_jax.losses.checks import require
@@ -26,7 +27,7 @@ class Quantise(Split):
         release_bits: how many, 1 to 16.
     """
 
-    release_bits: int = 1
+    release_bits: int = strength(1, -1)
 
     name: ClassVar[str] = "quantise"
     provenance: ClassVar[str] = "Features rounded to a grid, straight through; a baseline of no one paper."

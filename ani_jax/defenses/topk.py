@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ani_jax.defenses.options import strength
 from ani_jax.defenses.registry import register
 from ani_jax.defenses.split import Split
 from ani_jax.losses.checks import require
@@ -25,7 +26,7 @@ class TopK(Split):
         kept: how many, by magnitude; where it is more than there are, all.
     """
 
-    kept: int = 16
+    kept: int = strength(16, -1)
 
     name: ClassVar[str] = "topk"
     provenance: ClassVar[str] = "The largest features alone; a baseline of no one paper."

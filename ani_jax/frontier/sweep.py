@@ -61,6 +61,9 @@ def multipliers(count: int, span: float = 10.0) -> tuple[float, ...]:
 def scaled(defense: Defense, multiplier: float) -> dict[str, float]:
     """The weights of a member of the grid: those that protect, scaled as the defence says, to six digits.
 
+    A defence that has none is scaled by what else makes it stronger (:func:`ani_jax.defenses.options.strength`): whole numbers
+    stay whole, and 1 or more. Empty where nothing does.
+
     Args:
         defense: with the weights that count as 1.
         multiplier: above 0.
@@ -69,8 +72,19 @@ def scaled(defense: Defense, multiplier: float) -> dict[str, float]:
         >>> from ani_jax.defenses import registry
         >>> scaled(registry.build("funnel", 10, (32, 32, 3), beta=30.0), 0.1)["beta"]
         3.0
+        >>> scaled(registry.build("topk", 10, (32, 32, 3), kept=16), 10.0)
+        {'kept': 2}
     """
     weights = defense.weights
+    if not weights.privacy:
+        marked = [field for field in dataclasses.fields(defense) if "strength" in field.metadata]
+        own = {field.name: (getattr(defense, field.name), field.metadata["strength"]) for field in marked}
+        return {
+            name: max(1, round(value * multiplier**power))
+            if isinstance(value, int)
+            else float(f"{value * multiplier**power:.6g}")
+            for name, (value, power) in own.items()
+        }
     found = weights.scaled(weights.arrays(), jnp.float32(multiplier))
     # These stand in configs and their digests: 3.0, and not what 32 bits make of it.
     return {name: float(f"{float(found[name]):.6g}") for name in weights.privacy}

@@ -23,7 +23,7 @@ FUNNEL = RunConfig("funnel", options={"width": 4, "beta": 30.0, "l1": 1.0}, trai
 
 def test_a_member_is_an_ordinary_run_with_scaled_weights():
     rows = frontier.grid([FUNNEL, RunConfig("none", train=FUNNEL.train)], weights=3, seeds=2, span=10.0)
-    # Seeds are outermost, and what has no privacy weight has one point a seed.
+    # Seeds are outermost, and what nothing makes stronger has one point a seed.
     assert [(row[0].config.defense, row[0].config.train.seed, len(row)) for row in rows] == [
         ("funnel", 5, 3),
         ("none", 5, 1),
@@ -35,6 +35,16 @@ def test_a_member_is_an_ordinary_run_with_scaled_weights():
     assert (low.config.options["beta"], high.config.options["l1"]) == (3.0, 10.0)
     assert low.config.options["alpha"] == own.config.options["alpha"]
     assert len({member.place for row in rows for member in row}) == 8
+
+
+def test_clients_that_differ_by_more_than_weights_are_rows_of_their_own():
+    rows = frontier.grid([RunConfig("quantise"), RunConfig("topk")], weights=3, seeds=1, span=10.0)
+    assert [[member.config.options for member in row] for row in rows] == [
+        # Less than a bit is one.
+        *[[{**rows[0][0].config.options, "release_bits": bits}] for bits in (10, 1)],
+        *[[{**rows[2][0].config.options, "kept": kept}] for kept in (160, 16, 2)],
+    ]
+    assert [row[0].multiplier for row in rows] == [0.1, 1.0, 0.1, 1.0, 10.0]
 
 
 def test_what_makes_no_grid_is_refused():

@@ -122,6 +122,31 @@ def test_weights_are_scaled_as_the_defence_says():
     assert sweep.scaled(partition, 2.0)["attribute"] == pytest.approx(0.6 * 2 / (0.396 + 2 * 0.604), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "own", "stronger", "weaker"),
+    [
+        ("gaussian", {"noise_stddev": 2.0}, 20.0, 0.2),
+        ("laplace", {"noise_stddev": 2.0}, 20.0, 0.2),
+        ("dropout", {"keep_probability": 0.1}, 0.01, 1.0),
+        ("ldp", {"epsilon": 32.0}, 3.2, 320.0),
+        ("topk", {"kept": 16}, 2, 160),
+        ("quantise", {"release_bits": 1}, 1, 10),
+    ],
+)
+def test_without_weights_a_client_is_what_makes_it_stronger(name, own, stronger, weaker):
+    defense = registry.build(name, 10, (32, 32, 3))
+    assert sweep.scaled(defense, 1.0) == own
+    for multiplier, value in ((10.0, stronger), (0.1, weaker)):
+        found = sweep.scaled(defense, multiplier)
+        assert found == dict.fromkeys(own, value)
+        assert type(found[next(iter(own))]) is type(value)
+        dataclasses.replace(defense, **found)
+
+
+def test_what_has_no_strength_has_one_point():
+    assert all(sweep.scaled(registry.build(name, 10, (32, 32, 3)), 1.0) == {} for name in ("none", "label_only"))
+
+
 @pytest.fixture(scope="module")
 def swept(toy):
     """Builds a toy, whose adversary's weight is what a frontier scales."""

@@ -126,9 +126,17 @@ class Goal:
     def misfit(self, images: Images, z: Observed, key: PRNGKey) -> Float[Array, " n"]:
         """How badly each image explains the k releases ``z``; the equations are the module's."""
         if self.likelihood:
-            each = jax.vmap(self.release.log_prob, (None, 0, None))(self.release.variables, z, images)  # type: ignore[arg-type]
+
+            def each(one: Features) -> Float[Array, " n"]:
+                return self.release.log_prob(self.release.variables, one, images)  # type: ignore[misc]
+
+            try:
+                told = jax.vmap(each)(z)
+            except NotImplementedError:
+                # An exported program cannot be mapped; one release after the other it can be asked.
+                told = jax.lax.map(each, z)
             # By release and by feature, as the squared distance is: one grid of priors' weights serves both.
-            return -each.mean(0) / max(1, flat(z[0]).shape[1])
+            return -told.mean(0) / max(1, flat(z[0]).shape[1])
         first, second = self.expected(images, key)
         goal = z.mean(0)
         # Two draws, not the square of one, which adds the noise's variance and prefers images that get little of it.

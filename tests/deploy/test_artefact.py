@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from ani_jax.attacks.descent import Goal
 from ani_jax.deploy import artefact, export
 from ani_jax.deploy.artefact import Card, Found, load, wire
 from ani_jax.modules.kernels import convolution
@@ -60,6 +61,21 @@ def test_it_can_be_differentiated(kind, tmp_path):
     told = jax.grad(lambda x: (weigh * export.keyed(release, x, words)).sum())(x)
     assert rms(told) > 1e-3
     np.testing.assert_allclose(found, told, atol=1e-4 * rms(told))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "none"])
+def test_what_it_declares_is_descended_as_the_checkpoints_is(kind, tmp_path):
+    """The misfit of several releases by their density, and its gradient: an exported program cannot be mapped over them."""
+    release, _, _ = made(kind)
+    there, x = loaded(kind, tmp_path / "secret").release(), images(3)
+    z = jnp.stack([release(x, jax.random.key(seed)) for seed in range(2)])
+    goals = [Goal(one, jnp.ones(z.shape[2:]), likelihood=True) for one in (there, release)]
+    found, told = (
+        jax.jit(jax.value_and_grad(lambda x, goal=goal: goal.misfit(x, z, jax.random.key(1)).sum()))(0.9 * x)
+        for goal in goals
+    )
+    np.testing.assert_allclose(found[0], told[0], rtol=1e-5)
+    np.testing.assert_allclose(found[1], told[1], atol=1e-4 * rms(told[1]))
 
 
 def test_fresh_noise_has_the_checkpoints_distribution(tmp_path):

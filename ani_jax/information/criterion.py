@@ -144,7 +144,7 @@ def quantities(
     found: dict[str, Estimate] = {}
     prior = gaussian_prior(images, labels, int(labels.max()) + 1)
     # A callback into another framework and an exported program have none.
-    with contextlib.suppress(NotImplementedError, ValueError):
+    with contextlib.suppress(NotImplementedError, TypeError, ValueError):
         told = linearised(release, at, prior, quiet)
         names = {"tangent": told.explained, "tangent_bound": told.bound, "tangent_nats": told.nats}
         found |= {name: Estimate(finite(value)) for name, value in names.items()}

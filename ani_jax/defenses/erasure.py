@@ -10,25 +10,15 @@ features least. It takes out what is linear, on the data that it was fitted to, 
 import dataclasses
 from typing import Any, ClassVar
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-from jaxtyping import Float
 
 from ani_jax.defenses.base import Phase
 from ani_jax.defenses.mixins import Hiding
 from ani_jax.defenses.registry import register
 from ani_jax.defenses.split import Split
 from ani_jax.losses.checks import require
-from ani_jax.types import Data, Images, PRNGKey, Sent, Source
-
-DRAWN = 8192
-"""Drawings of ``defend`` that the map is fitted to."""
-DRAW = 2**32 - 4
-"""What their key is folded with: a step that no training reaches."""
-SILENT = 1e-6
-"""Directions of so small a share of the largest variance count as constant."""
+from ani_jax.modules.erasing import Erasing
+from ani_jax.types import Data, Images, PRNGKey, Sent
 
 
 @register
@@ -55,7 +45,7 @@ class Erasure(Split, Hiding):
     @property
     def client(self) -> nn.Module:
         """The edge, and the map."""
-        return Erased(self.edge, sum(classes - 1 for classes in self.hidden.values()))
+        return Erased(self.edge, self.directions(given_label=False))
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -67,47 +57,7 @@ class Erasure(Split, Hiding):
 
     def prepare(self, state: Any, data: Data) -> Any:
         """Fits the map to ``defend``."""
-        batch = jax.jit(Source.draw, static_argnums=2)(data.defend, jax.random.fold_in(state.key, DRAW), DRAWN)
-        asked = jax.jit(self.features)
-        found = [asked(state, batch.image[start : start + 1024]) for start in range(0, DRAWN, 1024)]
-        labels = [np.eye(classes)[np.asarray(batch.sensitive[name])] for name, classes in self.hidden.items()]
-        flat = np.concatenate(found).reshape(DRAWN, -1).astype(np.float64)
-        mean, into, out = leace(flat, np.concatenate(labels, 1))
-        fitted = {"mean": mean, "into": into, "out": out}
-        client = state.statistics["client"] | {name: jnp.asarray(value, jnp.float32) for name, value in fitted.items()}
-        return dataclasses.replace(state, statistics={**state.statistics, "client": client})
-
-
-def leace(
-    h: Float[np.ndarray, "n d"], s: Float[np.ndarray, "n k"]
-) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d r"], Float[np.ndarray, "d r"]]:
-    """The least map after which nothing linear tells of s: ``h - (h - mean) @ into @ out.T``.
-
-    Args:
-        h: features.
-        s: one-hot labels, of several attributes side by side.
-
-    Returns:
-        mean, into and out; r is k less one for each attribute, zeros where s has fewer directions than that.
-
-    Example:
-        >>> h, s = np.array([[0.0, 1.0], [0.0, -1.0], [2.0, 1.0], [2.0, -1.0]]), np.eye(2)[[0, 0, 1, 1]]
-        >>> mean, into, out = leace(h, s)
-        >>> (h - (h - mean) @ into @ out.T).round(6).tolist()
-        [[1.0, 1.0], [1.0, -1.0], [1.0, 1.0], [1.0, -1.0]]
-    """
-    mean, attributes = h.mean(0), round(s.sum(1)[0])
-    centred = h - mean
-    sizes, directions = np.linalg.eigh(centred.T @ centred / len(h))
-    alive = sizes > SILENT * sizes.max()
-    roots, directions = np.sqrt(sizes[alive]), directions[:, alive]
-    # In the coordinates in which features are white.
-    told = (directions / roots).T @ (centred.T @ (s - s.mean(0)) / len(h))
-    basis, strengths, _ = np.linalg.svd(told, full_matrices=False)
-    rank = s.shape[1] - attributes
-    basis = np.where(strengths > 1e-9, basis, 0)[:, :rank]
-    basis = np.pad(basis, ((0, 0), (0, rank - basis.shape[1])))
-    return mean, (directions / roots) @ basis, (directions * roots) @ basis
+        return self.erase(state, data, self.features, given_label=False)
 
 
 class Erased(nn.Module):
@@ -118,6 +68,8 @@ class Erased(nn.Module):
         rank: directions.
 
     Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
         >>> from ani_jax.modules.edge import SplitEdge
         >>> module, x = Erased(SplitEdge(8), 3), jnp.ones((2, 16, 16, 3))
         >>> module.init_with_output(jax.random.key(0), x, None, train=False)[0].z.shape
@@ -130,9 +82,4 @@ class Erased(nn.Module):
     @nn.compact
     def __call__(self, x: Images, key: PRNGKey | None, *, train: bool) -> Sent:
         """Sends what is left."""
-        z = self.encoder(x, key, train=train).z  # type: ignore[operator]
-        flat = z.reshape(z.shape[0], -1)
-        size = flat.shape[1]
-        mean = self.variable("batch_stats", "mean", jnp.zeros, (size,)).value
-        into, out = (self.variable("batch_stats", name, jnp.zeros, (size, self.rank)).value for name in ("into", "out"))
-        return Sent((flat - (flat - mean[None]) @ into @ out.T).reshape(z.shape), {})
+        return Sent(Erasing(self.rank, name="erase")(self.encoder(x, key, train=train).z), {})  # type: ignore[operator]

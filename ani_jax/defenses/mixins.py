@@ -1,9 +1,12 @@
 """What some methods need beyond the contract; of all but noise, training step and fresh state ask whether a defence has it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -13,9 +16,15 @@ from ani_jax.losses.checks import require
 from ani_jax.losses.noise import gaussian_rate
 from ani_jax.losses.task import cross_entropy
 from ani_jax.modules.adversaries import ConvClassifier
+from ani_jax.modules.erasing import beside, leace
 from ani_jax.modules.probes import Heard
 from ani_jax.modules.sender import CLEAN, Sender
-from ani_jax.types import Batch
+from ani_jax.types import Batch, Data, Features, Images, Source
+
+DRAWN = 16_384
+"""Drawings of ``defend`` that a map which erases is fitted to."""
+DRAW = 2**32 - 4
+"""What their key is folded with: a step that no training reaches."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +72,11 @@ class Noisy(Defense):
         clean, stddev = forward.aux[CLEAN], jnp.float32(self.release_stddev)
         return {"excess": gaussian_rate(clean, stddev, batch.label, self.classes, axis_name=self.axis_name)}
 
-    def sent(self, edge: nn.Module) -> nn.Module:
-        """The edge, and what is done to its features before they are sent."""
-        if not (self.release_stddev or self.release_bits):
+    def sent(self, edge: nn.Module, erased: int = 0) -> nn.Module:
+        """The edge, and what is done to its features before they are sent; ``erased`` directions of them are not."""
+        if not (self.release_stddev or self.release_bits or erased):
             return edge
-        return Sender(edge, self.release_stddev, self.release_bits, self.memoised, self.axis_name)
+        return Sender(edge, self.release_stddev, self.release_bits, self.memoised, self.axis_name, erased)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +108,31 @@ class Hiding(Defense):
     def hidden(self) -> dict[str, int]:
         """Name -> number of classes of each attribute to hide."""
         return {name: dict(self.attributes)[name] for name in self._names} if self.hides else {}
+
+    def directions(self, given_label: bool) -> int:
+        """How many :meth:`erase` takes out at most."""
+        return sum(classes - 1 for classes in self.hidden.values()) * (self.classes if given_label else 1)
+
+    def erase(self, state: Any, data: Data, features: Callable[[Any, Images], Features], given_label: bool) -> Any:
+        """Fits the client's :class:`ani_jax.modules.erasing.Erasing`, named "erase", to ``defend``.
+
+        Args:
+            state: of training; what its map holds is not asked for.
+            data: whose hidden attributes go.
+            features: what the map is given, of a state and images.
+            given_label: whether they go from what is known beside the label, and not only on average over it.
+        """
+        batch = jax.jit(Source.draw, static_argnums=2)(data.defend, jax.random.fold_in(state.key, DRAW), DRAWN)
+        asked = jax.jit(features)
+        found = [asked(state, batch.image[start : start + 1024]) for start in range(0, DRAWN, 1024)]
+        flat = np.concatenate(found).reshape(DRAWN, -1).astype(np.float64)
+        own, label = [np.asarray(batch.sensitive[name]) for name in self.hidden], np.asarray(batch.label)
+        told = [beside(one, label) if given_label else np.eye(one.max() + 1)[one] for one in own]
+        mean, into, out = leace(flat, np.concatenate(told, 1), self.directions(given_label))
+        fitted = {"mean": mean, "into": into, "out": out}
+        client = state.statistics["client"]
+        client = {**client, "erase": {name: jnp.asarray(value, jnp.float32) for name, value in fitted.items()}}
+        return dataclasses.replace(state, statistics={**state.statistics, "client": client})
 
     @property
     def _names(self) -> tuple[str, ...]:

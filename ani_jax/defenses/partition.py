@@ -31,7 +31,7 @@ from ani_jax.modules.cloud import SplitCloud
 from ani_jax.modules.edge import SplitEdge
 from ani_jax.modules.probes import ChannelVotes, Heard, LinearClassifier, LocalDecoder, PositionVotes, decorrelate
 from ani_jax.modules.sender import CLEAN
-from ani_jax.types import Batch, Data, Labels, Logits, Source
+from ani_jax.types import Batch, Data, Features, Images, Labels, Logits, Source
 
 ATTRIBUTE_OBJECTIVES: dict[str, Callable[[Logits, Labels, Any], Array]] = {
     "max_entropy": lambda logits, labels, prior: adversarial.max_entropy(logits),
@@ -90,6 +90,9 @@ class Partition(Prepared, Reversible, Contested, Noisy):
         adversary_updates: k, adversary updates before each update of the defender, 1 to 5.
         pretraining_steps: steps of client and server on the cross-entropy alone, before there are adversaries.
         warmup_steps: steps of the adversaries alone that follow.
+        finishing_steps: steps of the server alone, at the end, behind features of which nothing linear tells of a hidden
+            attribute to who knows the label: that was taken out of them in closed form, and costs the device a product with as
+            many directions as attribute and label have. 0 takes nothing out. [ours]
         reversal: one backward pass through a gradient reversal (Ganin 2015) in place of the alternation.
         reconstruction: a_r, weight of the reconstruction; with a_s, the weight ``attribute``, and a_e, the weight ``excess``,
             a_r + a_s + a_e < 1.
@@ -112,6 +115,7 @@ class Partition(Prepared, Reversible, Contested, Noisy):
     adversary_rate: float = 1e-2
     pretraining_steps: int = 0
     warmup_steps: int = 0
+    finishing_steps: int = 0
     reversal: bool = False
     attribute: float = weight(0.6, private=True)
     reconstruction: float = weight(0.0, private=True)
@@ -146,6 +150,13 @@ class Partition(Prepared, Reversible, Contested, Noisy):
         require(1 <= self.adversary_updates <= 5, "adversary_updates", self.adversary_updates, "1 to 5")
         require(self.pretraining_steps >= 0, "pretraining_steps", self.pretraining_steps, "0 or more")
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
+        require(self.finishing_steps >= 0, "finishing_steps", self.finishing_steps, "0 or more")
+        require(
+            not self.finishing_steps or bool(self.attribute),
+            "finishing_steps",
+            self.finishing_steps,
+            "0 with attribute=0",
+        )
         if self.attribute:
             kinds, once = self._kinds, "each once, comma-separated"
             good = set(kinds) <= set(LISTENERS) and len(set(kinds)) == len(kinds)
@@ -170,7 +181,8 @@ class Partition(Prepared, Reversible, Contested, Noisy):
     @property
     def client(self) -> nn.Module:
         """The undefended split's own edge, and what is done to its features before they are sent."""
-        return self.sent(SplitEdge(self.width, self.depth, self.axis_name, self.backbone, self.light))
+        edge = SplitEdge(self.width, self.depth, self.axis_name, self.backbone, self.light)
+        return self.sent(edge, self.directions(given_label=True) if self.finishing_steps else 0)
 
     @property
     def server(self) -> nn.Module:
@@ -228,7 +240,20 @@ class Partition(Prepared, Reversible, Contested, Noisy):
             Phase("pretrain", self.pretraining_steps, parties, ("task",)),
             Phase("warm_up", self.warmup_steps, (), ("task",), k, prepare=self.prepare),
             Phase("train", self.steps, parties, terms, k, self.reversal, prepare=self.prepare),
+            Phase("finish", self.finishing_steps, ("server",), ("task",), prepare=self.finish),
         )
+
+    def finish(self, state: Any, data: Data) -> Any:
+        """Takes what is linear in the hidden attributes, beside the label, out of the features."""
+
+        def clean(state: Any, images: Images) -> Features:
+            own = {"params": state.params["client"], "batch_stats": state.statistics["client"]}
+            return self.client.apply(own, images, None, train=False, method="clean").z  # type: ignore[union-attr]
+
+        # Of features that nothing was taken out of yet.
+        blank = jax.tree.map(jnp.zeros_like, state.statistics["client"]["erase"])
+        whole = {**state.statistics, "client": {**state.statistics["client"], "erase": blank}}
+        return self.erase(dataclasses.replace(state, statistics=whole), data, clean, given_label=True)
 
     def init_extra(self) -> dict[str, Array]:
         """Uniform priors and floors of 0, until :meth:`prepare`."""

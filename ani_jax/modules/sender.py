@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
+from ani_jax.modules.erasing import Erasing
 from ani_jax.modules.grid import rounded
 from ani_jax.modules.pseudorandom import normal, secret_of
 from ani_jax.types import Features, Images, PRNGKey, Sent
@@ -46,6 +47,7 @@ class Sender(nn.Module):
         bits: of each number that is sent; 0 for float32.
         memoised: whether, out of training, the noise is a function of the image and of the device, which the key then is.
         axis_name: the mapped axis that batch statistics are averaged over, or ``None``.
+        erased: directions that are taken out before there is noise, once somebody has found which.
 
     Returns:
         ``Sent(z, ...)`` of the encoder's shape.
@@ -63,6 +65,7 @@ class Sender(nn.Module):
     bits: int = 0
     memoised: bool = False
     axis_name: str | None = None
+    erased: int = 0
 
     @property
     def edge(self) -> float:
@@ -109,9 +112,10 @@ class Sender(nn.Module):
 
     @nn.compact
     def clean(self, x: Images, key: PRNGKey | None, *, train: bool) -> Sent:
-        """The encoder's features at unit variance."""
+        """The encoder's features at unit variance, but for what is taken out of them."""
         z, aux = self.encoder(x, key, train=train)  # type: ignore[operator]
-        return Sent(unit_variance(z, train, self.axis_name), aux)
+        z = unit_variance(z, train, self.axis_name)
+        return Sent(Erasing(self.erased, name="erase")(z) if self.erased else z, aux)
 
     def mean(self, x: Images) -> Features:
         """The mean of z given x, but for what range and grid move."""

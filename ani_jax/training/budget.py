@@ -217,13 +217,13 @@ class Spend(Callback):
 
     Attributes:
         kept: a copy of the preferred state so far.
-        rank: its rank.
+        rank: its phase, and its rank there.
     """
 
     def __init__(self, utility: UtilityBudget, checkpoints: Checkpoints | None = None):
         self.utility, self.checkpoints = utility, checkpoints
         self.kept: State | None = None
-        self.rank: tuple[bool, float] | None = None
+        self.rank: tuple[int, bool, float] | None = None
 
     def start(self, run: Run) -> None:
         """Reads back what was kept.
@@ -235,7 +235,8 @@ class Spend(Callback):
             raise ValueError(f"utility: {run.defense.name} has no privacy weight above 0 that it could scale")
         if self.checkpoints is not None and (found := self.checkpoints.restore(run.state, best=True)) is not None:
             # Appraised again, a state is worth the same.
-            self.kept, self.rank = found[1], rank(self._appraise(run, found[1]), self.utility)
+            kept = found[1]
+            self.kept, self.rank = kept, (int(kept.phase), *rank(self._appraise(run, kept), self.utility))
 
     def look(self, run: Run) -> Mapping[str, Array]:
         """Moves the weights every ``LOOK`` steps of a phase that has any; considers the state every ``CHOICE`` steps."""
@@ -260,7 +261,8 @@ class Spend(Callback):
         if not any(spends(run.defense, phase) for phase, _ in schedule(run.defense)[: int(state.phase) + 1]):
             return
         seen = self._appraise(run, state)
-        own = rank(seen, self.utility)
+        # What a later phase does to a client is no option, so its states go before.
+        own = (int(state.phase), *rank(seen, self.utility))
         better = self.rank is None or own > self.rank
         if better:
             # The training loop donates its state, so what is kept must be a copy. Saved, it is one to resume from as well.

@@ -10,6 +10,7 @@ import pytest
 
 from ani_jax.defenses import registry
 from ani_jax.defenses.base import Forward, freeze
+from ani_jax.defenses.mixins import DRAW, DRAWN
 from ani_jax.losses import reconstruction
 from ani_jax.losses.task import cross_entropy
 from ani_jax.modules.probes import decorrelate
@@ -399,6 +400,11 @@ def test_pretraining_leaves_the_adversaries_alone_and_warm_up_the_parties(data):
             {"reversal": True, "attribute_objective": "neg_ce", "correlation": 2.0},
             r"reversal=True: must be False with correlation=2.0",
         ),
+        ({"finishing_steps": -1}, r"finishing_steps=-1: must be 0 or more"),
+        (
+            {"finishing_steps": 5, "attribute": 0.0, "reconstruction": 0.5},
+            r"finishing_steps=5: must be 0 with attribute=0",
+        ),
         ({"correlation": -1.0}, r"correlation=-1.0: must be in \[0, 100\]"),
         ({"excess": 0.01}, "excess=0.01: must be 0 with release_stddev=0"),
         (
@@ -452,6 +458,31 @@ def test_noise_and_grid_are_sent_and_declared(data):
         after, metrics = jax.jit(make_step(defense, phase))(state, data.test)
         assert np.isfinite(float(metrics["loss"]))
         assert not same(after.params["client"], state.params["client"])
+
+
+def test_what_is_linear_in_the_attribute_is_taken_out_at_the_end(data):
+    """Of what is sent before noise, in every class of the label; the server alone learns on it."""
+    defense = small(steps=2, finishing_steps=3, release_stddev=0.5, hide="paper")
+    assert [phase.name for phase, _ in schedule(defense)] == ["train", "finish"]
+    state, phase = ready(defense, data)
+    after, _ = jax.jit(make_step(defense, phase))(state, data.test)
+    assert same(after.params["client"], state.params["client"])
+    assert not same(after.params["server"], state.params["server"])
+    # The drawings that it was fitted to.
+    batch = jax.jit(Source.draw, static_argnums=2)(data.defend, jax.random.fold_in(state.key, DRAW), DRAWN)
+    paper, label = np.asarray(batch.sensitive["paper"]), np.asarray(batch.label)
+    blank = jax.tree.map(jnp.zeros_like, after.statistics["client"]["erase"])
+    told = []
+    for one in (blank, after.statistics["client"]["erase"]):
+        own = {**after.statistics, "client": {**after.statistics["client"], "erase": one}}
+        release, _ = freeze(defense, after.params, own)
+        z = np.asarray(release.mean(release.variables, batch.image)).reshape(DRAWN, -1)
+        cells = [(label == y, (label == y) & (paper == s)) for y in range(3) for s in range(3)]
+        told.append(max(np.abs(z[cell].mean(0) - z[whole].mean(0)).max() for whole, cell in cells))
+    assert told[1] < 1e-3 * told[0]
+    # Fitted again to what it left, it finds what it found: what is fitted is of features that nothing was taken out of.
+    again = defense.finish(after, data)
+    assert same(again.statistics["client"]["erase"], after.statistics["client"]["erase"])
 
 
 def test_the_default_sends_noise_that_it_remembers_and_pays_for_what_that_lets_through():

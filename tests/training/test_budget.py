@@ -176,6 +176,11 @@ def test_only_states_of_a_spending_phase_are_kept_and_a_restart_remembers(toy, t
     again.state = states(run.defense)[best]
     other.consider(again)
     assert not told[-1]["kept"]
+    # What a later phase makes of a client is not left out because an earlier state hid more.
+    other.utility = dataclasses.replace(loose, accuracy=1.0)
+    again.state = dataclasses.replace(states(run.defense)[best], phase=jnp.int32(2))
+    other.consider(again)
+    assert told[-1]["kept"]
 
 
 def test_the_multiplier_waits_until_the_network_has_begun(toy, toy_data):

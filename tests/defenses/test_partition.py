@@ -488,7 +488,7 @@ def test_what_is_linear_in_the_attribute_is_taken_out_at_the_end(data):
 def test_the_default_sends_noise_that_it_remembers_and_pays_for_what_that_lets_through():
     defense = registry.build("partition", 3, (16, 16, 1), attributes=ATTRIBUTES)
     assert (defense.stochastic, defense.memoised, defense.release_bits) == (True, True, 8)
-    assert defense.phases[-1].objective == ("task", "excess", "attribute")
+    assert schedule(defense)[-1][0].objective == ("task", "excess", "attribute")
     assert jax.eval_shape(
         freeze(defense, *_variables(defense))[0], jnp.ones((2, 16, 16, 1)), jax.random.key(0)
     ).shape == (2, 2, 2, 32)

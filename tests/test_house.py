@@ -107,7 +107,12 @@ def run(tmp_path_factory):
         (folder / f"{name}.py").write_text(source)
     places = os.pathsep.join((str(folder), str(ROOT)))
     cache = str(jax.config.jax_compilation_cache_dir)
-    environment = {**os.environ, "PYTHONPATH": places, "JAX_COMPILATION_CACHE_DIR": cache, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": places,
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
 
     def run(*arguments):
         command = [sys.executable, "-c", LAUNCH, *arguments]

@@ -7,18 +7,15 @@ the Fisher information of the prior, which a covariance's inverse is only where 
 are **estimates, never bounds**. A client that bends within the noise's reach says more, or less, than its tangent.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ani_jax.attacks.decoder import product
 from ani_jax.losses.checks import require, require_rank
 from ani_jax.types import Inputs, Release
-
-PRECISE = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-"""A product that float32 on an accelerator would round to eight bits."""
 
 
 class Prior(NamedTuple):
@@ -74,7 +71,7 @@ def gaussian_prior(images: Inputs, labels: Int[Array, " n"], classes: int = 1, c
     require(count >= 1, "count", count, "1 or more")
     rows = images.reshape(images.shape[0], -1)
     member = jax.nn.one_hot(labels, classes, dtype=rows.dtype)
-    means = PRECISE(member.T, rows) / jnp.maximum(member.sum(0), 1)[:, None]
+    means = product(member.T, rows) / jnp.maximum(member.sum(0), 1)[:, None]
     rows = rows - means[labels]
     _, values, directions = jnp.linalg.svd(rows, full_matrices=False)
     variances = jnp.square(values) / rows.shape[0]
@@ -141,13 +138,13 @@ def linearised(release: Release, images: Inputs, prior: Prior, quiet: Float[Arra
     def information(image: Array) -> Array:
         at, along = jax.linearize(lambda x: moments(release, x[None], quiet), image)
         mean, stddev = (change[:, 0] / at[1] for change in jax.vmap(along)(ways))
-        return PRECISE(mean, mean.T) + 2 * PRECISE(stddev, stddev.T)
+        return product(mean, mean.T) + 2 * product(stddev, stddev.T)
 
     def known(information: Array) -> tuple[Array, Array]:
         # Eigenvalues are no less than 0 but for rounding.
         values, vectors = jnp.linalg.eigh(information)
         gained = jnp.maximum(values, 0)
-        share = PRECISE(jnp.square(vectors), gained / (1 + gained))
+        share = product(jnp.square(vectors), gained / (1 + gained))
         return (prior.variances * share).sum() / prior.total, jnp.log1p(gained).sum() / 2
 
     told = jax.lax.map(information, images)

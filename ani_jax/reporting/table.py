@@ -15,6 +15,7 @@ from ani_jax.reporting.findings import (
     points,
     ratio,
     reference,
+    small,
     targets,
 )
 from ani_jax.reporting.frame import CRITERION, LEAKAGE, Frame, frame, read, select
@@ -248,7 +249,8 @@ def _criterion(found: Frame, runs: range) -> Section:
     for metric, name in CRITERION.items():
         numbers = read(found, part="criterion", metric=metric)
         if metric != "information" and numbers:
-            rows.append(_row(name, numbers, runs, ratio, "undefined, or not asked for"))
+            write = small if name.endswith("MSE") else ratio
+            rows.append(_row(name, numbers, runs, write, "undefined, or not asked for"))
     return Section(title, tuple(rows))
 
 

@@ -235,8 +235,7 @@ class Spend(Callback):
             raise ValueError(f"utility: {run.defense.name} has no privacy weight above 0 that it could scale")
         if self.checkpoints is not None and (found := self.checkpoints.restore(run.state, best=True)) is not None:
             # Appraised again, a state is worth the same.
-            kept = found[1]
-            self.kept, self.rank = kept, (int(kept.phase), *rank(self._appraise(run, kept), self.utility))
+            self.kept, (_, self.rank) = found[1], self._appraise(run, found[1])
 
     def look(self, run: Run) -> Mapping[str, Array]:
         """Moves the weights every ``LOOK`` steps of a phase that has any; considers the state every ``CHOICE`` steps."""
@@ -260,9 +259,7 @@ class Spend(Callback):
         # Before a phase that protects, all is accurate and nothing hidden: it would win where no later state keeps the budget.
         if not any(spends(run.defense, phase) for phase, _ in schedule(run.defense)[: int(state.phase) + 1]):
             return
-        seen = self._appraise(run, state)
-        # What a later phase does to a client is no option, so its states go before.
-        own = (int(state.phase), *rank(seen, self.utility))
+        seen, own = self._appraise(run, state)
         better = self.rank is None or own > self.rank
         if better:
             # The training loop donates its state, so what is kept must be a copy. Saved, it is one to resume from as well.
@@ -275,9 +272,11 @@ class Spend(Callback):
         if self.kept is not None:
             run.state = self.kept
 
-    def _appraise(self, run: Run, state: State) -> Appraisal:
+    def _appraise(self, run: Run, state: State) -> tuple[Appraisal, tuple[int, bool, float]]:
         weights = run.defense.weights
-        return appraise(state, run.data.validation, weights.arrays(), run.defense, weights.active)
+        seen = appraise(state, run.data.validation, weights.arrays(), run.defense, weights.active)
+        # What a later phase does to a client is no option, so its states go before.
+        return seen, (int(state.phase), *rank(seen, self.utility))
 
 
 def _few(rows: Any) -> Any:

@@ -67,7 +67,7 @@ class Library:
         """
         if not gaussian(release):
             raise ValueError("release: declares no mean and stddev; must declare both for a likelihood attack")
-        parts = [_declared(release, images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)]
+        parts = [declared(release, images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)]
         return cls.made(*(np.concatenate([np.asarray(one) for one in part]) for part in zip(*parts, strict=True)))
 
     @classmethod
@@ -118,8 +118,9 @@ class Library:
 
 
 @jax.jit
-def _declared(release: Release, images: Images) -> tuple[Array, ...]:
-    found = [declared(release.variables, images) for declared in (release.mean, release.stddev) if declared is not None]
+def declared(release: Release, images: Images) -> tuple[Array, ...]:
+    """Flat mean and stddev of what a client sends for each of some images, as far as it declares them."""
+    found = [one(release.variables, images) for one in (release.mean, release.stddev) if one is not None]
     return tuple(flat(one) for one in found)
 
 
@@ -151,7 +152,7 @@ class Pairs:
             part = images[start : start + CHUNK]
             mean, variance = moments(query(release, part, jax.random.fold_in(key, start), AT_ONCE))
             if release.mean is not None:
-                mean = _declared(release, part)[0]
+                mean = declared(release, part)[0]
             parts.append((np.asarray(flat(mean)), np.asarray(flat(variance))))
         mean, variance = (np.concatenate(part) for part in zip(*parts, strict=True))
         # One spread for all images: that of a few releases of one says little. An element without noise must not divide by 0.

@@ -27,6 +27,7 @@ from ani_jax.attacks.likelihood import Reconstruction
 from ani_jax.attacks.mismatch import MismatchedRidge
 from ani_jax.attacks.query import as_predictor, as_release
 from ani_jax.attacks.whitebox import WhiteBox
+from ani_jax.attacks.within import Within
 from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.image import Image
 from ani_jax.types import Batch, Knowledge, Release, Source, fixed
@@ -171,7 +172,7 @@ def test_networks_and_optimisers_stay_at_more_queries():
     found = {(family.name, family.queries): family for family in families((INK, Image()), level, NOISY)}
     assert [type(attack) for attack in found["whitebox", 4].attacks] == [WhiteBox]
     assert [type(attack) for attack in found["decoder", 4].attacks] == [Ridge, Kernel, Residual]
-    assert [type(attack) for attack in found["attribute", 4].attacks] == [Probe, *[Reader] * len(AGAIN), Voting]
+    assert [type(attack) for attack in found["attribute", 4].attacks] == [Probe, Within, *[Reader] * len(AGAIN), Voting]
     assert ("mismatched", 4) not in found
 
 

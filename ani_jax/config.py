@@ -262,6 +262,30 @@ class RunConfig(DataConfig):
         if not any(self.options[name] for name in weights):
             raise ValueError(f"{spent}: scales {', '.join(weights)}, of which one must be above 0")
 
+    @classmethod
+    def usual(cls, defense: str = defense, dataset: str = DataConfig.dataset) -> "RunConfig":
+        """What runs where nothing else is asked: the general defaults, and over them what suits the data set.
+
+        Args:
+            defense: a name in the registry.
+            dataset: whose entry in the catalogue says what suits; it is not the config's own, which stays to be named.
+
+        Example:
+            >>> RunConfig.usual("ani", "digits") == RunConfig("ani")
+            True
+        """
+        known = {entry.name: entry.usual for entry in catalog.ENTRIES}.get(dataset, {})
+        told = {**known, **known.get(defense, {})}
+        own, train, options = (
+            {name: told[name] for name in names if name in told}
+            for names in (
+                vars(cls()),
+                vars(TrainConfig()),
+                registry.options(defense) if defense in registry.DEFENSES else (),
+            )
+        )
+        return cls(**{**own, "defense": defense, "options": options, "train": TrainConfig(**train)})
+
     def template(self) -> Defense:
         """The defence as its options say, before there is data to build it for: of the attributes, the names are known."""
         size, attributes = (self.image_size, self.image_size, 3), tuple((name, 0) for name in self.tasks[1])

@@ -89,13 +89,13 @@ def given(names: Collection[str]) -> dict[str, Any]:
 
 def from_flags(defense: str | None = None, without: Collection[str] = ()) -> RunConfig:
     """The config that the command line asks for; a defence may be given instead of the flag, and options left out."""
-    base = RunConfig()
+    own = given(vars(RunConfig())) | ({"defense": defense} if defense else {})
+    base = RunConfig.usual(**{name: own[name] for name in ("defense", "dataset") if name in own})
     if FLAGS.config is not None:
         try:
             base = RunConfig.read(Path(FLAGS.config).read_text())
         except (OSError, ValueError) as error:
             raise ValueError(f"config={FLAGS.config}: {error}") from None
-    own = given(vars(base)) | ({"defense": defense} if defense else {})
     if own.get("dataset", base.dataset) != base.dataset:
         # What belongs to the one data set says nothing of the other.
         no = dict.fromkeys(("primary", "sensitive", "group_column", "contents", "originals"))
@@ -156,14 +156,14 @@ def folders(config: Config, workdir: Path) -> list[str]:
 
 def command(config: RunConfig, workdir: Path) -> str:
     """The command line that reproduces a run, without what is a default anyway."""
-    changed = spelled(config, RunConfig(config.defense))
+    changed = spelled(config, RunConfig.usual(config.defense, config.dataset))
     return " ".join(["python -m experiments.main", f"--defense={config.defense}", *changed, *folders(config, workdir)])
 
 
 def variant(config: RunConfig) -> str:
     """What a run is called among others, like "funnel --beta=0.0": its command without the program, the seed and folders."""
-    default = RunConfig(config.defense, train=TrainConfig(seed=config.train.seed))
-    return " ".join([config.defense, *spelled(config, default)])
+    changed = spelled(config, RunConfig.usual(config.defense, config.dataset))
+    return " ".join([config.defense, *(flag for flag in changed if not flag.startswith("--seed="))])
 
 
 def fail(message: str) -> NoReturn:

@@ -7,6 +7,8 @@ import types
 import pytest
 
 from ani_jax.config import FORMAT, AuditConfig, RunConfig, client_macs
+from ani_jax.data import catalog
+from ani_jax.defenses import registry
 from ani_jax.training.config import TrainConfig
 
 
@@ -71,6 +73,22 @@ def test_tasks_are_written_only_where_they_are_not_the_catalogues():
     unknown = RunConfig(dataset="svhn_cropped", primary="label")
     assert RunConfig.read(unknown.json()) == unknown
     assert unknown.tasks == ("label", ())
+
+
+@pytest.mark.parametrize("entry", catalog.ENTRIES, ids=lambda entry: entry.name)
+def test_what_suits_a_data_set_are_settings_that_there_are(entry):
+    names = {
+        *vars(RunConfig()),
+        *vars(TrainConfig()),
+        *(name for kind in registry.DEFENSES for name in registry.options(kind)),
+    }
+    assert entry.usual.keys() <= names | registry.DEFENSES.keys()
+    for defense in registry.DEFENSES:
+        assert entry.usual.get(defense, {}).keys() <= registry.options(defense).keys() | vars(TrainConfig()).keys()
+        # What the general part says holds where the defence has such an option and says nothing of its own.
+        found, told = RunConfig.usual(defense, entry.name), {**entry.usual, **entry.usual.get(defense, {})}
+        assert all(found.settings[name] == value for name, value in told.items() if name in found.settings)
+        assert (found.defense, found.dataset) == (defense, "digits")
 
 
 def test_data_and_defence_fit_each_other():

@@ -79,7 +79,8 @@ def load(
         sensitive: names of the attributes; ``None`` are the entry's.
         group: column of a folder's table that says who is shown.
         originals: use at most so many of a prepared data set; ``None`` is all that fit into memory.
-        augment: of ``augment.AUGMENTATIONS``; applied to ``defend`` only.
+        augment: of ``augment.AUGMENTATIONS``; applied to ``defend`` only; what attackers draw of
+            ``auxiliary`` is changed as the entry says.
         data_dir: where prepared data lies; ``None`` is tfds's own default.
         manual_dir: official files, from which the data is prepared if it is not there yet.
 
@@ -112,9 +113,11 @@ def load(
         data = pictures.load(spec, stored, seed=seed, image_size=image_size, **chosen)
         # As the user calls it, and not as it is prepared: "emnist" lies under "emnist/balanced".
         data = dataclasses.replace(data, name=name)
-    if not augment:
-        return data
-    return dataclasses.replace(data, defend=Source(data.defend.stored, Augmented(data.defend.render, tuple(augment))))
+    # What attackers draw must not hang on what the defender chose.
+    drawn = {"defend": tuple(augment), "auxiliary": entry.alike}
+    sources = {name: (getattr(data, name), names) for name, names in drawn.items() if names}
+    changed = {name: Source(own.stored, Augmented(own.render, names)) for name, (own, names) in sources.items()}
+    return dataclasses.replace(data, **changed)
 
 
 def table() -> tuple[tuple[str, ...], ...]:

@@ -59,6 +59,9 @@ class Entry:
         recipe: how they are prepared; ``None`` leaves that to tfds's own builder.
         embedded: what loads a set that is not prepared, ``(seed=, image_size=) -> Data``.
         store: where pictures are read from that are neither; ``None`` for those that are.
+        alike: augmentations under which a picture stays one of its kind: an attacker's own are drawn so, whatever trains.
+        usual: settings that suit it better than the general defaults, by the name of their flag; under the name of a defence
+            those of that one alone.
         classifier_macs: MACs of the smallest whole classifier known to come within a point of the undefended split at 32x32; a
             client that costs more could as well send only its answer. ``None`` where nobody looked.
     """
@@ -75,6 +78,8 @@ class Entry:
     embedded: Callable[..., Data] | None = None
     store: Store | None = None
     others: tuple[str, ...] | None = ()
+    alike: tuple[str, ...] = ()
+    usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     classifier_macs: int | None = None
 
     @property

@@ -92,7 +92,7 @@ class Partition(Prepared, Reversible, Contested, Noisy):
         warmup_steps: steps of the adversaries alone that follow.
         finishing_steps: steps of the server alone, at the end, behind features of which nothing linear tells of a hidden
             attribute to who knows the label: that was taken out of them in closed form, and costs the device a product with as
-            many directions as attribute and label have. 0 takes nothing out. [ours]
+            many directions as attribute and label have. Where 0, or with attribute=0, nothing is. [ours]
         reversal: one backward pass through a gradient reversal (Ganin 2015) in place of the alternation.
         reconstruction: a_r, weight of the reconstruction; with a_s, the weight ``attribute``, and a_e, the weight ``excess``,
             a_r + a_s + a_e < 1.
@@ -115,7 +115,8 @@ class Partition(Prepared, Reversible, Contested, Noisy):
     adversary_rate: float = 1e-2
     pretraining_steps: int = 0
     warmup_steps: int = 0
-    finishing_steps: int = 0
+    # Without it inks were read 29.9 and 30.3%, with it 27.0% (docs/RESULTS.md).
+    finishing_steps: int = 200
     reversal: bool = False
     attribute: float = weight(0.6, private=True)
     reconstruction: float = weight(0.0, private=True)
@@ -151,12 +152,6 @@ class Partition(Prepared, Reversible, Contested, Noisy):
         require(self.pretraining_steps >= 0, "pretraining_steps", self.pretraining_steps, "0 or more")
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
         require(self.finishing_steps >= 0, "finishing_steps", self.finishing_steps, "0 or more")
-        require(
-            not self.finishing_steps or bool(self.attribute),
-            "finishing_steps",
-            self.finishing_steps,
-            "0 with attribute=0",
-        )
         if self.attribute:
             kinds, once = self._kinds, "each once, comma-separated"
             good = set(kinds) <= set(LISTENERS) and len(set(kinds)) == len(kinds)
@@ -175,6 +170,11 @@ class Partition(Prepared, Reversible, Contested, Noisy):
                 )
 
     @property
+    def erases(self) -> bool:
+        """Whether anything is taken out of the features: where an attribute is hidden, and a server can learn to go on."""
+        return bool(self.finishing_steps and self.attribute)
+
+    @property
     def _kinds(self) -> tuple[str, ...]:
         return tuple(kind.strip() for kind in self.listeners.split(","))
 
@@ -182,7 +182,7 @@ class Partition(Prepared, Reversible, Contested, Noisy):
     def client(self) -> nn.Module:
         """The undefended split's own edge, and what is done to its features before they are sent."""
         edge = SplitEdge(self.width, self.depth, self.axis_name, self.backbone, self.light)
-        return self.sent(edge, self.directions(given_label=True) if self.finishing_steps else 0)
+        return self.sent(edge, self.directions(given_label=True) if self.erases else 0)
 
     @property
     def server(self) -> nn.Module:
@@ -240,7 +240,7 @@ class Partition(Prepared, Reversible, Contested, Noisy):
             Phase("pretrain", self.pretraining_steps, parties, ("task",)),
             Phase("warm_up", self.warmup_steps, (), ("task",), k, prepare=self.prepare),
             Phase("train", self.steps, parties, terms, k, self.reversal, prepare=self.prepare),
-            Phase("finish", self.finishing_steps, ("server",), ("task",), prepare=self.finish),
+            Phase("finish", self.finishing_steps if self.erases else 0, ("server",), ("task",), prepare=self.finish),
         )
 
     def finish(self, state: Any, data: Data) -> Any:

@@ -240,8 +240,8 @@ def main(_: list[str]) -> None:
                 # All three are attributes: the network was made for none of them.
                 data = choose(config.load(config.seed), "gender", ("gender", "race", "age"))
             level = LEVELS[config.audit]
-            # Without noise, a picture that is drawn twice is the same row twice.
-            level = dataclasses.replace(level, sample=min(level.sample, data.auxiliary.size))
+            # Without noise, a picture that is drawn more often than both ways round is the same row again.
+            level = dataclasses.replace(level, sample=min(level.sample, 2 * data.auxiliary.size))
             with claim(folder, config, kind="audit"), Progress(folder, NAMES[block]) as progress:
                 evidence = audit(
                     client(block),

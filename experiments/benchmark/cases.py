@@ -138,7 +138,15 @@ def _own(kind: type[Defense], shape: Shape, **options: Any) -> Defense:
 
 
 OFF = {"beta": 0.0, "gamma": 0.0, "l1": 0.0}
-QUIET = {"release_stddev": 0.0, "release_bits": 0, "repeats": "fresh", "excess": 0.0, "correlation": 0.0, "pooled": 0.0}
+QUIET = {
+    "release_stddev": 0.0,
+    "release_bits": 0,
+    "repeats": "fresh",
+    "excess": 0.0,
+    "correlation": 0.0,
+    "pooled": 0.0,
+    "finishing_steps": 0,
+}
 AGAINST = {"listeners": "conv", "decoder": "mirror", "attribute": 0.45, "reconstruction": 0.45, "depth": 2, **QUIET}
 DEFENSES: dict[str, Callable[[Shape], Defense]] = {
     "plain": lambda shape: _build("none", shape),

@@ -9,6 +9,7 @@ from ani_jax.data.prepared import Column
 from ani_jax.data.render import Pictures
 from ani_jax.defenses import registry
 from ani_jax.training.loop import TrainConfig, evaluate, train
+from ani_jax.types import Source
 from tests.data.conftest import real, write_idx, write_picture, write_utkface
 from tests.data.test_prepared import picture, store
 
@@ -85,14 +86,22 @@ def test_tasks_may_be_chosen_and_the_splits_follow_the_primary(faces_dir):
         assert np.all(np.abs(counts - counts.sum() * sum(rest) / sum(rest).sum()) <= 2)
 
 
-def test_augmentation_is_for_the_defender_only(faces_dir):
-    data = catalog.load("utkface", image_size=8, augment=("flip",), data_dir=faces_dir)
-    plain = catalog.load("utkface", image_size=8, data_dir=faces_dir)
-    assert data.defend.render != plain.defend.render
-    assert data.auxiliary.render == plain.auxiliary.render
+def test_augmentation_is_for_the_defender_and_attackers_turn_their_own(faces_dir):
+    plain, changed = (
+        catalog.load("utkface", image_size=8, augment=names, data_dir=faces_dir) for names in ((), ("crop",))
+    )
+    assert changed.defend.render != plain.defend.render
+    # Whatever the defender chose.
+    assert changed.auxiliary.render == plain.auxiliary.render
     index = np.arange(20)
-    first, second = (data.defend.batch(jax.random.key(seed), index).image for seed in (0, 1))
-    assert not np.array_equal(first, second)
+    for source in (changed.defend, plain.auxiliary):
+        first, second = (source.batch(jax.random.key(seed), index).image for seed in (0, 1))
+        assert not np.array_equal(first, second)
+    drawn, stored = plain.auxiliary.batch(jax.random.key(0), index).image, plain.defend.render
+    still = Source(plain.auxiliary.stored, stored).batch(jax.random.key(0), index).image
+    turned = [np.array_equal(one, own[:, ::-1]) for one, own in zip(drawn, still, strict=True)]
+    assert 0 < sum(turned) < 20
+    assert all(mirrored or np.array_equal(*pair) for mirrored, pair in zip(turned, zip(drawn, still), strict=True))
 
 
 def test_the_balance_is_that_of_the_labels(faces_dir):

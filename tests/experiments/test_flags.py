@@ -1,5 +1,6 @@
 """The command line's edge: every mistake is one line and exit code 2, before any compute."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 from ani_jax.config import AuditConfig, RunConfig
+from ani_jax.data import catalog
 from ani_jax.training.config import TrainConfig
 from experiments.flags import command, spelled, variant
 
@@ -28,6 +30,20 @@ def test_tasks_are_named_only_where_they_are_not_the_catalogues(tmp_path):
     assert "--dataset=utkface --primary=race --augment=flip" in command(other, tmp_path)
     assert "--sensitive=age" in command(RunConfig(dataset="utkface", sensitive=("age",)), tmp_path)
     assert spelled(AuditConfig("a:b", seed=3), AuditConfig("a:b")) == ["--seed=3"]
+
+
+def test_what_suits_a_data_set_is_what_its_flags_say_unless_they_say_something_else(monkeypatch, tmp_path):
+    suits = {"image_size": 64, "batch_size": 32, "depth": 1, "partition": {"steps": 7}}
+    entries = [dataclasses.replace(one, usual=suits) if one.name == "utkface" else one for one in catalog.ENTRIES]
+    monkeypatch.setattr(catalog, "ENTRIES", entries)
+    config = RunConfig.usual("partition", "utkface")
+    assert (config.image_size, config.train.batch_size, config.options["depth"]) == (64, 32, 1)
+    assert (config.options["steps"], RunConfig.usual("none", "utkface").options["steps"]) == (7, 1600)
+    # Nothing that is usual there is spelled, and what is usual elsewhere is.
+    faces = dataclasses.replace(config, dataset="utkface")
+    assert spelled(faces, config) == ["--dataset=utkface"]
+    assert f"main --defense=partition --dataset=utkface --workdir={tmp_path}" in command(faces, tmp_path)
+    assert variant(dataclasses.replace(faces, image_size=32)) == "partition --dataset=utkface --image_size=32"
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ MODES = ("jit", "pmap", "sharding")
 TINY = {
     "none": {"width": 4},
     "funnel": {"width": 4, "channels": 4, "expansion": 8},
-    "partition": {"width": 4, "adversary_width": 8, "reconstruction": 0.02, "attribute": 0.5},
+    "partition": {"width": 4, "adversary_width": 8, "reconstruction": 0.02, "attribute": 0.5, "finishing_steps": 0},
 }
 """Every deterministic defence, small; partition with all its kinds of adversaries and its hinge."""
 

@@ -107,6 +107,7 @@ ENTRIES = (
                 View("animate", "label", (("thing", ("0", "1", "8", "9")), ("animal", numbers(2, 7)))),
             ),
         ),
+        alike=("flip",),
         recipe=_recipe("cifar10"),
     ),
     Entry(
@@ -131,6 +132,7 @@ ENTRIES = (
                 ),
             ),
         ),
+        alike=("flip",),
         recipe=_recipe("cifar100"),
     ),
 )

@@ -246,6 +246,7 @@ ENTRIES = (
         description="faces by age, gender and race, as annotated by a network and checked by people; no identities",
         obtain="JPEGs or their zip archive, whole or a part of it, --manual_dir",
         spec=Spec("utkface", views=(View("age", "age", AGES),)),
+        alike=("flip",),
         recipe=_recipe(
             read_utkface, "https://susanqq.github.io/UTKFace", age=np.int32, gender=GENDERS, race=UTKFACE_RACES
         ),
@@ -259,6 +260,7 @@ ENTRIES = (
         description="faces balanced over seven races, by age, gender and race",
         obtain="two csv files and the pictures or their zip archive, --manual_dir",
         spec=Spec("fairface"),
+        alike=("flip",),
         recipe=_recipe(
             read_fairface,
             "https://github.com/joojs/fairface",
@@ -277,6 +279,7 @@ ENTRIES = (
         description="faces of 530 actors; the identity, of those with 20 pictures or more, determines the gender",
         obtain="folders actors/ and actresses/ or their zip archive, --manual_dir",
         spec=Spec("facescrub", identity="identity", least=20),
+        alike=("flip",),
         recipe=_recipe(read_facescrub, "https://vintage.winklerbros.net/facescrub.html", identity=str, gender=GENDERS),
     ),
     Entry(
@@ -288,6 +291,7 @@ ENTRIES = (
         description="40 people, 10 grey pictures each; the task is the identity, so splits are by picture",
         obtain="folders s1 to s40 or att_faces.zip, --manual_dir",
         spec=Spec("orl_faces", identity="identity"),
+        alike=("flip",),
         recipe=_recipe(read_orl_faces, "https://cam-orl.co.uk/facedatabase.html", channels=1, identity=str),
     ),
 )

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import hashlib
+import itertools
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -103,10 +104,11 @@ class Scene:
         asked, test_z = _look(key, "view 1", knowledge, data, level, 1)
         if not np.isfinite(np.asarray(asked.sample_z)).any():
             raise ValueError("release: gave not one finite number; nothing can be learnt from that")
-        # One image of each class, not all of them from the start of the split.
+        # Of one class after the other, not all of them from the start of the split.
         labels = np.asarray(data.test.label)
-        found = [np.flatnonzero(labels == label) for label in np.unique(labels)[:GALLERY]]
-        shown = np.array([rows[(7 * place) % len(rows)] for place, rows in enumerate(found)])
+        each = itertools.cycle([np.flatnonzero(labels == label) for label in np.unique(labels)])
+        found = (rows[(7 * place) % len(rows)] for place, rows in enumerate(itertools.islice(each, GALLERY)))
+        shown = np.array(list(dict.fromkeys(found)))
         others = np.setdiff1d(np.arange(len(labels)), shown)
         return cls(
             data=data,

@@ -11,7 +11,7 @@ from ani_jax.attacks.decoder import Kernel, Ridge
 from ani_jax.attacks.mismatch import MismatchedKernel, MismatchedRidge
 from ani_jax.attacks.query import as_release
 from ani_jax.evaluation import contest
-from ani_jax.evaluation.scene import NOTHING, RANDOM, RAW, Scene, named
+from ani_jax.evaluation.scene import GALLERY, NOTHING, RANDOM, RAW, Scene, named
 from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.image import Image
 from ani_jax.types import Knowledge
@@ -95,9 +95,12 @@ def test_fewer_images_begin_with_those_of_the_gallery(toy):
     assert each <= {image.tobytes() for image in np.asarray(toy.test.image)}
 
 
-def test_gallery_shows_distinct_classes(toy):
+def test_gallery_shows_distinct_images_of_one_class_after_the_other(toy):
     shown = scene(toy).shown
-    assert len(set(np.asarray(toy.test.label)[shown].tolist())) == len(shown) == 2
+    labels = np.asarray(toy.test.label)[shown].tolist()
+    assert len(set(shown.tolist())) == len(shown) == GALLERY
+    assert labels == [labels[0], labels[1]] * (GALLERY // 2)
+    assert labels[0] != labels[1]
 
 
 def test_names():

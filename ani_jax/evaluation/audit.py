@@ -30,11 +30,14 @@ from ani_jax.information.criterion import criterion
 from ani_jax.information.estimates import self_tests
 from ani_jax.records import AttackResult, Control, Criterion, Estimate, Evidence, SelfTest, from_json, to_json
 from ani_jax.targets import base as targets
+from ani_jax.targets.metrics import balanced
 from ani_jax.types import Data, Features, Knowledge, Logits, Release
 
 R = TypeVar("R")
 MEMOISED = "its noise is a function of image and device: asked again it says the same, so repeats were not attacked"
 """What a report says of such a client; a burst shows it other images."""
+UNEQUAL = 1.5
+"""How much more frequent than all classes on average one is where accuracy alone may be that of a constant answer."""
 SOME = 512
 """Images that live channels are counted on."""
 Store = MutableMapping[str, str]
@@ -269,8 +272,10 @@ def _utility(scene: Scene) -> dict[str, Estimate]:
     read = None if found is None else np.asarray(found(scene.key, scene.test_z)).argmax(1)
     told: dict[str, Estimate] = {}
     if answers is not None:
-        right = answers.test == label
+        right = (answers.test == label).astype(np.float64)
         told["accuracy"] = scene.bootstrap.mean(right)
+        if majority * scene.data.primary.classes > UNEQUAL:
+            told["balanced_accuracy"] = scene.bootstrap.estimate(lambda weights: balanced(right, label, weights))
         if scene.reference is not None and (before := scene.paired(scene.reference.right)) is not None:
             # Of the same images, so that what is hard for both is in neither's favour.
             told["accuracy_lost"] = scene.bootstrap.mean(before - right)

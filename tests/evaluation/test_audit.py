@@ -11,6 +11,7 @@ from ani_jax.attacks import attribute, base, decoder
 from ani_jax.attacks.base import Attack, Family, Fitted, Level, families
 from ani_jax.attacks.query import as_release
 from ani_jax.data import digits
+from ani_jax.data.own import from_arrays
 from ani_jax.evaluation.audit import audit as full_audit
 from ani_jax.records import Evidence, from_json, to_json
 from ani_jax.targets.attribute import Attribute
@@ -149,6 +150,17 @@ def test_a_constant_client_leaks_nothing(data, identity):
     assert lost.value == pytest.approx(before.value - after.value)
     assert lost.high - lost.low < before.high - before.low + after.high - after.low
     assert np.mean(evidence.right) == pytest.approx(after.value)
+
+
+def test_where_one_class_is_frequent_accuracy_does_not_stand_alone(identity):
+    rng = np.random.default_rng(0)
+    label = (rng.uniform(size=600) < 0.2).astype(int)
+    own = from_arrays(rng.uniform(size=(600, 8, 8)), label, sensitive={"half": rng.integers(0, 2, 600)})
+    utility = audit(lambda x: x, own, lambda z: jnp.tile(jnp.array([[1.0, 0.0]]), (len(z), 1)), CLOSED).utility
+    assert utility["accuracy"].value > 0.7
+    assert utility["balanced_accuracy"].value == 0.5
+    # Of digits, which are about as frequent, it would say the same twice.
+    assert "balanced_accuracy" not in identity[0].utility
 
 
 def test_a_flipped_attribute_direction_leaks_fully(data, identity):

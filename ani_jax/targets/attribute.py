@@ -8,11 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
+from numpy.typing import ArrayLike
 
 from ani_jax.records import Clause, Estimate, Look, Metric, Slice, TargetWords
 from ani_jax.targets import metrics
 from ani_jax.targets.base import Answers, Judgement, Known, Target, register
 from ani_jax.types import Batch, Data
+
+SET = 8
+"""Images of one identity that an attacker who knows them to be of one puts together, at most."""
 
 
 def cross_entropy(logits: Array, batch: Batch, aim: Int[Array, ""]) -> Float[Array, " b"]:
@@ -58,6 +62,7 @@ class Attribute(Target):
             title=f"Attribute {self.name}",
             metrics=(
                 Metric("balanced_accuracy", "balanced accuracy", "percent", "points", references=True),
+                Metric("of_a_set", f"of up to {SET} images of one identity", "percent"),
                 Metric("over_floor", "over the floor", "points"),
                 Metric("auc", "AUC", "ratio"),
             ),
@@ -137,6 +142,8 @@ class Attribute(Target):
         slices = (*known.slices((self.name,), strength), Slice("originals", "the tenth that is read best", size, best))
         references = {name: beside.get(name) for name in ("chance", "majority", "majority_accuracy", "label_mediated")}
         scores = metrics.classification(guess, labels, bootstrap) | {"over_floor": metrics.interval(score - floor)}
+        together = of_a_set(guess, labels, known.test.group, bootstrap)
+        scores |= {} if together is None else {"of_a_set": together}
         return Judgement(scores, references, leakage, correct, slices)
 
 
@@ -200,6 +207,46 @@ def cuts(heads: Sequence[Attribute]) -> list[slice]:
     """Where each attribute's classes lie where they lie behind each other."""
     ends = np.cumsum([head.classes for head in heads]).tolist()
     return [slice(end - head.classes, end) for head, end in zip(heads, ends, strict=True)]
+
+
+def of_a_set(
+    guess: Float[np.ndarray, "n k"],
+    labels: Int[np.ndarray, " n"],
+    group: ArrayLike | None,
+    bootstrap: metrics.Bootstrap,
+) -> Estimate | None:
+    """Balanced accuracy for identities, of whom an attacker has up to ``SET`` images: their log likelihoods are added up.
+
+    None where images show no identities, or the attribute is none of theirs: an ink, say, that differs from drawing to drawing.
+
+    Args:
+        guess: log posteriors less the log prior of each image, up to a constant an image.
+        labels: classes.
+        group: whom each image shows.
+        bootstrap: of the images, clustered by these.
+
+    Example:
+        >>> group = np.repeat(np.arange(40), 4)
+        >>> labels, rng = group % 2, np.random.default_rng(0)
+        >>> guess = np.eye(2)[labels] + rng.normal(size=(160, 2))
+        >>> alone = metrics.balanced_accuracy(guess.argmax(1), labels)
+        >>> alone < of_a_set(guess, labels, group, metrics.Bootstrap.of(group, 160)).value
+        True
+    """
+    if group is None:
+        return None
+    _, first, place = np.unique(np.asarray(group), return_index=True, return_inverse=True)
+    if len(first) == len(place) or (labels != labels[first][place]).any():
+        return None
+    # Which of its identity's images each is.
+    order = np.argsort(place, kind="stable")
+    nth = np.empty(len(place), int)
+    nth[order] = np.arange(len(place)) - np.searchsorted(place[order], place[order])
+    total = np.zeros((len(first), guess.shape[1]))
+    np.add.at(total, place[nth < SET], guess[nth < SET])
+    correct = (total.argmax(1) == labels[first]).astype(np.float64)
+    # Images of one identity have one weight in every resample.
+    return bootstrap.estimate(lambda weights: metrics.balanced(correct, labels[first], weights[:, first]))
 
 
 def label_mediated(answers: Answers, sample: np.ndarray, classes: int) -> Float[np.ndarray, "m k"]:

@@ -7,7 +7,7 @@ import optax
 import pytest
 import sklearn.metrics
 
-from ani_jax.targets.attribute import Attribute, cross_entropy, label_mediated, normalised
+from ani_jax.targets.attribute import SET, Attribute, cross_entropy, label_mediated, normalised, of_a_set
 from ani_jax.targets.base import Answers, Known, Undefended
 from ani_jax.targets.metrics import Bootstrap
 from ani_jax.types import Batch
@@ -228,3 +228,24 @@ def test_attributes_are_told_apart_by_a_traced_place(key):
         np.testing.assert_allclose(loss(Attribute(name, 2).aim(one)), expected, rtol=1e-6)
     assert len(traces) == 1
     assert Attribute("ink", 2).loss is Attribute("paper", 2).loss is Attribute("ink", 2).selection
+
+
+def test_what_several_images_of_one_identity_tell_together():
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 60, 900)
+    labels = (group * 7 % 3).astype(int)
+    guess = rng.normal(size=(900, 3)) + 0.8 * np.eye(3)[labels]
+    weights = Bootstrap.of(group, 900)
+    found = of_a_set(guess, labels, group, weights)
+    # One identity after the other, in the order of the split.
+    right = {one: (guess[group == one][:SET].sum(0).argmax() == one * 7 % 3) for one in set(group)}
+    expected = np.mean([np.mean([right[one] for one in right if one * 7 % 3 == label]) for label in range(3)])
+    assert found.value == pytest.approx(expected)
+    assert found.low < expected < found.high
+    assert found.value > 0.85 > 0.7 > sklearn.metrics.balanced_accuracy_score(labels, guess.argmax(1))
+
+
+@pytest.mark.parametrize("group", [None, np.arange(40), np.arange(40) // 4], ids=["none", "each its own", "mixed"])
+def test_an_attribute_that_is_no_identitys_is_not_asked_of_several_images(group):
+    labels = np.arange(40) % 2
+    assert of_a_set(np.eye(2)[labels], labels, group, Bootstrap.of(group, 40)) is None

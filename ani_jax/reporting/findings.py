@@ -121,7 +121,7 @@ def headline(evidences: Sequence[Evidence]) -> tuple[str, ...]:
         else:
             said = words.alone.replace("{}", form(words, words.strength)(best.value))
             beside = [
-                f"{clause.phrase} {form(words, clause.metric)(told.value)}"
+                " ".join(filter(None, (clause.phrase, form(words, clause.metric)(told.value), told.note)))
                 for clause in words.clauses
                 for told in read(found, **strongest, metric=clause.metric).values()
                 if clause.metric != words.strength and told.value is not None

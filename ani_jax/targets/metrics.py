@@ -316,6 +316,18 @@ def retrieval(guess: ArrayLike, truth: ArrayLike, group: ArrayLike | None = None
     return np.concatenate(hits).astype(np.float64)
 
 
+def retrieved(guess: ArrayLike, truth: ArrayLike, group: ArrayLike | None, bootstrap: Bootstrap) -> Estimate:
+    """The part of :func:`retrieval` that found its own; noted among how many, since of fewer it is easier.
+
+    Example:
+        >>> x = np.arange(8.0)[:, None]
+        >>> retrieved(x, x, None, Bootstrap.of(None, 8)).note
+        'among 8'
+    """
+    count = len(np.asarray(truth)) if group is None else len(np.unique(np.asarray(group)))
+    return dataclasses.replace(bootstrap.mean(retrieval(guess, truth, group)), note=f"among {count:,}")
+
+
 def cosine(guess: ArrayLike, truth: ArrayLike) -> Float[np.ndarray, " n"]:
     """Cosine similarity of each pair of vectors, 0 where one of them is 0.
 
@@ -374,7 +386,7 @@ def reconstruction(
     scores["mse_worst"] = bootstrap.estimate(lowest)
     for name, floor in floors.items():
         scores[f"r2_{name}"] = r_squared(mse, floor, bootstrap)
-    scores["retrieval"] = bootstrap.mean(retrieval(guess, truth, group))
+    scores["retrieval"] = retrieved(guess, truth, group, bootstrap)
     return scores, mse
 
 

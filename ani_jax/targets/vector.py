@@ -94,7 +94,7 @@ class Vector(Target):
         }
         scores.setdefault("r2_class_mean", Estimate(None, note="needs the provider's answers"))
         scores["cosine"] = bootstrap.mean(metrics.cosine(guess, truth))
-        scores["retrieval"] = bootstrap.mean(metrics.retrieval(guess, truth, known.test.group))
+        scores["retrieval"] = metrics.retrieved(guess, truth, known.test.group, bootstrap)
         # Not normalised by a reference: R² over the mean is a leakage already.
         leakage = Estimate(None, note="defined for attributes; for vectors read r2_mean")
         floor = np.square(mean - truth).mean(1)

@@ -57,9 +57,11 @@ def test_a_lone_audit_is_summed_up(funnel):
 
 def test_a_lone_reconstruction_is_told_with_everything_it_is_judged_by(none):
     scores = {"mse": 0.0156, "ssim": 0.74, "r2_mean": 0.55, "r2_class_mean": 0.46, "retrieval": 0.398}
-    image = dataclasses.replace(none.attacks[1], scores={name: Estimate(value) for name, value in scores.items()})
+    notes = {"retrieval": "among 32"}
+    told = {name: Estimate(value, note=notes.get(name, "")) for name, value in scores.items()}
+    image = dataclasses.replace(none.attacks[1], scores=told)
     (sentence,) = findings.headline((dataclasses.replace(none, attacks=(image,)),))
-    beside = "SSIM 0.74, R² over mean 0.55, R² over class mean 0.46, top-1 retrieval 39.8%"
+    beside = "SSIM 0.74, R² over mean 0.55, R² over class mean 0.46, top-1 retrieval 39.8% among 32"
     assert sentence.endswith(f"MSE is 0.0156 ({beside}).")
 
 

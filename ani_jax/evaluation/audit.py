@@ -22,8 +22,9 @@ from ani_jax.attacks.query import as_predictor, as_release
 from ani_jax.data.pairs import Pairs
 from ani_jax.evaluation import contest, controls
 from ani_jax.evaluation.cost import cost_card
+from ani_jax.evaluation.matching import FAMILY, WORDS, matched
 from ani_jax.evaluation.progress import Progress, interactive
-from ani_jax.evaluation.references import send_nothing
+from ani_jax.evaluation.references import send_nothing, send_raw
 from ani_jax.evaluation.scene import NOTHING, RANDOM, RAW, Ceiling, Scene, named
 from ani_jax.information.criterion import LEVELS as CRITICS
 from ani_jax.information.criterion import criterion
@@ -122,6 +123,8 @@ def audit(
     scene = Scene.of(knowledge, data, level, seed, reference, random, emit)
     emit({"kind": "audit_start", "total": len(chosen)})
     plants = level.plants and any(map(controls.readers, chosen))
+    # Whoever names the attacks has named all.
+    matching = plants and attacks is None and client is not None
     kept = _Kept(store, "" if store is None else scene.digest())
     common = store if common is None else common
     shared = _Kept(common, "" if common is None else scene.digest(client=False))
@@ -130,9 +133,12 @@ def audit(
         return parts.part(client, some, tuple[Ceiling, ...], lambda: contest.elsewhere(scene, some, client))
 
     read = tuple(family for family in chosen if family.target.ceilings)
+    # Who attacks a client without noise: the same for all clients on the same data, so that these share what is found.
+    plain = chosen if attacks is not None else families(wanted, level, Knowledge(as_release(send_raw)))
+    plain = tuple(family for family in plain if family.queries == 1 and (plants or family.target.ceilings))
     # Of what was not recorded nothing can be sent.
-    whole = elsewhere(RAW, chosen if plants else read, shared) if scene.data.test.image.size else ()
-    nothing = elsewhere(NOTHING, chosen, shared) if plants else ()
+    whole = elsewhere(RAW, plain, shared) if scene.data.test.image.size else ()
+    nothing = elsewhere(NOTHING, plain, shared) if plants else ()
     untrained = () if random is None else elsewhere(RANDOM, read, kept)
     scene = dataclasses.replace(scene, ceilings=whole + untrained)
     ends = controls.ends(whole + nothing, sought, scene.data.test) if plants else ()
@@ -145,6 +151,8 @@ def audit(
             emit({"kind": "audit_step", "step": len(found)})
         scene.settle()
     results = [found[family] for family in chosen]
+    if matching:
+        results.append(kept.part(FAMILY, WORDS, AttackResult, functools.partial(matched, scene)))
     noticed = ends
     if plants:
         noticed += kept.part("controls", chosen, tuple[Control, ...], lambda: controls.found(scene, found))
@@ -176,7 +184,7 @@ def audit(
         ]
     elif random is None:
         notes.append("no random copy of the client was given: what its architecture alone lets through is not shown")
-    for family, result in zip(chosen, results, strict=True):
+    for family, result in zip(chosen, results, strict=False):
         notes += [attacker.note for attacker in result.attackers if attacker.note]
         notes += [f"{family.title}: {one.name} {one.status}" for one in result.attackers if one.status != "ok"]
     emit({"kind": "audit_end"})
@@ -207,7 +215,7 @@ def audit(
         # An attacker's finding about the client is one finding, however many made it.
         notes=tuple(dict.fromkeys((*notes, *problem))),
         criterion=measured,
-        targets=tuple(target.words for target in sought),
+        targets=(*(target.words for target in sought), *((WORDS,) if matching else ())),
         controls=noticed,
         groups=() if test.group is None else tuple(np.asarray(test.group).tolist()),
         right=()

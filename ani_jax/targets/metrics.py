@@ -279,7 +279,7 @@ def squares(guess: Float[np.ndarray, "n h w c"], truth: Float[np.ndarray, "n h w
     return np.square(guess.astype(np.float64) - truth).mean((1, 2, 3))
 
 
-def retrieval(guess: ArrayLike, truth: ArrayLike, group: ArrayLike | None = None) -> np.ndarray:
+def retrieval(guess: ArrayLike, truth: ArrayLike, group: ArrayLike | None = None, *, twins: bool = True) -> np.ndarray:
     """Whether each reconstruction's nearest image (by MSE) is its own, among one image of every original.
 
     An image that is pixel for pixel another one's twin counts as found with either; of several at the same distance only the
@@ -290,6 +290,7 @@ def retrieval(guess: ArrayLike, truth: ArrayLike, group: ArrayLike | None = None
         truth: (n, ...) images in the same order.
         group: (n,) which original each image shows: of others than its own, the first alone is there to be found. None means
             that each is its own.
+        twins: whether twins count so; False where what is compared are no images, of which a constant client makes twins.
 
     Returns:
         (n,) of 1.0 and 0.0.
@@ -312,7 +313,7 @@ def retrieval(guess: ArrayLike, truth: ArrayLike, group: ArrayLike | None = None
         distances = square[firsts] - 2 * found[rows] @ real[firsts].T
         distances[np.arange(len(rows)), owner[rows]] = square[rows] - 2 * (found[rows] * real[rows]).sum(1)
         nearest = distances.argmin(1)
-        hits.append((nearest == owner[rows]) | (real[firsts[nearest]] == real[rows]).all(1))
+        hits.append((nearest == owner[rows]) | (twins & (real[firsts[nearest]] == real[rows]).all(1)))
     return np.concatenate(hits).astype(np.float64)
 
 

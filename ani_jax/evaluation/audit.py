@@ -132,10 +132,10 @@ def audit(
     def elsewhere(client: str, some: tuple[Family, ...], parts: _Kept) -> tuple[Ceiling, ...]:
         return parts.part(client, some, tuple[Ceiling, ...], lambda: contest.elsewhere(scene, some, client))
 
-    read = tuple(family for family in chosen if family.target.ceilings)
+    read = contest.once([family for family in chosen if family.target.ceilings])
     # Who attacks a client without noise: the same for all clients on the same data, so that these share what is found.
     plain = chosen if attacks is not None else families(wanted, level, Knowledge(as_release(send_raw)))
-    plain = tuple(family for family in plain if family.queries == 1 and (plants or family.target.ceilings))
+    plain = contest.once([family for family in plain if plants or family.target.ceilings])
     # Of what was not recorded nothing can be sent.
     whole = elsewhere(RAW, plain, shared) if scene.data.test.image.size else ()
     nothing = elsewhere(NOTHING, plain, shared) if plants else ()

@@ -163,22 +163,26 @@ def _failed(family: Family, status: str, records: tuple = ()) -> AttackResult:
     )
 
 
+def once(families: Sequence[Family]) -> tuple[Family, ...]:
+    """Of every target the first family that asks once."""
+    # Written from the last on, so that the first is what stays.
+    first = {family.target: family for family in reversed(families) if family.queries == 1}
+    return tuple(family for family in families if first.get(family.target) is family)
+
+
 def elsewhere(scene: Scene, families: Sequence[Family], name: str) -> tuple[Ceiling, ...]:
     """What the same attackers find where another client is asked.
 
     Args:
         scene: of any client on the same data.
-        families: who attacks; of every target the first family that asks once.
+        families: who attacks, see :func:`once`.
         name: of the other client, see :meth:`ani_jax.evaluation.scene.Scene.other`.
     """
-    first, found = {}, []
+    found = []
     for family in families:
-        if family.queries == 1:
-            first.setdefault(family.target, family)
-    for target, family in first.items():
         best = choose(compete(scene, family, *scene.other(name), prefix=f"{name}, ", until_perfect=True))
         told = (None, "") if best is None else (best.record.test, best.record.name)
-        found.append(Ceiling(name, target.name, *told))
+        found.append(Ceiling(name, family.target.name, *told))
     # As much memory as the client's own takes.
     scene.settle()
     return tuple(found)

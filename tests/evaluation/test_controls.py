@@ -14,7 +14,7 @@ from ani_jax.evaluation.audit import audit
 from ani_jax.evaluation.scene import Scene
 from ani_jax.records import Control, Evidence, from_json, to_json
 from ani_jax.reporting.findings import noticed
-from ani_jax.types import Batch, Data, Knowledge, Source, Task, fixed
+from ani_jax.types import Batch, Data, Knowledge, Release, Source, Task, fixed
 
 BRIEF = dataclasses.replace(
     LEVELS["standard"],
@@ -164,7 +164,11 @@ def test_what_depends_on_the_data_alone_is_attacked_once(data):
     common, told = {}, []
     first = audit(lumpy, data, level=level, common=common)
     kept = dict(common)
-    second = audit(lambda x: x[:, ::2], data, level=level, common=common, on_event=told.append)
+    # Whom more attackers could ask, of noise that it declares and of what the provider answers.
+    half = {"mean": lambda variables, x: x[:, ::2], "stddev": lambda variables, x: jnp.ones_like(x[:, ::2])}
+    noisy = Release({}, lambda variables, x, key: x[:, ::2] + jax.random.normal(key, x[:, ::2].shape), True, **half)
+    answer = jax.tree_util.Partial(lambda z: z.reshape(z.shape[0], -1)[:, :2])
+    second = audit(noisy, data, answer, level=level, common=common, on_event=told.append)
     assert common == kept
     assert len(kept) == 2
     ends = [tuple(one for one in found.controls if not one.planted) for found in (first, second)]

@@ -22,7 +22,7 @@ from ani_jax.attacks.query import as_predictor, as_release
 from ani_jax.data.pairs import Pairs
 from ani_jax.evaluation import contest, controls
 from ani_jax.evaluation.cost import cost_card
-from ani_jax.evaluation.matching import FAMILY, WORDS, matched
+from ani_jax.evaluation.matching import FAMILY, WORDS, match
 from ani_jax.evaluation.progress import Progress, interactive
 from ani_jax.evaluation.references import send_nothing, send_raw
 from ani_jax.evaluation.scene import NOTHING, RANDOM, RAW, Ceiling, Scene, named
@@ -152,7 +152,7 @@ def audit(
         scene.settle()
     results = [found[family] for family in chosen]
     if matching:
-        results.append(kept.part(FAMILY, WORDS, AttackResult, functools.partial(matched, scene)))
+        results.append(kept.part(FAMILY, WORDS, AttackResult, functools.partial(match, scene)))
     noticed = ends
     if plants:
         noticed += kept.part("controls", chosen, tuple[Control, ...], lambda: controls.found(scene, found))

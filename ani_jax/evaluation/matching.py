@@ -13,7 +13,7 @@ import scipy.linalg
 from jaxtyping import Float, Int
 
 from ani_jax.attacks.attribute import NUMBERS
-from ani_jax.attacks.base import Asked
+from ani_jax.attacks.base import Asked, reason
 from ani_jax.attacks.density import declared, gaussian
 from ani_jax.attacks.discriminant import MOST
 from ani_jax.attacks.query import AT_ONCE, CHUNK, flat, query, summarise
@@ -32,7 +32,7 @@ WORDS = TargetWords(
     ),
     strength="identified",
     higher=True,
-    leakage="",
+    leakage="over_floor",
     plotted="identified",
     floor="chance",
     summary=("identified",),
@@ -44,6 +44,15 @@ WORDS = TargetWords(
 """What a report needs to know of whom what was sent belongs to."""
 PENALTIES = (1e-4, 1e-2, 1.0, 100.0)
 """Parts of the mean variance that are added to every direction's, up to a plain distance."""
+
+
+def match(scene: Scene) -> AttackResult:
+    """:func:`matched`; whatever a stranger's client raises in it becomes a result that says so."""
+    try:
+        return matched(scene)
+    except Exception as error:
+        status = f"failed: {reason(error)}"
+        return AttackResult(FAMILY, WORDS.name, 1, "", {}, {}, (), Estimate(None, note=status), status=status)
 
 
 def matched(scene: Scene) -> AttackResult:
@@ -59,6 +68,9 @@ def matched(scene: Scene) -> AttackResult:
 
     Returns:
         The result, beside chance and what the provider's answer alone tells: of which class the original is.
+
+    Raises:
+        ValueError: what is sent is not finite.
     """
     asked, key = scene.asked, named(scene.key, FAMILY)
     batches, sent = (asked.validation, scene.data.test), (asked.held_z, summarise(scene.test_z))
@@ -67,6 +79,8 @@ def matched(scene: Scene) -> AttackResult:
         _doubled(asked, expected(asked.release, batch.image[other], jax.random.fold_in(key, number)))
         for number, (batch, other) in enumerate(zip(batches, others, strict=True))
     ]
+    if not all(np.isfinite(z).all() for z in (*map(np.asarray, sent), *held)):
+        raise ValueError("what the client sends is not finite")
     spread, found = variation(asked), []
     for penalty in PENALTIES if spread is not None else PENALTIES[-1:]:
         told = [(_doubled(asked, z), candidates) for z, candidates in zip(sent, held, strict=True)]
@@ -96,7 +110,7 @@ def matched(scene: Scene) -> AttackResult:
         scores={"identified": dataclasses.replace(score, note=f"among {len(first):,}"), "over_floor": over},
         references={name: float(values.mean()) for name, values in floors.items()},
         attackers=tuple(Attacker(f"penalty {p:g}", value, float(hits.mean())) for value, p, hits in found),
-        leakage=Estimate(None, note="not normalised: read what is over the floor"),
+        leakage=Estimate(None, note="defined for attributes; for originals read over_floor"),
         per_example=tuple(best[2].tolist()),
     )
 

@@ -7,7 +7,7 @@ import pytest
 
 from ani_jax.attacks.base import LEVELS
 from ani_jax.attacks.query import as_release
-from ani_jax.evaluation.matching import PENALTIES, another, expected, matched, variation
+from ani_jax.evaluation.matching import PENALTIES, another, expected, match, matched, variation
 from ani_jax.evaluation.scene import Scene
 from ani_jax.targets.base import Answers
 from ani_jax.types import Batch, Data, Knowledge, Release, Source, Task, fixed
@@ -110,3 +110,11 @@ def test_a_constant_client_tells_nobody_apart_and_an_answer_tells_the_class():
 def test_more_features_than_a_covariance_is_inverted_for_are_compared_as_they_are(monkeypatch):
     monkeypatch.setattr("ani_jax.evaluation.matching.MOST", SIZE - 1)
     assert [one.name for one in matched(scene()).attackers] == ["penalty 100"]
+
+
+def test_a_client_that_breaks_is_a_failed_attack_and_no_privacy():
+    one = scene(lambda x: jnp.where(x > 5, jnp.nan, x))
+    found = match(one)
+    assert found.status == "failed: ValueError: what the client sends is not finite"
+    assert found.scores == {}
+    assert match(scene()).status == "ok"

@@ -233,6 +233,7 @@ class AttackResult:
         chosen: name of the attacker chosen on ``validation``; its test scores are the headline.
         scores: metric name -> score on ``test``. Attribute: balanced_accuracy, over_floor, accuracy, auc. Image: mse, psnr, ssim,
             ms_ssim, r2_mean, r2_class_mean, retrieval, mse_worst (mean over the 5% most leaked images).
+            Original: identified, over_floor.
         references: what each score is read against, metric-like names -> value. Attribute: chance, majority, label_mediated,
             raw_input, random_encoder. Image: mse_mean_image, mse_class_mean.
         attackers: every one that was tried.

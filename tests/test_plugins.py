@@ -58,5 +58,6 @@ def test_attacks_and_targets_stand_in_one_order_whichever_file_is_asked_for_firs
     }
     assert len(said) == 1
     assert said.pop().startswith(
-        "['Attribute', 'Image', 'Vector'] [['Probe', 'Reader', 'Voting', 'Discriminant', 'Likelihood', 'Boosted'], ['Ridge', "
+        "['Attribute', 'Image', 'Vector'] "
+        "[['Probe', 'Reader', 'Voting', 'Discriminant', 'Likelihood', 'Boosted', 'Within'], ['Ridge', "
     )

@@ -26,9 +26,9 @@ def test_command_reproduces_the_config(tmp_path):
 
 
 def test_tasks_are_named_only_where_they_are_not_the_catalogues(tmp_path):
-    other = RunConfig(defense="none", dataset="utkface", primary="race", sensitive=["age"], augment=["flip"])
-    assert "--dataset=utkface --primary=race --augment=flip" in command(other, tmp_path)
-    assert "--sensitive=age" in command(RunConfig(dataset="utkface", sensitive=("age",)), tmp_path)
+    other = RunConfig(defense="none", dataset="fairface", primary="race", sensitive=["age"], augment=["flip"])
+    assert "--dataset=fairface --primary=race --augment=flip" in command(other, tmp_path)
+    assert "--sensitive=age" in command(RunConfig(dataset="fairface", sensitive=("age",)), tmp_path)
     assert spelled(AuditConfig("a:b", seed=3), AuditConfig("a:b")) == ["--seed=3"]
 
 

@@ -105,7 +105,10 @@ def test_what_is_no_requirement_is_refused(piece):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("inkk<=0.3", "names what is not measured; must be one of ink, ink.balanced_accuracy, ink.over_floor"),
+        (
+            "inkk<=0.3",
+            "names what is not measured; must be one of ink, ink.balanced_accuracy, ink.of_a_set, ink.over_floor",
+        ),
         ("ink.accuracy<=0.3", "names what is not measured"),
         ("ink>=0.3", "asks for less privacy or less utility; must be ink<=NUMBER"),
         ("ink.over_floor>=0.3", "must be ink.over_floor<=NUMBER"),
@@ -130,7 +133,9 @@ def test_an_absent_target_may_pass_but_a_mistaken_metric_is_refused():
     gate.check(gate.parse("gaze<=0.3, gaze.angle<=0.3"), (INK,), absent=True)
     with pytest.raises(ValueError, match=r"'ink.acuracy<=0.3' names what is not measured"):
         gate.check(gate.parse("ink.acuracy<=0.3"), (INK,), absent=True)
-    with pytest.raises(ValueError, match=r"must be one of ink, ink.balanced_accuracy, ink.over_floor, ink.auc$"):
+    with pytest.raises(
+        ValueError, match=r"must be one of ink, ink.balanced_accuracy, ink.of_a_set, ink.over_floor, ink.auc$"
+    ):
         gate.check(gate.parse("utility>=0.3"), (INK,), utility=False, absent=True)
 
 

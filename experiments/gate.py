@@ -6,9 +6,9 @@ from pathlib import Path
 
 from absl.flags import FLAGS
 
+from ani_jax.evaluation.matching import WORDS
 from ani_jax.records import Evidence, TargetWords, from_json, to_json
 from ani_jax.reporting import gate
-from ani_jax.reporting.gate import Requirement
 from experiments.folders import write
 
 OWN = {
@@ -23,13 +23,13 @@ class Gate:
     """What is asked of a command's evidence; of nothing asked, nothing follows."""
 
     source: str = ""
-    requirements: tuple[Requirement, ...] = ()
+    requirements: tuple[gate.Requirement, ...] = ()
     earlier: Evidence | None = None
 
     def check(self, targets: Sequence[TargetWords], utility: bool = True, absent: bool = False) -> None:
         """Refuses what cannot be meant, see :func:`ani_jax.reporting.gate.check`."""
         try:
-            gate.check(self.requirements, targets, utility=utility, absent=absent)
+            gate.check(self.requirements, [*targets, WORDS], utility=utility, absent=absent)
         except ValueError as error:
             raise ValueError(f"require={self.source}: {error}") from None
 
@@ -51,8 +51,8 @@ class Gate:
 
 def from_flags() -> Gate:
     """What the command line asks for; what cannot be read is refused before anything is computed."""
-    text, against = FLAGS.require, FLAGS.against
-    source, place = text, Path(against) if against is not None else None
+    source = text = FLAGS.require
+    place = None if FLAGS.against is None else Path(FLAGS.against)
     try:
         if text is not None and text.endswith(".toml"):
             asked = gate.read(Path(text).read_text())

@@ -112,7 +112,7 @@ def test_a_name_that_will_not_be_attacked_is_refused_before_anything_is_trained(
         runs.execute(config, tmp_path / "run", tmp_path / "cache", check=asked(monkeypatch, "gender<=0.5").check)
     monkeypatch.setattr(audit, "audit", None)
     config = audit.AuditConfig("builtins:abs", audit="preview", image_size=16)
-    with pytest.raises(ValueError, match=r"^require=utility>=0.5: .* must be one of ink, .*retrieval$"):
+    with pytest.raises(ValueError, match=r"^require=utility>=0.5: .* must be one of ink, .*original.over_floor$"):
         audit.of_function(config, tmp_path / "audit", tmp_path / "cache", asked(monkeypatch, "utility>=0.5"))
 
 
@@ -157,3 +157,9 @@ def test_a_report_ends_with_the_code_of_its_gate(tmp_path, limits, code, last):
 def test_a_gate_is_of_runs_side_by_side(tmp_path):
     done = command("--by=seed", "--require=ink<=0.3", tmp_path)
     assert (done.returncode, done.stderr) == (2, "ani_jax: flag --require=ink<=0.3: does not go with --by=seed\n")
+
+
+def test_whose_picture_it_is_may_be_asked_for_though_no_data_names_it(monkeypatch):
+    asked(monkeypatch, "original<=0.05, original.identified<=0.1").check(WORDS)
+    with pytest.raises(ValueError, match=r"require=originals<=0.05: .*, original, original.identified"):
+        asked(monkeypatch, "originals<=0.05").check(WORDS)

@@ -73,17 +73,18 @@ def matched(scene: Scene) -> AttackResult:
         ValueError: what is sent is not finite.
     """
     asked, key = scene.asked, named(scene.key, FAMILY)
-    batches, sent = (asked.validation, scene.data.test), (asked.held_z, summarise(scene.test_z))
-    others = [another(batch) for batch in batches]
+    batches = asked.validation, scene.data.test
+    # For all penalties: what is sent is standardised once.
+    sent = [_doubled(asked, z) for z in (asked.held_z, summarise(scene.test_z))]
     held = [
-        _doubled(asked, expected(asked.release, batch.image[other], jax.random.fold_in(key, number)))
-        for number, (batch, other) in enumerate(zip(batches, others, strict=True))
+        _doubled(asked, expected(asked.release, batch.image[another(batch)], jax.random.fold_in(key, number)))
+        for number, batch in enumerate(batches)
     ]
-    if not all(np.isfinite(z).all() for z in (*map(np.asarray, sent), *held)):
+    if not all(np.isfinite(z).all() for z in (*sent, *held)):
         raise ValueError("what the client sends is not finite")
     spread, found = variation(asked), []
     for penalty in PENALTIES if spread is not None else PENALTIES[-1:]:
-        told = [(_doubled(asked, z), candidates) for z, candidates in zip(sent, held, strict=True)]
+        told = list(zip(sent, held, strict=True))
         if spread is not None:
             ridge = penalty * max(np.trace(spread) / len(spread), 1e-20)
             root = np.linalg.cholesky(spread + ridge * np.eye(len(spread)))

@@ -238,12 +238,9 @@ def of_a_set(
     _, first, place = np.unique(np.asarray(group), return_index=True, return_inverse=True)
     if len(first) == len(place) or (labels != labels[first][place]).any():
         return None
-    # Which of its identity's images each is.
-    order = np.argsort(place, kind="stable")
-    nth = np.empty(len(place), int)
-    nth[order] = np.arange(len(place)) - np.searchsorted(place[order], place[order])
+    few = metrics.nth(place) < SET
     total = np.zeros((len(first), guess.shape[1]))
-    np.add.at(total, place[nth < SET], guess[nth < SET])
+    np.add.at(total, place[few], guess[few])
     correct = (total.argmax(1) == labels[first]).astype(np.float64)
     # Images of one identity have one weight in every resample.
     return bootstrap.estimate(lambda weights: metrics.balanced(correct, labels[first], weights[:, first]))

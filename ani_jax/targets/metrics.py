@@ -195,6 +195,21 @@ def balanced(
     return _over(weights @ (one_hot * correct[:, None]), weights @ one_hot).mean(1)
 
 
+def nth(owner: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Which of its own original's images each is, in their order.
+
+    Args:
+        owner: whom each image shows, 0 and up without gaps.
+
+    Example:
+        >>> nth(np.array([1, 0, 1, 1])).tolist()
+        [0, 0, 1, 2]
+    """
+    count, found = np.bincount(owner), np.empty(len(owner), int)
+    found[np.argsort(owner, kind="stable")] = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+    return found
+
+
 def best_read(correct: Float[np.ndarray, " n"], group: ArrayLike | None, bootstrap: Bootstrap) -> tuple[int, Estimate]:
     """How well an attacker reads the tenth of the originals that it reads best: who is at risk, not how many.
 
@@ -220,10 +235,7 @@ def best_read(correct: Float[np.ndarray, " n"], group: ArrayLike | None, bootstr
     several = count > 1
     if several.sum() < 1 / PEOPLE:
         return int(several.sum()), Estimate(None, note="needs ten originals that were drawn twice or more")
-    order = np.argsort(owner, kind="stable")
-    # Which drawing of its original an example is.
-    place = np.empty(len(owner), int)
-    place[order] = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+    place = nth(owner)
     halves = [
         _over(np.bincount(owner, own * correct), np.bincount(owner, own).astype(float))[several]
         for own in (place % 2 == 0, place % 2 == 1)

@@ -167,6 +167,8 @@ class Release:
             says the same again (see :mod:`ani_jax.modules.pseudorandom`).
         given: ``(variables, x, unit) -> z``, what is sent with standard normal ``unit`` of z's shape in place of noise of the
             client's own, where the release can say: then a device may draw that as it pleases.
+        capacity: ``(variables, elements) -> nats``, more than which no query of so many elements can say of any image, where
+            noise of a declared size stands beside features of a declared range, or a grid has so many values.
     """
 
     variables: Any
@@ -177,6 +179,7 @@ class Release:
     stddev: Callable[..., Features] | None = dataclasses.field(default=None, metadata={"static": True})
     memoised: bool = dataclasses.field(default=False, metadata={"static": True})
     given: Callable[..., Features] | None = dataclasses.field(default=None, metadata={"static": True})
+    capacity: Callable[..., float] | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def varies(self) -> bool:

@@ -220,13 +220,13 @@ class ClientApply:
 
 @dataclasses.dataclass(frozen=True)
 class ClientDensity:
-    """``given``, ``mean``, ``stddev`` or ``log_prob`` of a client module whose ``declares`` names it (see ``types.Release``)."""
+    """What a client module ``declares``: ``given``, ``mean``, ``stddev``, ``log_prob`` or ``capacity``, see ``types.Release``."""
 
     client: nn.Module
     method: str
 
-    def __call__(self, variables: Any, *arguments: Array) -> Array:
-        """Evaluates the declared density."""
+    def __call__(self, variables: Any, *arguments: Any) -> Any:
+        """Evaluates what is declared."""
         return self.client.apply(variables, *arguments, method=self.method)  # type: ignore[return-value]
 
 

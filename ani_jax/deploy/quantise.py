@@ -6,6 +6,7 @@ What is rounded off does not leave the device. How much that hides, an audit of 
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -34,6 +35,19 @@ class Coarse:
         """Computes the features and sends fewer bits of them."""
         u = (self.function(variables["client"], *arguments) - variables["mean"]) / variables["deviation"]
         return u if self.grid is None else self.grid(u)
+
+
+@dataclasses.dataclass(frozen=True)
+class Room:
+    """``capacity`` of a client whose features are sent in so many bits each: what these hold, or what it had before."""
+
+    function: Any
+    bits: int
+
+    def __call__(self, variables: Any, elements: int) -> float:
+        """Nats."""
+        held = elements * self.bits * math.log(2)
+        return held if self.function is None else min(held, self.function(variables["client"], elements))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +111,7 @@ def quantised(
         apply=Coarse(release.apply, grid),
         given=coarse(release.given, grid),
         mean=coarse(release.mean, None),
+        capacity=Room(release.capacity, bits),
         # On a coarse grid noise is no Gaussian.
         stddev=None,
         log_prob=None,

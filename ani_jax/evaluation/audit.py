@@ -35,6 +35,12 @@ from ani_jax.targets.metrics import balanced
 from ani_jax.types import Data, Features, Knowledge, Logits, Release
 
 R = TypeVar("R")
+CERTIFIED = (
+    "certified, whoever attacks: {:.3g} nats of an image pass a query at most, by the range and noise or grid that the client "
+    "declares; by Fano's inequality nobody is right more often than that row says, where every class counts as much and "
+    "queries have noise of their own"
+)
+"""What the row of that name assumes."""
 MEMOISED = "its noise is a function of image and device: asked again it says the same, so repeats were not attacked"
 """What a report says of such a client; a burst shows it other images."""
 UNEQUAL = 1.5
@@ -165,6 +171,8 @@ def audit(
         notes.insert(0, f"{kind} that it should have noticed")
     if scene.answers is None:
         notes.append("no predictor was given: utility, label-mediated floor and class-mean floor are missing")
+    if scene.nats is not None:
+        notes.append(CERTIFIED.format(scene.nats))
     if client is not None and client.memoised:
         notes.append(MEMOISED)
     if pairs is not None:

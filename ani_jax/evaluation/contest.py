@@ -9,6 +9,7 @@ import numpy as np
 from ani_jax.attacks.base import Asked, Attack, Family, Fits, Fitted, reason
 from ani_jax.attacks.query import Observed
 from ani_jax.evaluation.scene import RANDOM, RAW, Ceiling, Scene, named
+from ani_jax.information.channel import most_right
 from ani_jax.records import Attacker, AttackResult, Estimate
 from ani_jax.targets.base import Known, Undefended
 from ani_jax.types import PRNGKey
@@ -53,6 +54,9 @@ def run(scene: Scene, family: Family) -> AttackResult:
         # The encoder's own noise aside, asking it more often shows nothing new.
         if family.queries == 1 and scene.random is not None:
             beside["random_encoder"] = scene.ceiling(RANDOM, target)
+    if scene.nats is not None and target.alternatives is not None:
+        # Noise of its own for each query: what they say of one image, or of near-duplicates, adds up at most.
+        beside["certified"] = most_right(family.queries * scene.nats, target.alternatives)
     told = AttackResult(
         attack=family.recorded,
         target=target.name,

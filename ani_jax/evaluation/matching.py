@@ -18,6 +18,7 @@ from ani_jax.attacks.density import declared, gaussian
 from ani_jax.attacks.discriminant import MOST
 from ani_jax.attacks.query import AT_ONCE, CHUNK, flat, query, summarise
 from ani_jax.evaluation.scene import Scene, named
+from ani_jax.information.channel import most_right
 from ani_jax.records import Attacker, AttackResult, Clause, Estimate, Metric, TargetWords
 from ani_jax.targets import metrics
 from ani_jax.types import Batch, Features, Inputs, PRNGKey, Release
@@ -101,6 +102,9 @@ def matched(scene: Scene) -> AttackResult:
         # Whoever trusts the answer guesses among its class, where he is wrong if it is.
         right = scene.answers.test == np.asarray(test.label)
         floors["label_mediated"] = right / np.maximum(classes[np.asarray(test.label)], 1)
+    beside: dict[str, float | None] = {name: float(values.mean()) for name, values in floors.items()}
+    if scene.nats is not None and len(first) > 1:
+        beside["certified"] = most_right(scene.nats, len(first))
     floor = max(floors.values(), key=np.mean)
     score, over = (scene.bootstrap.mean(one) for one in (best[2], best[2] - floor))
     return AttackResult(
@@ -109,7 +113,7 @@ def matched(scene: Scene) -> AttackResult:
         queries=1,
         chosen=f"penalty {best[1]:g}",
         scores={"identified": dataclasses.replace(score, note=f"among {len(first):,}"), "over_floor": over},
-        references={name: float(values.mean()) for name, values in floors.items()},
+        references=beside,
         attackers=tuple(Attacker(f"penalty {p:g}", value, float(hits.mean())) for value, p, hits in found),
         leakage=Estimate(None, note="defined for attributes; for originals read over_floor"),
         per_example=tuple(best[2].tolist()),

@@ -132,6 +132,14 @@ class Scene:
         """The provider's network, where it was given."""
         return self.asked.knowledge.predict
 
+    @property
+    def nats(self) -> float | None:
+        """What no query says more of an image than, by the client's declared constants; None where it declares none."""
+        release = self.asked.knowledge.release
+        if release is None or release.capacity is None:
+            return None
+        return float(release.capacity(release.variables, self.asked.sample_z[0].size))
+
     def fewer(self, images: int) -> "Scene":
         """This scene with at most so many test images (see :meth:`cut`), about which alone the client is asked more often."""
         if not images or len(self.data.test.label) <= images:

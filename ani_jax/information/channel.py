@@ -4,8 +4,12 @@ Beside :func:`ani_jax.losses.noise.gaussian_rate`, which takes every element by 
 this one knows that elements which say the same say it once.
 """
 
+import math
+
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Int
+from scipy.optimize import bisect
+from scipy.special import entr
 from sklearn.covariance import ledoit_wolf
 
 from ani_jax.losses.checks import require
@@ -58,27 +62,36 @@ def ceiling(
     return Estimate(values[0], min(values), max(values), note="an estimate: the covariance is of a sample")
 
 
-def capacity(reach: Num[np.ndarray, "..."] | float, stddev: float, elements: int) -> float:
-    """Certified ceiling of I(x; z) where the signal is clipped before Gaussian noise of one declared size is added.
+def most_right(nats: float, classes: int) -> float:
+    """Largest share of right answers about equally weighted classes from what says so many nats of an image (Fano 1961).
 
-        sum_i 1/2 log(1 + reach_i^2 / (4 stddev^2))
+        log K - I <= h(a) + (1 - a) log(K - 1),      h the entropy of being right
 
-    since what lies in an interval of length ``reach`` has a variance of a quarter of its square at most. Whatever x is.
+    What is sought is a function of the image, so that no more is said of it; a ceiling of I holds for every weighting of images,
+    so classes of any frequency count alike, as in a balanced accuracy.
 
     Args:
-        reach: length of the interval that each element of the signal is clipped to.
-        stddev: of the noise, above 0.
-        elements: of z.
+        nats: an upper bound of I(x; z), 0 or more.
+        classes: K, at least 2.
 
     Returns:
-        Nats an image.
+        a, from 1/K for nothing to 1 from log K nats on: certain if the bound is.
 
     Raises:
-        ValueError: ``stddev`` is not above 0.
+        ValueError: fewer classes, or fewer nats.
 
     Example:
-        >>> round(capacity(2.0, 1.0, 3), 3)
-        1.04
+        >>> [round(most_right(nats, 4), 3) for nats in (0.0, 0.1, 2.0)]
+        [0.25, 0.446, 1.0]
     """
-    require(stddev > 0, "stddev", stddev, "above 0")
-    return float(np.broadcast_to(np.log1p(np.square(reach) / (4 * stddev**2)) / 2, (elements,)).sum())
+    require(classes >= 2, "classes", classes, "at least 2")
+    require(bool(nats >= 0), "nats", nats, "0 or more")
+    unsaid = math.log(classes) - nats
+    if unsaid <= 0:
+        return 1.0
+
+    def over(right: float) -> float:
+        return float(entr(right) + entr(1 - right)) + (1 - right) * math.log(classes - 1) - unsaid
+
+    # Of no nats the root is where the curve is flat, and rounding may put it on either side.
+    return bisect(over, 1 / classes, 1.0) if over(1 / classes) > 0 else 1 / classes  # type: ignore[return-value]

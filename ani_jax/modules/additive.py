@@ -48,7 +48,9 @@ class Additive(nn.Module):
     @property
     def declares(self) -> tuple[str, ...]:
         """What an adaptive attacker is granted."""
-        return FAMILIES[self.family] if self.noise else ()
+        ranged = self.bounded or self.encoder is None
+        certain = ("capacity",) if self.family == "gaussian" and ranged else ()
+        return FAMILIES[self.family] + certain if self.noise else ()
 
     def __call__(self, x: Images, key: PRNGKey, *, train: bool) -> Sent:
         """Draws what is sent; one key, noise of its own for every element."""
@@ -67,6 +69,11 @@ class Additive(nn.Module):
     def stddev(self, x: Images) -> Features:
         """Its deviation."""
         return jnp.full_like(self.mean(x), self.noise)
+
+    def capacity(self, elements: int) -> float:
+        """Nats that a query of so many elements can say at most: of features within the unit ball, of images within [0, 1]."""
+        power = 1 / elements if self.bounded else 0.25
+        return elements / 2 * math.log1p(power / self.noise**2)
 
     def log_prob(self, z: Features, x: Images) -> Float[Array, " b"]:
         """Log density of z given x in nats, summed over elements."""

@@ -36,9 +36,9 @@ class Sender(nn.Module):
 
         u = (f(x) - mean) / deviation  of each feature over the data,      z = grid(clip(u + noise * eps, -E, E))
 
-    with ``eps ~ N(0, 1)`` for every feature, ``E = EDGE * sqrt(1 + noise^2)`` and ``2^bits`` values from -E to E. Through each
-    feature get no more than ``log(1 + 1 / noise^2) / 2`` nats, nor more than ``bits`` bits. Gradients pass the grid as if it were
-    not there (straight through).
+    with ``eps ~ N(0, 1)`` for every feature, ``E = EDGE * sqrt(1 + noise^2)`` and ``2^bits`` values from -E to E; beside noise u
+    is clipped to ``EDGE``. Through each feature get about ``log(1 + 1 / noise^2) / 2`` nats, never more than :meth:`capacity`.
+    Gradients pass the grid as if it were not there (straight through).
     [reconstruction] The published client is deterministic.
 
     Args:
@@ -86,9 +86,9 @@ class Sender(nn.Module):
     def declares(self) -> tuple[str, ...]:
         """What is granted: how noise is given, and its density, which is no Gaussian on a coarse grid."""
         if not self.noise:
-            return ()
+            return ("capacity",) if self.bits else ()
         coarse = self.bits and self.step > FINE * self.noise
-        return ("given", "mean", "log_prob") if coarse else ("given", "mean", "log_prob", "stddev")
+        return ("given", "mean", "log_prob", "capacity", *(() if coarse else ("stddev",)))
 
     def __call__(self, x: Images, key: PRNGKey, *, train: bool) -> Sent:
         """Draws what is sent; one key, noise of its own for every feature."""
@@ -115,7 +115,9 @@ class Sender(nn.Module):
         """The encoder's features at unit variance, but for what is taken out of them."""
         z, aux = self.encoder(x, key, train=train)  # type: ignore[operator]
         z = unit_variance(z, train, self.axis_name)
-        return Sent(Erasing(self.erased, name="erase")(z) if self.erased else z, aux)
+        z = Erasing(self.erased, name="erase")(z) if self.erased else z
+        # Of what has no range no size of noise is certain to hide anything.
+        return Sent(jnp.clip(z, -EDGE, EDGE) if self.noise else z, aux)
 
     def mean(self, x: Images) -> Features:
         """The mean of z given x, but for what range and grid move."""
@@ -124,6 +126,11 @@ class Sender(nn.Module):
     def stddev(self, x: Images) -> Features:
         """The deviation of z given x, likewise."""
         return jnp.full_like(self.mean(x), self.noise)
+
+    def capacity(self, elements: int) -> float:
+        """Nats that a query of so many features can say at most, whatever the images are: Shannon's, and what the grid holds."""
+        loud = elements / 2 * math.log1p((EDGE / self.noise) ** 2) if self.noise else math.inf
+        return min(loud, elements * self.bits * math.log(2) if self.bits else math.inf)
 
     def log_prob(self, z: Features, x: Images) -> Float[Array, " b"]:
         """Log density of z given x in nats, summed over features; of clipped or rounded ones, the log mass that is sent as z."""

@@ -51,6 +51,7 @@ UNITS: dict[str, Formatter] = {
 }
 """How values are written, by ``Metric.unit``."""
 REFERENCES = {
+    "certified": "certified: nobody is above",
     "cosine_mean": "cosine similarity of the mean",
     "label_mediated": "label-mediated",
     "accuracy_lost": "lost of it, image by image",

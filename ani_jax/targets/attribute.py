@@ -78,6 +78,11 @@ class Attribute(Target):
             floors=("chance", "majority", "label_mediated"),
         )
 
+    @property
+    def alternatives(self) -> int:
+        """Its classes."""
+        return self.classes
+
     def aim(self, batch: Batch) -> Any:
         """Its place among the attributes."""
         return jnp.asarray(sorted(batch.sensitive).index(self.name))

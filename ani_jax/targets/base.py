@@ -142,6 +142,11 @@ class Target:
         """What a report needs to know."""
         raise NotImplementedError
 
+    @property
+    def alternatives(self) -> int | None:
+        """How many answers there are, each of which counts as much, where the strength is the share of right ones."""
+        return None
+
     def aim(self, batch: Batch) -> Any:
         """A traced value that tells this target from others of its kind, so that they share compiled code."""
         del batch

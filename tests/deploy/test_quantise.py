@@ -1,5 +1,7 @@
 """Fewer bits: so many values and no more, near what they stand for, at the server's own scale again."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +49,13 @@ def test_so_many_values_are_sent_and_the_server_reads_them(pair, x, bits, error)
         own = told[..., channel]
         assert np.sqrt(np.square(found[..., channel] - own).mean()) < error * own.std()
     np.testing.assert_allclose(found[..., 3], told[..., 3], atol=1e-4)
+
+
+def test_bits_are_a_capacity_that_noise_can_only_lessen(pair, x):
+    own = dataclasses.replace(pair[0], capacity=lambda variables, elements: variables["scale"].size * elements)
+    for release, bits, known in ((pair[0], 1, 64 * np.log(2)), (own, 1, 64 * np.log(2)), (own, 8, 4 * 64)):
+        coarse, _ = quantised(release, pair[1], x, bits, jax.random.key(1))
+        assert coarse.capacity(coarse.variables, 64) == pytest.approx(known)
 
 
 def test_two_levels_are_those_of_least_error(pair, x):

@@ -13,7 +13,9 @@ from ani_jax.attacks.query import as_release
 from ani_jax.data import digits
 from ani_jax.data.own import from_arrays
 from ani_jax.evaluation.audit import audit as full_audit
+from ani_jax.information.channel import most_right
 from ani_jax.records import Evidence, from_json, to_json
+from ani_jax.reporting.table import summary
 from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.image import Image
 from ani_jax.types import Knowledge, Release, Task
@@ -328,6 +330,28 @@ def test_repeated_queries_of_a_noisy_client(data, identity):
     once, often = (evidence.attack("decoder", "image", k).scores["mse"].value for k in (1, 8))
     assert often < 0.7 * once
     assert set(evidence.steps) == {"decoder image: ridge", "decoder image k=8: ridge"}
+
+
+def test_a_certificate_stands_above_what_is_found(data):
+    """Whether there is more red than green is one bit, whoever reads it."""
+
+    def bit(variables, x, key):
+        return (x[..., 0].mean((1, 2)) > x[..., 1].mean((1, 2))).astype(jnp.float32)[:, None]
+
+    told = Release((), bit, capacity=lambda variables, elements: elements * np.log(2))
+    evidence = audit(told, data, attacks=CLOSED)
+    result, cap = evidence.attack("attribute", "ink", 1), most_right(np.log(2), 4)
+    assert 0.3 < result.scores["balanced_accuracy"].value < cap < 0.82
+    assert result.references["certified"] == cap
+    assert "certified" not in evidence.attack("decoder", "image", 1).references
+    assert any("0.693 nats of an image pass" in note for note in evidence.notes)
+    assert "certified: nobody is above" in summary([evidence])
+    # Of k queries with noise of their own k times as much is certain.
+    often = audit(told, data, attacks=[dataclasses.replace(CLOSED[0], queries=2)])
+    assert often.attack("attribute", "ink", 2).references["certified"] == 1
+    silent = audit(dataclasses.replace(told, capacity=None), data, attacks=CLOSED[:1])
+    assert "certified" not in silent.attack("attribute", "ink", 1).references
+    assert not any("certified" in note for note in silent.notes)
 
 
 @pytest.mark.slow

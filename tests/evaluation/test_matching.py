@@ -9,6 +9,7 @@ from ani_jax.attacks.base import LEVELS
 from ani_jax.attacks.query import as_release
 from ani_jax.evaluation.matching import PENALTIES, another, expected, match, matched, variation
 from ani_jax.evaluation.scene import Scene
+from ani_jax.information.channel import most_right
 from ani_jax.targets.base import Answers
 from ani_jax.types import Batch, Data, Knowledge, Release, Source, Task, fixed
 
@@ -49,6 +50,8 @@ def test_it_knows_in_which_directions_drawings_of_one_person_differ():
     assert rates["penalty 0.0001"] > 0.9 > 0.7 > rates["penalty 100"]
     assert found.scores["identified"].note == "among 50"
     assert found.references == {"chance": pytest.approx(0.02)}
+    half = dataclasses.replace(as_release(lambda x: x), capacity=lambda variables, elements: elements / SIZE)
+    assert matched(scene(half)).references["certified"] == most_right(1.0, 50)
     assert np.mean(found.per_example) == pytest.approx(found.scores["identified"].value)
     assert found.scores["over_floor"].value == pytest.approx(found.scores["identified"].value - 0.02)
 

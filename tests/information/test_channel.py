@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ani_jax.information.channel import capacity, ceiling
+from ani_jax.information.channel import ceiling, most_right
+from ani_jax.losses import gaussian_channel_capacity
 
 
 def test_it_is_shannons_where_the_signal_is_gaussian():
@@ -46,7 +47,7 @@ def test_noise_of_each_image_is_counted_and_the_truth_is_below():
 def test_no_clipped_signal_is_above_its_capacity(reach, stddev, elements, seed):
     mean = np.random.default_rng(seed).choice([-reach / 2, reach / 2], (4000, elements))
     found = ceiling(mean, np.full_like(mean, stddev))
-    assert found.value <= capacity(reach, stddev, elements) * (1 + 1e-9)
+    assert found.value <= gaussian_channel_capacity((reach / 2) ** 2, stddev, elements) * (1 + 1e-5)
 
 
 def test_what_cannot_be_is_refused():
@@ -54,5 +55,26 @@ def test_what_cannot_be_is_refused():
         ceiling(np.ones((3, 1)), np.ones((3, 1)))
     with pytest.raises(ValueError, match=r"stddev=0\.0: must be above 0"):
         ceiling(np.ones((4, 1)), np.zeros((4, 1)))
-    with pytest.raises(ValueError, match="stddev=0: must be above 0"):
-        capacity(1.0, 0, 2)
+    with pytest.raises(ValueError, match="classes=1: must be at least 2"):
+        most_right(1.0, 1)
+    with pytest.raises(ValueError, match=r"nats=-0\.1: must be 0 or more"):
+        most_right(-0.1, 2)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 2000), st.floats(0, 1))
+def test_a_symmetric_channel_is_read_as_well_as_fano_allows(classes, over):
+    """Every answer right with probability a, every wrong one as likely as any other: there the inequality is an equality."""
+    right = 1 / classes + over * (1 - 1 / classes)
+    each = np.array([right, *[(1 - right) / (classes - 1)] * (classes - 1)])
+    said = np.log(classes) + np.sum(np.where(each > 0, each * np.log(np.maximum(each, 1e-300)), 0))
+    assert most_right(max(said, 0.0), classes) == pytest.approx(right, abs=2e-4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 8), st.integers(2, 6), st.integers(0, 1000))
+def test_nobody_is_right_more_often_than_a_channel_allows(classes, letters, seed):
+    """Any channel with equally frequent inputs, and whoever answers the likeliest."""
+    channel = np.random.default_rng(seed).dirichlet(np.full(letters, 0.3), classes)
+    said = np.sum(channel * np.log(np.maximum(channel, 1e-300) / np.maximum(channel.mean(0), 1e-300))) / classes
+    assert channel.max(0).sum() / classes <= most_right(max(said, 0.0), classes) + 1e-9

@@ -34,6 +34,16 @@ def test_features_are_at_unit_variance_or_within_a_ball_however_loud_they_are():
         assert float((sent - clean).std()) == pytest.approx(0.5, rel=0.05)
 
 
+def test_what_is_certain_needs_a_range():
+    ball, image = Additive(SplitEdge(2), 0.5, bounded=True), Additive(None, 0.5)
+    assert all("capacity" in one.declares for one in (ball, image))
+    # Features of unit variance may lie anywhere; Laplace noise has another capacity.
+    assert not any("capacity" in one.declares for one in (Additive(SplitEdge(2), 0.5), Additive(None, 0.5, "laplace")))
+    # However many elements share it, a ball has no more power than 1.
+    assert ball.capacity(10**6) == pytest.approx(1 / (2 * 0.25), rel=1e-4)
+    assert image.capacity(3) == pytest.approx(1.5 * np.log(2))
+
+
 def test_a_gradient_at_silent_features_is_finite():
     x, module = jnp.zeros((2, 8, 8, 3)), Additive(SplitEdge(2), 0.5, bounded=True)
     variables = module.init(jax.random.key(0), x, jax.random.key(1), train=False)

@@ -8,7 +8,7 @@ import scipy.stats
 from flax import linen as nn
 
 from ani_jax.modules.edge import SplitEdge
-from ani_jax.modules.sender import Sender, sent_log_prob
+from ani_jax.modules.sender import EDGE, Sender, sent_log_prob
 from ani_jax.types import Sent
 
 X = jax.random.uniform(jax.random.key(0), (256, 8, 8, 3))
@@ -117,11 +117,26 @@ def test_the_mass_of_values_is_right_however_fine_the_grid(stddev):
 
 def test_what_is_declared_follows_from_what_is_done():
     assert Sender(SplitEdge(2)).declares == ()
-    assert Sender(SplitEdge(2), bits=4).declares == ()
-    assert Sender(SplitEdge(2), 0.5, 4).declares == ("given", "mean", "log_prob")
-    assert Sender(SplitEdge(2), 0.5).declares == ("given", "mean", "log_prob", "stddev")
+    assert Sender(SplitEdge(2), bits=4).declares == ("capacity",)
+    assert Sender(SplitEdge(2), 0.5, 4).declares == ("given", "mean", "log_prob", "capacity")
+    assert Sender(SplitEdge(2), 0.5).declares == ("given", "mean", "log_prob", "capacity", "stddev")
     # Noise on a fine grid is as good as Gaussian.
-    assert Sender(SplitEdge(2), 0.5, 8).declares == ("given", "mean", "log_prob", "stddev")
+    assert Sender(SplitEdge(2), 0.5, 8).declares == ("given", "mean", "log_prob", "capacity", "stddev")
+
+
+def test_what_is_certain_holds_however_loud_an_image_is():
+    assert Sender(One(), bits=3).capacity(10) == pytest.approx(10 * np.log(8))
+    assert Sender(One(), 2.0, 8).capacity(10) == pytest.approx(5 * np.log(1 + EDGE**2 / 4))
+    assert Sender(One(), 0.5, 1).capacity(10) == pytest.approx(10 * np.log(2))
+    loud = jnp.array([-1e6, -1.0, 1e6]).reshape(3, 1, 1, 1)
+    variables = Sender(One(), 1.0).init(jax.random.key(0), loud, jax.random.key(1), train=False)
+    known = np.clip(loud / np.sqrt(1 + 1e-5), -EDGE, EDGE)
+    np.testing.assert_allclose(Sender(One(), 1.0).apply(variables, loud, method="mean"), known, rtol=1e-5)
+    # Without noise nothing is certain of what is clipped, so nothing is.
+    assert (
+        float(jnp.abs(Sender(One()).apply(variables, loud, jax.random.key(1), train=False).z).max())
+        == Sender(One()).edge
+    )
 
 
 def test_memoised_noise_is_the_images_own_out_of_training():

@@ -147,6 +147,12 @@ class Data:
     primary: Task = dataclasses.field(metadata={"static": True})
     sensitive: tuple[Task, ...] = dataclasses.field(metadata={"static": True})
 
+    @property
+    def granted(self) -> "Data":
+        """The same where attackers own what trains the defence, too, and draw it as they draw their own: a stress."""
+        stored = jax.tree.map(lambda *parts: jnp.concatenate(parts), self.auxiliary.stored, self.defend.stored)
+        return dataclasses.replace(self, auxiliary=dataclasses.replace(self.auxiliary, stored=stored))
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

@@ -37,6 +37,9 @@ from experiments.folders import Parts, WorkdirError, claim, whole, write
 from experiments.progress import Progress, say
 from experiments.runs import Run
 
+GRANTED = "a stress: attackers also own the images that trained the client, which they are not granted otherwise"
+"""What such evidence says first."""
+
 
 def main(_: list[str]) -> None:
     """Audits what the flags name."""
@@ -46,6 +49,8 @@ def main(_: list[str]) -> None:
         flags.refuse(("rows", "releases", "burst"), "belongs to --draws=FILE.npz")
     else:
         flags.refuse(gate.OWN, "does not go with --draws, which audits nothing")
+    if values.workdir is None or values.draws is not None or values.release is not None or values.pairs is not None:
+        flags.refuse(["granted"], "belongs to the audit of a finished run, --workdir=RUN")
     if values.pairs is not None:
         settled = [name for name in names if name not in ("audit", "seed")]
         flags.refuse([*settled, "draws"], "belongs to a client; --pairs are rows that one sent")
@@ -66,9 +71,7 @@ def main(_: list[str]) -> None:
             return
         found = of_function(config, folder, cache, asked)
     elif values.workdir is None:
-        raise ValueError(
-            "release=: name a client as package.module:function, a finished run as --workdir=RUN, or --pairs=FILE"
-        )
+        raise ValueError("release=: name package.module:function, a finished run as --workdir=RUN, or --pairs=FILE")
     else:
         settled = [name for name in names if name not in ("audit", "data_dir", "manual_dir")]
         flags.refuse(settled, "belongs to --release; a finished run has its own")
@@ -79,7 +82,7 @@ def main(_: list[str]) -> None:
             record(Path(values.draws), release, data, predict, run.config.train.seed, values.audit or AuditConfig.audit)
             return
         asked.check(run.evidence.targets)
-        folder, found = of_run(run, values.audit, cache)
+        folder, found = of_run(run, values.audit, cache, values.granted)
     print(f"{summary(found)}\n\nreport: {folder / 'report.html'}")
     asked.close(found[-1:], folder)
 
@@ -152,23 +155,23 @@ def imported(flag: str, name: str | None) -> Callable[..., Any] | None:
         raise ValueError(f"{flag}={name}: must be package.module:function, importable from here ({reason})") from None
 
 
-def of_run(run: Run, level: str | None, cache: Path) -> tuple[Path, list[Evidence]]:
+def of_run(run: Run, level: str | None, cache: Path, granted: bool = False) -> tuple[Path, list[Evidence]]:
     """Audits a finished run again, if no level is given at that of what is published, and first its reference, if that is cached.
 
-    What comes back is the folder of the audit, and the evidence of both.
+    Gives the folder of the audit, and the evidence of both; ``granted``, attackers own what trained the defence, too.
     """
-    level, found = level or AuditConfig.audit, []
+    level, found, name = level or AuditConfig.audit, [], "-granted" if granted else ""
     if run.config.defense != "none":
         try:
             reference = runs.load(runs.reference_folder(run.config, cache))
             reference = dataclasses.replace(reference, config=run.config.reference())
-            same = level == reference.config.audit
-            found.append(reference.evidence if same else again(reference, level, cache, first=True))
+            same = f"{level}{name}" == reference.config.audit
+            found.append(reference.evidence if same else again(reference, level, cache, first=True, granted=granted))
         except WorkdirError as error:
             say(f"without an undefended reference: {error}")
-    found.append(again(run, level, cache, *found))
-    target = run.folder / "audits" / level
-    line = f"python -m experiments.audit --workdir={run.folder} --audit={level}"
+    found.append(again(run, level, cache, *found, granted=granted))
+    target = run.folder / "audits" / f"{level}{name}"
+    line = f"python -m experiments.audit --workdir={run.folder} --audit={level}{' --granted' * granted}"
     runs.render(target, found, line, run.config, {})
     return target, found
 
@@ -181,12 +184,13 @@ def again(
     first: bool = False,
     sent: runs.Sent | None = None,
     name: str = "",
+    granted: bool = False,
 ) -> Evidence:
     """The evidence of a run at some level, read or established; ``first``, for another run's sake, is said and waited for.
 
-    It is that of what ``sent`` makes of the client, where it is given, and then kept under that ``name``.
+    It is that of what ``sent`` makes of the client, where given, then kept under that ``name``; ``granted``: see :func:`of_run`.
     """
-    kept = run.folder / "audits" / (name or level) / "evidence.json"
+    kept = run.folder / "audits" / f"{name or level}{'-granted' if granted else ''}" / "evidence.json"
     if not kept.exists() and first:
         say(f"first its undefended reference is audited at level {level}, once and for as long: {run.folder}")
     with contextlib.nullcontext() if kept.exists() else claim(run.folder, run.config, wait=first):
@@ -195,7 +199,10 @@ def again(
             parts = Parts(kept.parent / "parts")
             with Progress(run.folder, run.config.defense) as progress:
                 options = {"level": level, "reference": reference, "store": parts, "on_event": progress}
-                evidence = runs.attacked(runs.trained(run), run.config.train.seed, cache, sent, **options)
+                data, defense, state = runs.trained(run)
+                client = data.granted if granted else data, defense, state
+                evidence = runs.attacked(client, run.config.train.seed, cache, sent, **options)
+                evidence = dataclasses.replace(evidence, notes=(*(GRANTED,) * granted, *evidence.notes))
             kept.parent.mkdir(parents=True, exist_ok=True)
             write(kept, to_json(evidence))
             parts.clear()
@@ -212,6 +219,7 @@ if __name__ == "__main__":
         draws=(str, None, "Write what the client sends to this .npz file, and audit nothing."),
         rows=(int, None, f"Auxiliary rows of --draws (default {ROWS:,}, of a client with noise {NOISY:,})."),
         releases=(int, 1, "Releases of each row of --draws, as mean, deviation, minimum and maximum (default 1)."),
+        granted=(bool, False, "Whether attackers own the images that trained the defence, too: a stress of a run."),
         burst=(bool, False, "Whether these are of near-duplicates of each image (shifted by a pixel, brightened)."),
         **gate.OWN,
     )

@@ -21,18 +21,10 @@ from experiments.machine import STOPPED
 FLAGS = flags.FLAGS
 KINDS = {bool: "boolean", int: "integer", float: "float", str: "string", list: "list"}
 SHARED: dict[str, tuple[Any, Any, str]] = {
-    "dataset": (
-        str,
-        None,
-        "What to attack on (default digits), or folder:PATH; experiments.main --list_datasets lists them.",
-    ),
+    "dataset": (str, None, "What to attack on (default digits), or folder:PATH; main --list_datasets lists them."),
     "primary": (str, None, "The task (default: the data set's own)."),
     "sensitive": (list, None, "The attributes to attack, separated by commas (default: the data set's own)."),
-    "group_column": (
-        str,
-        None,
-        "Column of a folder's labels.csv that says who is shown (default: no picture has one).",
-    ),
+    "group_column": (str, None, "Column of a folder's labels.csv that says who is shown (default: none does)."),
     "originals": (int, None, "Use at most so many of the pictures (default: all that fit into memory)."),
     "image_size": (int, None, "Side of the images in pixels (default 32)."),
     "audit": (str, None, "How much attackers may compute: preview (main's default, no evidence), standard, thorough."),

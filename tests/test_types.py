@@ -125,3 +125,22 @@ def test_data_keeps_names_static():
 
 def test_nothing_is_known_by_default():
     assert types.Knowledge() == types.Knowledge(release=None, predict=None)
+
+
+def test_attackers_who_are_granted_what_trained_the_defence_draw_both():
+    own, other = (types.Batch(jnp.full((3, 2, 2, 1), value), jnp.full(3, value, int), {}) for value in (0, 1))
+    data = types.Data(
+        types.Source(other, types.fixed),
+        own,
+        types.Source(own, types.fixed),
+        own,
+        own,
+        "two",
+        types.Task("t", ("a", "b")),
+        (),
+    )
+    assert data.granted.auxiliary.size == 6
+    drawn = data.granted.auxiliary.draw(jax.random.key(0), 200)
+    assert 0.3 < float(drawn.label.mean()) < 0.7
+    assert jnp.array_equal(drawn.image[:, 0, 0, 0], drawn.label)
+    assert data.granted.defend is data.defend

@@ -71,6 +71,10 @@ def from_arrays(
     """
     if seed < 0:
         raise DataError(f"seed={seed}: must be 0 or more")
+    if not isinstance(sensitive or {}, Mapping):
+        raise DataError(
+            f"sensitive: {type(sensitive).__name__}; allowed: a dict of name -> values, one for every image"
+        )
     pixels = pixels_of(images)
     tasks = {primary: label, **(sensitive or {})}
     if primary in (sensitive or {}) or OWNER in tasks:
@@ -273,7 +277,11 @@ def pixels_of(images: Any) -> np.ndarray:
         >>> pixels_of(np.zeros((5, 4, 3))).shape
         (5, 4, 3, 1)
     """
-    pixels = np.asarray(images)
+    try:
+        pixels = np.asarray(images)
+    except ValueError:
+        # Numpy's own words would not say which argument.
+        raise DataError("images: of different shapes; allowed: one array, so bring all to one size") from None
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels
     if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3) or not pixels.size:
         shape = np.shape(images)

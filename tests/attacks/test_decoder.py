@@ -10,6 +10,7 @@ from sklearn.linear_model import Ridge
 
 from ani_jax.attacks import base, decoder, query
 from ani_jax.attacks.network import CONTAINED
+from ani_jax.modules.adversaries import space_to_depth
 from ani_jax.targets.image import Image
 from ani_jax.types import Batch, Knowledge, Source, fixed
 
@@ -76,6 +77,80 @@ def test_ridge_hears_directions_of_a_hundred_millionth_of_the_variance(key, fit)
     asked = asked_of(release)
     precise = error(fit(decoder.Ridge(Image()), key, asked), asked)
     assert precise < 0.02 * float(asked.validation.image.var(0).mean())
+
+
+def mixed(x):
+    """Every pixel beside the one to its left and the one above, in other numbers: a convolution that loses nothing."""
+    wide = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))
+    around = jnp.concatenate([x, wide[:, 1:, :-1], wide[:, :-1, 1:]], axis=3)
+    return around @ jax.random.normal(jax.random.key(7), (3, 3)) + 2
+
+
+def pixels(key, count, side):
+    return Batch(jax.random.uniform(key, (count, side, side, 1)), jnp.zeros(count, jnp.int32), {})
+
+
+def maps(function, side=12, train=20, queries=1):
+    """Few pictures of many pixels without any structure: each must be sent, and where it is sent be found."""
+    own, held = (pixels(jax.random.key(number), count, side) for number, count in enumerate((train, 30)))
+    knowledge = Knowledge(query.as_release(function))
+    return base.prepare(jax.random.key(0), knowledge, Source(own, fixed), held, count=train, queries=queries)
+
+
+def cropped(x):
+    """Without padding two positions are lost, one at each end."""
+    return mixed(x)[:, 1:-1, 1:-1]
+
+
+@pytest.mark.parametrize(
+    ("release", "part"),
+    [
+        (mixed, slice(None)),
+        (cropped, slice(2, -2)),
+        (lambda x: space_to_depth(x), slice(None)),
+        (lambda x: space_to_depth(x, 4)[..., ::-1] * 1e-3, slice(None)),
+    ],
+)
+def test_what_a_convolution_made_is_undone_from_a_few_rows(key, release, part, fit):
+    asked = maps(release)
+    guess = fit(decoder.Local(Image()), key, asked).attacker(key, asked.held)
+    np.testing.assert_allclose(guess[:, part, part], asked.validation.image[:, part, part], atol=1e-3)
+    # Of more numbers than rows the linear decoder of all knows little.
+    assert error(fit(decoder.Ridge(Image()), key, asked), asked) > 0.05
+
+
+def test_local_agrees_with_sklearn(key, fit):
+    asked = maps(lambda x, key: mixed(x) + 0.3 * jax.random.normal(key, (*x.shape[:3], 3)), train=60)
+    found = fit(decoder.Local(Image(), penalties=(0.01,)), key, asked).attacker
+    z, x, held = (np.asarray(one, np.float64) for one in (asked.sample_z, asked.sample.image, asked.held_z))
+    centred = z - z.mean(0)
+    scale = np.sqrt(np.square(centred).mean((0, 1, 2)))
+
+    def around(u):
+        wide = np.pad(u / scale, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return np.concatenate([wide[:, i : i + 12, j : j + 12] for i in range(3) for j in range(3)], 3)
+
+    rows = around(centred).reshape(-1, 27)
+    alpha = 0.01 * np.trace(rows.T @ rows) / 27
+    reference = Ridge(alpha=alpha, fit_intercept=False).fit(rows, (x - x.mean(0)).reshape(-1, 1))
+    expected = reference.predict(around(held - z.mean(0)).reshape(-1, 27)).reshape(30, 12, 12, 1) + x.mean(0)
+    np.testing.assert_allclose(found(key, asked.held), expected.clip(0, 1), atol=1e-4)
+
+
+def test_what_is_no_map_of_the_image_is_left_to_others(key, fit):
+    for function in (lambda x: x.reshape(len(x), -1), lambda x: x[:, :1, :1]):
+        assert fit(decoder.Local(Image()), key, maps(function)) == base.Fitted(None, ended=decoder.NO_MAP)
+    found = fit(decoder.Local(Image()), key, maps(lambda x: jnp.full_like(x, jnp.nan)))
+    assert found == base.Fitted(None, "no penalty gave a finite decoder")
+    constant = maps(lambda x: jnp.ones_like(x))
+    guess = fit(decoder.Local(Image()), key, constant).attacker(key, constant.held)
+    np.testing.assert_allclose(guess, jnp.broadcast_to(constant.sample.image.mean(0), guess.shape), atol=1e-5)
+
+
+def test_of_large_pictures_the_network_begins_with_what_lies_around(key):
+    asked = maps(mixed)
+    context = base.Context(key, asked, base.Fits(asked, lambda attack: key))
+    assert isinstance(decoder.guessed(context).guess, decoder.Surrounded)
 
 
 def test_kernel_agrees_with_sklearn(key, fit):

@@ -120,6 +120,13 @@ def test_a_finished_run_is_audited_again_without_training(tmp_path, monkeypatch,
     _, (longer,) = command.of_run(run, brief, tmp_path / "cache")
     assert longer.level == brief
     assert (run.folder / "evidence.json").read_text() == before
+    target, (stressed,) = command.of_run(run, brief, tmp_path / "cache", granted=True)
+    assert target == run.folder / "audits" / "brief-granted"
+    assert stressed.notes[0] == command.GRANTED
+    data = runs.trained(run)[0]
+    assert stressed.sizes["auxiliary_originals"] == data.auxiliary.size + data.defend.size
+    assert stressed.sizes["test_originals"] == longer.sizes["test_originals"]
+    assert "--granted" in (target / "report.html").read_text()
     monkeypatch.setattr(runs, "audit", None)
     assert command.of_run(run, brief, tmp_path / "cache")[1] == [longer]
     assert runs.load(run.folder) == run
@@ -178,12 +185,13 @@ def call(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ((), "flag --release=: name a client"),
+        ((), "flag --release=: name package.module:function"),
         (("--workdir=nowhere",), "flag --workdir=nowhere: holds no finished run"),
         (("--workdir=nowhere", "--seed=1"), "flag --seed=1: belongs to --release"),
         (("--release=math:sqrt", "--audit=huge"), "flag --audit=huge: must be one of preview, standard, thorough"),
         (("--release=math:sqrt", "--audit=quick"), 'flag --audit=quick: is called "preview" now'),
         (("more",), "argument more: not understood"),
+        (("--release=math:sqrt", "--granted"), "flag --granted: belongs to the audit of a finished run"),
         (("--release=math:sqrt", "--rows=5"), "flag --rows=5: belongs to --draws=FILE.npz"),
     ],
 )

@@ -22,7 +22,7 @@ from ani_jax.attacks.base import (
     families,
     register,
 )
-from ani_jax.attacks.decoder import Kernel, Residual, Ridge
+from ani_jax.attacks.decoder import Kernel, Local, Residual, Ridge
 from ani_jax.attacks.likelihood import Reconstruction
 from ani_jax.attacks.mismatch import MismatchedRidge
 from ani_jax.attacks.query import as_predictor, as_release
@@ -171,7 +171,7 @@ def test_networks_and_optimisers_stay_at_more_queries():
     level = dataclasses.replace(LEVELS["standard"], queries=(1, 4))
     found = {(family.name, family.queries): family for family in families((INK, Image()), level, NOISY)}
     assert [type(attack) for attack in found["whitebox", 4].attacks] == [WhiteBox]
-    assert [type(attack) for attack in found["decoder", 4].attacks] == [Ridge, Kernel, Residual]
+    assert [type(attack) for attack in found["decoder", 4].attacks] == [Ridge, Local, Kernel, Residual]
     assert [type(attack) for attack in found["attribute", 4].attacks] == [Probe, Within, *[Reader] * len(AGAIN), Voting]
     assert ("mismatched", 4) not in found
 

@@ -51,6 +51,8 @@ RIDGE, DUAL = 32_768, 4096
 """Rows that a linear decoder is fitted on at most, and where its features outnumber them: a matrix of the rows is inverted."""
 WORK = 200_000_000_000
 """Multiplications that the normal equations of a local decoder may take."""
+AT_ONCE = 2**24
+"""Numbers around positions in double precision at once."""
 NO_MAP = "what is sent is no map of the image: not fitted"
 PRIMAL = 4096
 """Features at most whose normal equations are solved in double precision."""
@@ -156,8 +158,9 @@ class Local(Attack):
         places = math.prod(sides)
         count = max(min(few, WORK // (places * size**2)), min(few, 2 * size // places + 1))
         matrix, target = np.zeros((size, size)), np.zeros((size, fold**2 * image[-1]))
-        for start in range(0, count, CHUNK):
-            rows = slice(start, min(start + CHUNK, count))
+        few = max(1, min(CHUNK, AT_ONCE // (places * size)))
+        for start in range(0, count, few):
+            rows = slice(start, min(start + few, count))
             pixels = space_to_depth(asked.sample.image[rows] - truth[None], fold)
             around, seen = (
                 np.asarray(one[:, *inner], np.float64).reshape(-1, one.shape[-1])

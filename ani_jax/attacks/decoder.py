@@ -158,9 +158,9 @@ class Local(Attack):
         places = math.prod(sides)
         count = max(min(few, WORK // (places * size**2)), min(few, 2 * size // places + 1))
         matrix, target = np.zeros((size, size)), np.zeros((size, fold**2 * image[-1]))
-        few = max(1, min(CHUNK, AT_ONCE // (places * size)))
-        for start in range(0, count, few):
-            rows = slice(start, min(start + few, count))
+        part = max(1, min(CHUNK, AT_ONCE // (places * size)))
+        for start in range(0, count, part):
+            rows = slice(start, min(start + part, count))
             pixels = space_to_depth(asked.sample.image[rows] - truth[None], fold)
             around, seen = (
                 np.asarray(one[:, *inner], np.float64).reshape(-1, one.shape[-1])

@@ -53,7 +53,7 @@ WORK = 200_000_000_000
 """Multiplications that the normal equations of a local decoder may take."""
 AT_ONCE = 2**24
 """Numbers around positions in double precision at once."""
-NO_MAP = "what is sent is no map of the image: not fitted"
+NO_MAP = "what is sent is no map of the image, or of too many channels: not fitted"
 PRIMAL = 4096
 """Features at most whose normal equations are solved in double precision."""
 
@@ -142,7 +142,7 @@ class Local(Attack):
         asked = context.asked
         shape, image = asked.sample_z.shape[1:], asked.sample.image.shape[1:]
         fold = folds(shape, image)
-        if fold is None:
+        if fold is None or 9 * shape[-1] > PRIMAL:
             return Fitted(None, ended=NO_MAP)
         first, few = asked.sample_z[:SUPPORT], min(len(asked.sample_z), RIDGE)
         mean, truth = first.mean(0), asked.sample.image[:SUPPORT].mean(0)

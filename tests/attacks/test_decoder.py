@@ -138,7 +138,7 @@ def test_local_agrees_with_sklearn(key, fit):
 
 
 def test_what_is_no_map_of_the_image_is_left_to_others(key, fit):
-    for function in (lambda x: x.reshape(len(x), -1), lambda x: x[:, :1, :1]):
+    for function in (lambda x: x.reshape(len(x), -1), lambda x: x[:, :1, :1], lambda x: x.repeat(500, 3)):
         assert fit(decoder.Local(Image()), key, maps(function)) == base.Fitted(None, ended=decoder.NO_MAP)
     found = fit(decoder.Local(Image()), key, maps(lambda x: jnp.full_like(x, jnp.nan)))
     assert found == base.Fitted(None, "no penalty gave a finite decoder")

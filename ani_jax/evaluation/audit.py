@@ -136,7 +136,15 @@ def audit(
     shared = _Kept(common, "" if common is None else scene.digest(client=False))
 
     def elsewhere(client: str, some: tuple[Family, ...], parts: _Kept) -> tuple[Ceiling, ...]:
-        return parts.part(client, some, tuple[Ceiling, ...], lambda: contest.elsewhere(scene, some, client))
+        found = tuple(
+            parts.part(
+                f"{client}, {family.title}", family, Ceiling, lambda own=family: contest.elsewhere(scene, own, client)
+            )
+            for family in some
+        )
+        # As much memory as the client's own takes.
+        scene.settle()
+        return found
 
     read = contest.once([family for family in chosen if family.target.ceilings])
     # Who attacks a client without noise: the same for all clients on the same data, so that these share what is found.

@@ -174,19 +174,13 @@ def once(families: Sequence[Family]) -> tuple[Family, ...]:
     return tuple(family for family in families if first.get(family.target) is family)
 
 
-def elsewhere(scene: Scene, families: Sequence[Family], name: str) -> tuple[Ceiling, ...]:
+def elsewhere(scene: Scene, family: Family, name: str) -> Ceiling:
     """What the same attackers find where another client is asked.
 
     Args:
         scene: of any client on the same data.
-        families: who attacks, see :func:`once`.
+        family: who attacks, see :func:`once`.
         name: of the other client, see :meth:`ani_jax.evaluation.scene.Scene.other`.
     """
-    found = []
-    for family in families:
-        best = choose(compete(scene, family, *scene.other(name), prefix=f"{name}, ", until_perfect=True))
-        told = (None, "") if best is None else (best.record.test, best.record.name)
-        found.append(Ceiling(name, family.target.name, *told))
-    # As much memory as the client's own takes.
-    scene.settle()
-    return tuple(found)
+    best = choose(compete(scene, family, *scene.other(name), prefix=f"{name}, ", until_perfect=True))
+    return Ceiling(name, family.target.name, *((None, "") if best is None else (best.record.test, best.record.name)))

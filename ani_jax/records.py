@@ -261,9 +261,15 @@ class AttackResult:
 
     @property
     def ended(self) -> str:
-        """Why the strongest of those that were trained in stages was trained no longer; "" where none was."""
+        """Why the strongest of those that were trained in stages was trained no longer; "" where none was.
+
+        Where another was chosen, a closed form or a vote, it says of whom that is.
+        """
         staged = [one for one in self.attackers if len(one.curve) > 1 and one.validation is not None]
-        return max(staged, key=lambda one: one.validation or 0.0).ended if staged else ""
+        best = max(staged, key=lambda one: one.validation or 0.0, default=None)
+        if best is None or not best.ended:
+            return ""
+        return best.ended if best.name == self.chosen else f"networks: {best.ended}"
 
 
 FALSE_ALARM = 0.05

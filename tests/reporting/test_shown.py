@@ -163,3 +163,12 @@ def test_a_page_that_cannot_be_written_is_refused_in_a_line(funnel, tmp_path, na
     with pytest.raises(ValueError, match=r"path=.*report.*: (must end in \.html|cannot be written)") as error:
         shown.save(funnel, tmp_path / name)
     assert "\n" not in str(error.value)
+
+
+def test_of_whom_a_plateau_is_told_is_said_where_another_was_chosen(quiet):
+    attack = quiet.attack(0.01)
+    line = Attacker("line", 0.3, 0.3)
+    closed = dataclasses.replace(attack, chosen="line", attackers=(*attack.attackers, line))
+    assert lines(quiet(attack))["ink"].endswith("; mlp; plateau reached")
+    assert lines(quiet(closed))["ink"].endswith("; line; networks: plateau reached")
+    assert dataclasses.replace(closed, attackers=(line,)).ended == ""

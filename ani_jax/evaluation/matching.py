@@ -1,7 +1,8 @@
 """Whose picture is it? Whoever holds a picture of everybody looks for the one that would have sent this (METHODS 5.2).
 
 Nothing is reconstructed: what was sent is held against what the client sends of each candidate, which anyone who has the client
-can find out. Of the own original the candidate is another drawing, where the data draws its originals several times.
+can find out. Of the own original the candidate is another picture: another drawing, where the data draws its originals several
+times, else a near-duplicate, shifted and brightened as in a burst; a client without noise would say the same of the very picture.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from ani_jax.attacks.attribute import NUMBERS
 from ani_jax.attacks.base import Asked, reason
 from ani_jax.attacks.density import declared, gaussian
 from ani_jax.attacks.discriminant import MOST
-from ani_jax.attacks.query import AT_ONCE, CHUNK, flat, query, summarise
+from ani_jax.attacks.query import AT_ONCE, CHUNK, flat, near, query, summarise
 from ani_jax.evaluation.scene import Scene, named
 from ani_jax.information.channel import most_right
 from ani_jax.records import Attacker, AttackResult, Clause, Estimate, Metric, TargetWords
@@ -78,12 +79,13 @@ def matched(scene: Scene) -> AttackResult:
     # For all penalties: what is sent is standardised once.
     sent = [_doubled(asked, z) for z in (asked.held_z, summarise(scene.test_z))]
     held = [
-        _doubled(asked, expected(asked.release, batch.image[another(batch)], jax.random.fold_in(key, number)))
+        _doubled(asked, expected(asked.release, pictured(batch, key), jax.random.fold_in(key, number)))
         for number, batch in enumerate(batches)
     ]
     if not all(np.isfinite(z).all() for z in (*sent, *held)):
         raise ValueError("what the client sends is not finite")
-    spread, found = variation(asked), []
+    once = bool((another(asked.validation) == np.arange(len(asked.validation.label))).all())
+    spread, found = variation(asked, key if once else None), []
     for penalty in PENALTIES if spread is not None else PENALTIES[-1:]:
         told = list(zip(sent, held, strict=True))
         if spread is not None:
@@ -138,6 +140,13 @@ def another(batch: Batch) -> Int[np.ndarray, " n"]:
     return found
 
 
+def pictured(batch: Batch, key: PRNGKey) -> Inputs:
+    """For each image another picture of its original: of one that was drawn once, a near-duplicate."""
+    other, count = another(batch), len(batch.label)
+    alone = (other == np.arange(count)).reshape(count, *[1] * (batch.image.ndim - 1))
+    return jnp.where(alone, near(batch.image, key), batch.image[other])
+
+
 def expected(release: Release, images: Inputs, key: PRNGKey) -> Float[np.ndarray, "n d"]:
     """What a client sends of images on average: as it declares it, or of a few releases where it has noise."""
     parts = []
@@ -151,21 +160,22 @@ def expected(release: Release, images: Inputs, key: PRNGKey) -> Float[np.ndarray
     return np.concatenate(parts)
 
 
-def variation(asked: Asked) -> Float[np.ndarray, "d d"] | None:
+def variation(asked: Asked, key: PRNGKey | None = None) -> Float[np.ndarray, "d d"] | None:
     """Covariance of standardised features around the mean of their original; None where there are too many.
 
-    Where every original was drawn once that is around the mean of all.
+    With a key, of data that draws its originals once: that of what near-duplicates change.
     """
     size = asked.sample_z[0].size
     if size > MOST:
         return None
     count = min(len(asked.sample_z), NUMBERS // size)
-    group = asked.sample.group
-    _, place, often = np.unique(
-        np.zeros(count) if group is None else np.asarray(group)[:count], return_inverse=True, return_counts=True
-    )
-    if (often == 1).all():
-        place, often = np.zeros(count, int), np.array([count])
+    if key is not None:
+        few = min(count, MOST)
+        moved = query(asked.release, near(asked.sample.image[:few], key), key)[0]
+        change = _doubled(asked, moved) - _doubled(asked, asked.sample_z[:few])
+        return change.T @ change / few
+    group = np.zeros(count) if asked.sample.group is None else np.asarray(asked.sample.group)[:count]
+    _, place, often = np.unique(group, return_inverse=True, return_counts=True)
     total, second = np.zeros((len(often), size)), np.zeros((size, size))
     for rows, z in asked.standardise.doubled(asked.sample_z, 0, count):
         second += z.T @ z

@@ -109,8 +109,12 @@ def _numbers(evidence: Evidence) -> Iterator[tuple[str, str, Estimate, dict[str,
         for name, value in criterion.quantities.items():
             yield "criterion", name, value, {}
         inputs = [one for one in evidence.attacks if evidence.words(one.target).is_input and one.queries == 1]
-        for one in (one for result in inputs for one in result.attackers if one.name in CRITERION):
-            yield "criterion", one.name, Estimate(one.test, note="an attack's own score"), {}
+        # The decoders' own come first; whoever attacks by another client has attackers of the same names.
+        fitted = {
+            one.name: one.test for result in reversed(inputs) for one in result.attackers if one.name in CRITERION
+        }
+        for name, value in fitted.items():
+            yield "criterion", name, Estimate(value, note="an attack's own score"), {}
         for test in told.self_tests:
             more = {"stddev": test.stddev, "status": "ok" if test.passed else "failed"}
             yield "self-test", f"{test.truth:g}", Estimate(test.value, note=test.note), more

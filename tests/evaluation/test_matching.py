@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ani_jax.attacks.base import LEVELS
-from ani_jax.attacks.query import as_release
-from ani_jax.evaluation.matching import PENALTIES, another, expected, match, matched, variation
+from ani_jax.attacks.query import BRIGHTER, as_release
+from ani_jax.evaluation.matching import PENALTIES, another, expected, match, matched, pictured, variation
 from ani_jax.evaluation.scene import Scene
 from ani_jax.information.channel import most_right
 from ani_jax.targets.base import Answers
@@ -76,12 +76,27 @@ def test_variation_is_that_around_each_originals_mean():
     deviations = np.concatenate([z[group == who] - z[group == who].mean(0) for who in set(group)])
     known = deviations.T @ deviations / (len(z) - len(set(group)))
     np.testing.assert_allclose(variation(one.asked), known, rtol=1e-6, atol=1e-9)
-    # Of originals that were drawn once nothing is known but what is sent of all.
-    alone = scene(batches=[people(seed)._replace(group=None) for seed in range(3)])
-    apart = np.asarray(alone.asked.standardise(alone.asked.sample_z), np.float64)
-    repeated = [len(apart) // len(people(0).label)] * len(people(0).label)
-    assert sum(repeated) == len(apart)
-    assert variation(alone.asked).shape == (SIZE, SIZE)
+
+
+def test_of_what_was_drawn_once_a_near_duplicate_is_the_other_picture():
+    """The client sends squares of 2x2 pixels: of a shift these tell something, of the brightness all."""
+    images = [jax.random.uniform(jax.random.key(seed), (60, 8, 8, 1)) for seed in range(3)]
+    batches = [Batch(one, jnp.arange(60) % 2, {}) for one in images]
+    alone = scene(lambda x: x.reshape(-1, 4, 2, 4, 2).mean((2, 4)), batches)
+    moved = pictured(batches[2], jax.random.key(5))
+    assert float(jnp.abs(moved - images[2]).max((1, 2, 3)).min()) > 0
+    found = matched(alone)
+    # Nobody holds the very picture, so that even a client without noise need not give it away; chance is 1.7%.
+    assert 0.2 < found.scores["identified"].value < 1
+    # A picture of one colour looks the same wherever it is moved: all that changes is its brightness, everywhere alike.
+    flat = [one._replace(image=jnp.broadcast_to(0.2 + 0.6 * one.image[:, :1, :1], one.image.shape)) for one in batches]
+    asked = scene(lambda x: x[:, ::4, ::4], flat).asked
+    rate = np.asarray(asked.standardise.rate).ravel()
+    known = np.outer(rate, rate) * BRIGHTER**2 / 3
+    np.testing.assert_allclose(variation(asked, jax.random.key(1)), known, rtol=0.15)
+    # Of those that were drawn more often the other drawing is what it was.
+    several = people(0)
+    np.testing.assert_array_equal(pictured(several, jax.random.key(0)), several.image[another(several)])
 
 
 def noisy(stddev, declares):

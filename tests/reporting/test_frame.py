@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ani_jax.records import AttackResult, CostCard, Criterion, Estimate, Evidence, InformationEstimate, SelfTest, Slice
+from ani_jax.records import (
+    Attacker,
+    AttackResult,
+    CostCard,
+    Criterion,
+    Estimate,
+    Evidence,
+    InformationEstimate,
+    SelfTest,
+    Slice,
+)
 from ani_jax.reporting.frame import BLANK, frame, read, wide
 from ani_jax.targets.attribute import Attribute
 from ani_jax.targets.image import Image
@@ -131,6 +141,20 @@ def test_a_criterion_and_its_self_tests_are_in_it(none):
     rest = found.loc["criterion"].value.to_dict()
     assert math.isnan(rest.pop("entropy_gaussian"))
     assert rest == {"information": 3.5, "mean_abs": 0.4, "entropy_knn": 1.25, "volume": 30.0, "volume_ratio": 0.5}
+
+
+def test_whoever_attacks_by_another_client_does_not_pass_for_what_was_fitted_to_this_one(none):
+    """Both have an attacker called ridge; with two numbers of one name no table of runs could be made."""
+    told = InformationEstimate("nwj", 3.5, 0.1, (), (), None, 0.1, (1,), (1,), 0.0, None, (), (), "")
+    criterion = Criterion(told, 0.4, None, 1.25, 30.0, 0.5, 0.1, 1.0)
+    image = none.attacks[1]
+    own, other = (
+        dataclasses.replace(image, attack=name, attackers=(Attacker("ridge", -error, -error),))
+        for name, error in (("decoder", 0.02), ("mismatched", 0.3))
+    )
+    found = frame([dataclasses.replace(none, attacks=(none.attacks[0], own, other), criterion=criterion)])
+    assert read(found, part="criterion", metric="ridge")[0].value == -0.02
+    assert wide(found, [("criterion", "ridge", 0)], 1).to_numpy().tolist() == [[-0.02]]
 
 
 def test_a_missing_number_keeps_its_reason_and_a_client_asked_once_says_the_same_again(none, funnel):

@@ -82,7 +82,7 @@ def most_right(nats: float, classes: int) -> float:
 
     Example:
         >>> [round(most_right(nats, 4), 3) for nats in (0.0, 0.1, 2.0)]
-        [0.25, 0.446, 1.0]
+        [0.25, 0.457, 1.0]
     """
     require(classes >= 2, "classes", classes, "at least 2")
     require(bool(nats >= 0), "nats", nats, "0 or more")

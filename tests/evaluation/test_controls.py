@@ -130,9 +130,9 @@ def test_an_audit_finds_what_was_planted_and_nothing_else(data):
     assert audit(lumpy, grouped(data), level="preview").groups == tuple(place // 4 for place in range(1024))
     # The coin is not in the images.
     assert evidence.attack("attribute", "coin").scores["balanced_accuracy"].value == pytest.approx(0.5, abs=0.06)
-    # Of images that are sent as they are, everybody knows whose they are.
+    # One near-duplicate in nine was not moved, and of noise no other is alike; a thousand is what it is found among.
     assert [words.name for words in evidence.targets] == ["coin", "image", "original"]
-    assert evidence.attack("matching", "original").scores["identified"].value > 0.99
+    assert evidence.attack("matching", "original").scores["identified"].value > 0.08
     assert from_json(Evidence, to_json(evidence)) == evidence
     assert audit(lumpy, data, level="preview").controls == ()
 

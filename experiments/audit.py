@@ -92,8 +92,7 @@ def record(path: Path, release: Release, data: Data, predict: Any, seed: int, le
     try:
         # Opened before the client is asked: what took minutes must not be lost to a name that cannot be written.
         with whole(path, "wb") as file:
-            more = flags.given(("rows", "releases", "burst"))
-            found = draws(release, data, predict, seed=seed, level=level, **more)
+            found = draws(release, data, predict, seed=seed, level=level, **flags.given(("rows", "releases", "burst")))
             np.savez(file, **found)  # type: ignore[arg-type]
     except OSError as error:
         raise ValueError(f"draws={path}: cannot be written ({error.strerror}); name a file that can") from None
@@ -160,17 +159,18 @@ def of_run(run: Run, level: str | None, cache: Path, granted: bool = False) -> t
 
     Gives the folder of the audit, and the evidence of both; ``granted``, attackers own what trained the defence, too.
     """
-    level, found, name = level or AuditConfig.audit, [], "-granted" if granted else ""
+    level, found = level or AuditConfig.audit, []
+    name = f"{level}-granted" if granted else level
     if run.config.defense != "none":
         try:
             reference = runs.load(runs.reference_folder(run.config, cache))
             reference = dataclasses.replace(reference, config=run.config.reference())
-            same = f"{level}{name}" == reference.config.audit
-            found.append(reference.evidence if same else again(reference, level, cache, first=True, granted=granted))
+            own = reference.evidence if name == reference.config.audit else None
+            found.append(own or again(reference, level, cache, first=True, name=name, granted=granted))
         except WorkdirError as error:
             say(f"without an undefended reference: {error}")
-    found.append(again(run, level, cache, *found, granted=granted))
-    target = run.folder / "audits" / f"{level}{name}"
+    found.append(again(run, level, cache, *found, name=name, granted=granted))
+    target = run.folder / "audits" / name
     line = f"python -m experiments.audit --workdir={run.folder} --audit={level}{' --granted' * granted}"
     runs.render(target, found, line, run.config, {})
     return target, found
@@ -190,7 +190,7 @@ def again(
 
     It is that of what ``sent`` makes of the client, where given, then kept under that ``name``; ``granted``: see :func:`of_run`.
     """
-    kept = run.folder / "audits" / f"{name or level}{'-granted' if granted else ''}" / "evidence.json"
+    kept = run.folder / "audits" / (name or level) / "evidence.json"
     if not kept.exists() and first:
         say(f"first its undefended reference is audited at level {level}, once and for as long: {run.folder}")
     with contextlib.nullcontext() if kept.exists() else claim(run.folder, run.config, wait=first):

@@ -220,10 +220,7 @@ class Around:
         x = (z - self.mean[None]) * self.rate[None, None, None]
         wide = jax.lax.pad(x, 0.0, [(0, 0, 0), *((low + 1, high + 1, 0) for low, high in self.edges), (0, 0, 0)])
         height, width = self.grid
-        return jnp.concatenate(
-            [wide[:, i : i + height, j : j + width] for i in range(3) for j in range(3)],
-            axis=3,
-        )
+        return jnp.concatenate([wide[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=3)
 
 
 @jax.tree_util.register_dataclass

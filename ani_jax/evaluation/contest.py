@@ -54,9 +54,9 @@ def run(scene: Scene, family: Family) -> AttackResult:
         # The encoder's own noise aside, asking it more often shows nothing new.
         if family.queries == 1 and scene.random is not None:
             beside["random_encoder"] = scene.ceiling(RANDOM, target)
-    if scene.nats is not None and target.alternatives is not None:
+    if (nats := scene.nats) is not None and target.alternatives is not None:
         # Noise of its own for each query: what they say of one image, or of near-duplicates, adds up at most.
-        beside["certified"] = most_right(family.queries * scene.nats, target.alternatives)
+        beside["certified"] = most_right(family.queries * nats, target.alternatives)
     told = AttackResult(
         attack=family.recorded,
         target=target.name,

@@ -132,7 +132,7 @@ def test_an_audit_finds_what_was_planted_and_nothing_else(data):
     assert evidence.attack("attribute", "coin").scores["balanced_accuracy"].value == pytest.approx(0.5, abs=0.06)
     # One near-duplicate in nine was not moved, and of noise no other is alike; a thousand is what it is found among.
     assert [words.name for words in evidence.targets] == ["coin", "image", "original"]
-    assert evidence.attack("matching", "original").scores["identified"].value > 0.08
+    assert evidence.attack("matching", "original").scores["identified"].value == pytest.approx(1 / 9, abs=0.02)
     assert from_json(Evidence, to_json(evidence)) == evidence
     assert audit(lumpy, data, level="preview").controls == ()
 
